@@ -1,0 +1,277 @@
+package consulkv
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Kind says what went wrong between aimlock and Consul, as far as the caller
+// can do something about it.
+type Kind string
+
+// Kinds of errors.
+const (
+	// Unreachable: no connection was made, so nothing was sent.
+	Unreachable Kind = "unreachable"
+	// Broken: the connection broke or timed out after the request was sent.
+	Broken Kind = "broken"
+	// NoLeader: the servers have no leader right now.
+	NoLeader Kind = "no leader"
+	// ServerError: Consul answered with a 5xx.
+	ServerError Kind = "server error"
+	// Denied: the ACL token is wrong or lacks rights.
+	Denied Kind = "denied"
+	// NotConsul: something answered that is not Consul.
+	NotConsul Kind = "not consul"
+	// TooLarge: a value or transaction over Consul's limits.
+	TooLarge Kind = "too large"
+	// RateLimited: Consul refuses for load.
+	RateLimited Kind = "rate limited"
+	// BadRequest: Consul does not accept the request as it stands.
+	BadRequest Kind = "bad request"
+)
+
+// Error is a failed operation on Consul. Its message holds the operation, the
+// server's address and a way out, and never a value or a token.
+type Error struct {
+	Kind Kind
+	Op   string
+	Addr string
+	Err  error
+	// Tries and Took say how often and how long it was tried.
+	Tries int
+	Took  time.Duration
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: Consul at %s: ", e.Op, e.Addr)
+	switch e.Kind {
+	case Unreachable:
+		fmt.Fprintf(&b, "cannot be reached (%v)", root(e.Err))
+	case Broken:
+		fmt.Fprintf(&b, "did not answer (%v)", root(e.Err))
+	case NoLeader:
+		b.WriteString("has no cluster leader")
+	case NotConsul:
+		fmt.Fprintf(&b, "this is not Consul's API (%v)", root(e.Err))
+	case Denied:
+		fmt.Fprintf(&b, "permission denied (%v)", root(e.Err))
+	default:
+		fmt.Fprintf(&b, "%v", root(e.Err))
+	}
+	if e.Tries > 1 {
+		fmt.Fprintf(&b, " after %d tries in %s", e.Tries, e.Took.Round(100*time.Millisecond))
+	}
+	if h := e.Hint(); h != "" {
+		b.WriteString("; ")
+		b.WriteString(h)
+	}
+	return b.String()
+}
+
+// Hint is the way out, in a few words.
+func (e *Error) Hint() string {
+	switch e.Kind {
+	case Unreachable:
+		return "is it running there? set CONSUL_HTTP_ADDR"
+	case NoLeader:
+		return "wait for an election or check the servers' quorum"
+	case NotConsul:
+		return "check CONSUL_HTTP_ADDR"
+	case Denied:
+		return "check CONSUL_HTTP_TOKEN and its policies"
+	}
+	return ""
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Temporary reports whether the same request may succeed later.
+func (e *Error) Temporary() bool {
+	switch e.Kind {
+	case Unreachable, Broken, NoLeader, ServerError, RateLimited:
+		return true
+	}
+	return false
+}
+
+// KindOf returns the kind of an error of this package, and "" for others.
+func KindOf(err error) Kind {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Kind
+	}
+	return ""
+}
+
+// Ambiguous reports whether a write that failed with err may stand all the
+// same. Only a connection that was never made, and a refusal by Consul
+// itself, prove that it does not.
+func Ambiguous(err error) bool {
+	if err == nil {
+		return false
+	}
+	if _, ok := errors.AsType[*Refused](err); ok {
+		return false
+	}
+	switch KindOf(err) {
+	case Unreachable, Denied, TooLarge, BadRequest, RateLimited:
+		return false
+	}
+	return true
+}
+
+// root is the innermost error's text: url.Error and net.OpError around it
+// repeat the address.
+func root(err error) error {
+	if e, ok := errors.AsType[*statusError](err); ok {
+		return e
+	}
+	if e, ok := errors.AsType[*notConsulError](err); ok {
+		return e
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errors.New("timed out")
+	}
+	for {
+		u := errors.Unwrap(err)
+		if u == nil {
+			return err
+		}
+		err = u
+	}
+}
+
+// statusError is an answer that the checker turned into an error.
+type statusError struct {
+	code int
+	body string
+}
+
+func (e *statusError) Error() string {
+	if e.body == "" {
+		return fmt.Sprintf("HTTP %d", e.code)
+	}
+	return fmt.Sprintf("HTTP %d: %s", e.code, e.body)
+}
+
+type notConsulError struct{ what string }
+
+func (e *notConsulError) Error() string { return e.what }
+
+// maxErrorBody bounds what of a server's error text is kept.
+const maxErrorBody = 300
+
+// checker turns every answer that is no regular answer of Consul into a typed
+// error before consul/api can take it for data: an HTML page with status 404
+// must not read as "no such key".
+type checker struct {
+	next http.RoundTripper
+	addr string
+}
+
+func (t *checker) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	if ct := resp.Header.Get("Content-Type"); strings.HasPrefix(ct, "text/html") {
+		drain(resp)
+		return nil, &notConsulError{what: fmt.Sprintf("it answered HTTP %d with a web page", resp.StatusCode)}
+	}
+	switch {
+	case resp.StatusCode == http.StatusNotFound:
+		if req.Method == http.MethodGet && strings.HasPrefix(req.URL.Path, "/v1/kv/") && resp.Header.Get("X-Consul-Index") == "" {
+			drain(resp)
+			return nil, &notConsulError{what: "it answered HTTP 404 to a read of the KV store"}
+		}
+	case resp.StatusCode == http.StatusConflict:
+	case resp.StatusCode >= 300:
+		body := make([]byte, maxErrorBody)
+		n, _ := io.ReadFull(resp.Body, body)
+		drain(resp)
+		return nil, &statusError{code: resp.StatusCode, body: printable(body[:n])}
+	}
+	return resp, nil
+}
+
+func drain(resp *http.Response) {
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
+	_ = resp.Body.Close()
+}
+
+// printable keeps a server's text from writing control codes to a terminal.
+func printable(b []byte) string {
+	return string(bytes.TrimSpace(bytes.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f || r == 0xfffd {
+			return ' '
+		}
+		return r
+	}, b)))
+}
+
+// Classify makes an *Error of what consul/api returned. A context that ended
+// is returned as its cause, so that callers see why they were stopped.
+func (c *Client) Classify(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*Error](err); ok {
+		return err
+	}
+	e := &Error{Op: op, Addr: c.addr, Err: err, Tries: 1}
+	status, isStatus := errors.AsType[*statusError](err)
+	opErr, isOp := errors.AsType[*net.OpError](err)
+	dnsErr, isDNS := errors.AsType[*net.DNSError](err)
+	switch {
+	case isStatus && (status.code == http.StatusForbidden || status.code == http.StatusUnauthorized):
+		e.Kind = Denied
+	case isStatus && status.code == http.StatusRequestEntityTooLarge:
+		e.Kind = TooLarge
+	case isStatus && status.code == http.StatusTooManyRequests:
+		e.Kind = RateLimited
+	case isStatus && status.code >= 500 && isNoLeader(status.body):
+		e.Kind = NoLeader
+	case isStatus && status.code >= 500 && isDenied(status.body):
+		e.Kind = Denied
+	case isStatus && status.code >= 500:
+		e.Kind = ServerError
+	case isStatus:
+		e.Kind = BadRequest
+	case isNotConsul(err):
+		e.Kind = NotConsul
+	case isOp && opErr.Op == "dial", isDNS && dnsErr != nil:
+		e.Kind = Unreachable
+	default:
+		e.Kind = Broken
+	}
+	return e
+}
+
+func isNoLeader(body string) bool {
+	return strings.Contains(body, "No cluster leader") || strings.Contains(body, "no leader")
+}
+
+func isDenied(body string) bool {
+	return strings.Contains(body, "Permission denied") || strings.Contains(body, "ACL not found")
+}
+
+// isNotConsul: a web page, or a body that is not JSON where JSON was due.
+func isNotConsul(err error) bool {
+	if _, ok := errors.AsType[*notConsulError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*url.Error](err); ok {
+		return strings.Contains(err.Error(), "malformed HTTP")
+	}
+	s := err.Error()
+	return strings.Contains(s, "invalid character") || strings.Contains(s, "cannot unmarshal")
+}

@@ -1,0 +1,119 @@
+package consulkv
+
+import (
+	"context"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// WatchOptions tune a Watcher.
+type WatchOptions struct {
+	// Name says what is watched, for errors.
+	Name string
+	// MinInterval is the least time between the starts of two reads: one
+	// change under a prefix returns the whole prefix, so a busy one must not
+	// be read at every change. 0: none.
+	MinInterval time.Duration
+	// Wait is how long the server may hold a query without a change. 0: one
+	// minute. Consul adds up to a sixteenth of it.
+	Wait time.Duration
+}
+
+// Watcher follows one answer of Consul by blocking queries. It is used by one
+// goroutine: the one that calls Next.
+//
+// The rules are Consul's: an index that stands still is no change, one that
+// goes back (a restored server) starts anew from 0.
+type Watcher[T any] struct {
+	c     *Client
+	opts  WatchOptions
+	fetch func(*api.QueryOptions) (T, *api.QueryMeta, error)
+
+	index uint64
+	last  time.Time
+}
+
+// NewWatcher makes a watcher of what fetch reads. fetch passes the options on
+// to consul/api.
+func NewWatcher[T any](c *Client, opts WatchOptions, fetch func(*api.QueryOptions) (T, *api.QueryMeta, error)) *Watcher[T] {
+	if opts.Wait == 0 {
+		opts.Wait = time.Minute
+	}
+	return &Watcher[T]{c: c, opts: opts, fetch: fetch}
+}
+
+// Next returns the first answer at once, and each later one when it changed.
+// Temporary errors are retried within the client's RetryFor; after an error
+// Next may be called again and goes on where it was.
+func (w *Watcher[T]) Next(ctx context.Context) (T, error) {
+	for {
+		if err := w.pause(ctx); err != nil {
+			var zero T
+			return zero, err
+		}
+		w.last = time.Now()
+		v, meta, err := w.query(ctx)
+		if err != nil {
+			return v, err
+		}
+		index := meta.LastIndex
+		switch {
+		case index < w.index:
+			w.index = 0
+			return v, nil
+		case index == w.index && index != 0:
+			continue
+		}
+		// Index 0 would turn the next query into one that does not block.
+		w.index = max(index, 1)
+		return v, nil
+	}
+}
+
+// Index is the Raft index of the answer returned last; 0 before the first.
+func (w *Watcher[T]) Index() uint64 { return w.index }
+
+// pause keeps MinInterval between reads.
+func (w *Watcher[T]) pause(ctx context.Context) error {
+	wait := w.opts.MinInterval - time.Since(w.last)
+	if w.last.IsZero() || wait <= 0 {
+		return ctxErr(ctx)
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func ctxErr(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+type answer[T any] struct {
+	v    T
+	meta *api.QueryMeta
+}
+
+func (w *Watcher[T]) query(ctx context.Context) (T, *api.QueryMeta, error) {
+	// The time-out of a try covers the server's wait, its jitter of a
+	// sixteenth, and a normal request.
+	slow := *w.c
+	slow.timeout = w.c.timeout
+	if w.index > 0 {
+		slow.timeout += w.opts.Wait + w.opts.Wait/16
+	}
+	a, err := Retry(ctx, &slow, "watch "+w.opts.Name, func(ctx context.Context) (answer[T], error) {
+		q := &api.QueryOptions{WaitIndex: w.index, WaitTime: w.opts.Wait}
+		v, meta, err := w.fetch(q.WithContext(ctx))
+		return answer[T]{v, meta}, err
+	})
+	return a.v, a.meta, err
+}

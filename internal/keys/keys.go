@@ -1,0 +1,206 @@
+// Package keys is the layout of aimlock's data in Consul's KV store. Every key
+// that aimlock reads or writes is made here, so that this file is the whole
+// list. It imports nothing of the rest.
+package keys
+
+import (
+	"fmt"
+	"hash/fnv"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// DefaultPrefix stands before every key of aimlock unless -prefix or
+// AIMLOCK_PREFIX say otherwise.
+const DefaultPrefix = "aimlock/"
+
+// Buckets is how many folders actual/<config>/ is spread over, so that a
+// watcher that wakes reads 1/Buckets of the fleet and not all of it.
+const Buckets = 64
+
+// Prefix is the configurable beginning of all keys. It is empty or ends in a
+// slash; make one with New.
+type Prefix string
+
+// New returns p with exactly one slash at its end and none at its start. An
+// empty p is DefaultPrefix.
+func New(p string) (Prefix, error) {
+	if p == "" {
+		return DefaultPrefix, nil
+	}
+	p = strings.Trim(p, "/")
+	if p == "" {
+		return "", fmt.Errorf("prefix is only slashes: give a name such as %q", DefaultPrefix)
+	}
+	for _, seg := range strings.Split(p, "/") {
+		if seg == "" || seg == "." || seg == ".." {
+			return "", fmt.Errorf("prefix %q has an empty or a dot segment: give a path such as %q", p, DefaultPrefix)
+		}
+	}
+	return Prefix(p + "/"), nil
+}
+
+// Escape makes one key segment of a name: a slash in it becomes %2F.
+func Escape(name string) string { return url.PathEscape(name) }
+
+// Unescape undoes Escape. What is not an escaped name is returned as it is:
+// people can write any key.
+func Unescape(seg string) string {
+	if s, err := url.PathUnescape(seg); err == nil {
+		return s
+	}
+	return seg
+}
+
+func (p Prefix) join(parts ...string) string { return string(p) + strings.Join(parts, "/") }
+
+// Epoch is raised only by `aimlock recover`.
+func (p Prefix) Epoch() string { return p.join("epoch") }
+
+// Lock is the key of the lock called name. A name that holds a slash is a
+// whole key already, so that locks of other tools can be named.
+func (p Prefix) Lock(name string) string {
+	if strings.Contains(name, "/") {
+		return name
+	}
+	return p.join("locks", Escape(name))
+}
+
+// Locks is the folder of all locks that aimlock takes.
+func (p Prefix) Locks() string { return p.join("locks") + "/" }
+
+// LockName is the inverse of Lock: the short name of a key under Locks, and
+// the whole key elsewhere. own tells which it was.
+func (p Prefix) LockName(key string) (name string, own bool) {
+	if rest, ok := strings.CutPrefix(key, p.Locks()); ok && rest != "" && !strings.Contains(rest, "/") {
+		return Unescape(rest), true
+	}
+	return key, false
+}
+
+// Progress is the holder's progress record, rewritten as work is done.
+func (p Prefix) Progress(name string) string { return p.join("progress", Escape(name)) }
+
+// Fence is what the last end of the lock leaves to the next holder.
+func (p Prefix) Fence(name string) string { return p.join("fence", Escape(name)) }
+
+// Request asks the holder to let go.
+func (p Prefix) Request(name string) string { return p.join("requests", Escape(name)) }
+
+// Approval lets the named holder's lock be broken.
+func (p Prefix) Approval(name string) string { return p.join("approvals", Escape(name)) }
+
+// Breaks is the folder of a lock's breaks.
+func (p Prefix) Breaks(name string) string { return p.join("breaks", Escape(name)) + "/" }
+
+// Break is one attempt to break the hold (epoch, token) of a lock.
+func (p Prefix) Break(name string, epoch, token uint64, attempt int) string {
+	return p.Breaks(name) + fmt.Sprintf("%d-%d-%d", epoch, token, attempt)
+}
+
+// Budget counts a policy's automatic breaks in its window.
+func (p Prefix) Budget(policy string) string { return p.join("budgets", Escape(policy)) }
+
+// Observed is what one observer remembers of a lock.
+func (p Prefix) Observed(name, observer string) string {
+	return p.ObservedAll(name) + Escape(observer)
+}
+
+// ObservedAll is the folder of all observers of a lock.
+func (p Prefix) ObservedAll(name string) string { return p.join("observed", Escape(name)) + "/" }
+
+// PolicyActive holds hash and version of the policies in force.
+func (p Prefix) PolicyActive() string { return p.join("policies", "active") }
+
+// PolicySuspended is the switch that stops all automatic breaking.
+func (p Prefix) PolicySuspended() string { return p.join("policies", "suspended") }
+
+// Config is the folder of the chunks of one revision's content.
+func (p Prefix) Config(config, sha256 string) string {
+	return p.join("configs", Escape(config), sha256) + "/"
+}
+
+// ConfigChunk is chunk n, from 0, of one revision's content.
+func (p Prefix) ConfigChunk(config, sha256 string, n int) string {
+	return p.Config(config, sha256) + fmt.Sprintf("%06d", n)
+}
+
+// Desired is what node shall have of config.
+func (p Prefix) Desired(config, node string) string { return p.DesiredAll(config) + Escape(node) }
+
+// DesiredAll is the folder of all nodes' desired entries of config.
+func (p Prefix) DesiredAll(config string) string { return p.join("desired", Escape(config)) + "/" }
+
+// DesiredRoot is the folder of all configs' desired entries.
+func (p Prefix) DesiredRoot() string { return p.join("desired") + "/" }
+
+// Actual is what node has of config.
+func (p Prefix) Actual(config, node string) string {
+	return p.ActualBucket(config, Bucket(node)) + Escape(node)
+}
+
+// ActualBucket is one bucket of a config's actual entries.
+func (p Prefix) ActualBucket(config string, bucket int) string {
+	return p.ActualAll(config) + fmt.Sprintf("%02d", bucket) + "/"
+}
+
+// ActualAll is the folder of all actual entries of config.
+func (p Prefix) ActualAll(config string) string { return p.join("actual", Escape(config)) + "/" }
+
+// Bucket is the folder under actual/<config>/ that node's entry stands in. It
+// never changes for a name: agents and orchestrators of different versions
+// must agree on it.
+func Bucket(node string) int {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(node))
+	return int(h.Sum32() % Buckets)
+}
+
+// Rollout is the header of one rollout: spec, state and counts.
+func (p Prefix) Rollout(id string) string { return p.join("rollouts", Escape(id)) }
+
+// RolloutPart is chunk n of a part (such as "plan") of a rollout that does not
+// fit into one value.
+func (p Prefix) RolloutPart(id, part string, n int) string {
+	return p.Rollout(id) + "/" + part + "/" + fmt.Sprintf("%06d", n)
+}
+
+// Rollouts is the folder of all rollouts.
+func (p Prefix) Rollouts() string { return p.join("rollouts") + "/" }
+
+// LastSegment is the unescaped name at the end of a key.
+func LastSegment(key string) string {
+	return Unescape(key[strings.LastIndexByte(key, '/')+1:])
+}
+
+// ParseBreak reads the last segment of a break's key.
+func ParseBreak(key string) (epoch, token uint64, attempt int, ok bool) {
+	parts := strings.Split(LastSegment(key), "-")
+	if len(parts) != 3 {
+		return 0, 0, 0, false
+	}
+	epoch, err1 := strconv.ParseUint(parts[0], 10, 64)
+	token, err2 := strconv.ParseUint(parts[1], 10, 64)
+	attempt, err3 := strconv.Atoi(parts[2])
+	return epoch, token, attempt, err1 == nil && err2 == nil && err3 == nil
+}
+
+// CheckName refuses a name of a lock, config or node that cannot stand in a
+// key or in a file's path. what names it in the error.
+func CheckName(what, name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("%s name is empty", what)
+	case len(name) > 200:
+		return fmt.Errorf("%s name of %d bytes is too long: 200 bytes at most", what, len(name))
+	case name == "." || name == ".." || strings.Contains(name, "/") || strings.Contains(name, "\\"):
+		return fmt.Errorf("%s name %q is not allowed: it must be one path segment, without a slash and not . or ..", what, name)
+	}
+	for _, r := range name {
+		if r < 0x20 || r == 0x7f {
+			return fmt.Errorf("%s name %q is not allowed: it holds a control character", what, name)
+		}
+	}
+	return nil
+}

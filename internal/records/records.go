@@ -1,0 +1,303 @@
+// Package records is the JSON of every value that aimlock writes to Consul's
+// KV store: public interface between versions of aimlock, its agents and
+// people's scripts. Each record has a version. Times are RFC 3339, durations
+// are numbers of seconds.
+//
+// It imports only the order type of the core; see package keys for where each
+// record stands.
+package records
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/aim-control/aimlock/orchestrator"
+)
+
+// Version is written into every record. A reader takes any version up to its
+// own and refuses a newer one by name.
+const Version = 1
+
+// MaxSize is the most bytes that a record may have (a plan's chunks included):
+// Consul's own limit for a value is 512 KiB.
+const MaxSize = 512 << 10
+
+// Holder is the value of a lock's key while it is held: who holds it. It is
+// written in the acquiring transaction and never rewritten while held.
+type Holder struct {
+	Version int `json:"version"`
+	// Lock is the lock's name, so that a record copied elsewhere is recognised.
+	Lock string `json:"lock"`
+	// Nonce is random for each acquisition: it tells an acquirer whose
+	// transaction's answer was lost whether it was its own that committed.
+	Nonce   string `json:"nonce"`
+	Session string `json:"session,omitempty"`
+	// Tool is "aimlock" in records of this program.
+	Tool string `json:"tool"`
+	// Operation says what the holder does, such as "rollout start" or "lock
+	// exec". It never holds arguments: they may be secret.
+	Operation string `json:"operation,omitempty"`
+	RolloutID string `json:"rollout_id,omitempty"`
+	AllocID   string `json:"alloc_id,omitempty"`
+
+	Host string `json:"host"`
+	// Node is the Consul node on which the session stands.
+	Node string `json:"node,omitempty"`
+	PID  int    `json:"pid"`
+	// StartTicks is field 22 of /proc/PID/stat: it tells a reused pid.
+	StartTicks uint64    `json:"start_ticks,omitempty"`
+	StartedAt  time.Time `json:"started_at"`
+	BootID     string    `json:"boot_id,omitempty"`
+	PIDNS      string    `json:"pid_ns,omitempty"`
+	CGroup     string    `json:"cgroup,omitempty"`
+	User       string    `json:"user,omitempty"`
+	// Processes are further processes that must be gone before the hold is
+	// proved dead, such as the supervisor of a child.
+	Processes []Process `json:"processes,omitempty"`
+
+	AcquiredAt time.Time `json:"acquired_at"`
+	// AcquiredBoot is CLOCK_BOOTTIME at AcquiredAt, in seconds: comparable
+	// only on the same host and boot.
+	AcquiredBoot float64 `json:"acquired_boot,omitempty"`
+	// Quiesce is the pause in seconds that the next holder owes unless this
+	// one released cleanly: 0 where every participant is fenced.
+	Quiesce float64 `json:"quiesce"`
+	TTL     float64 `json:"ttl,omitempty"`
+	// Check is the id of the service check that the session is bound to;
+	// empty where the session's TTL alone serves.
+	Check string `json:"check,omitempty"`
+
+	// Released marks a clean end; set in the transaction that unlocks.
+	Released   bool       `json:"released,omitempty"`
+	ReleasedAt *time.Time `json:"released_at,omitempty"`
+}
+
+// Process names one process of a host for as long as it lives.
+type Process struct {
+	PID        int    `json:"pid"`
+	StartTicks uint64 `json:"start_ticks"`
+}
+
+// Progress is the holder's own account of its work, at progress/<name>.
+type Progress struct {
+	Version int    `json:"version"`
+	Lock    string `json:"lock"`
+	Session string `json:"session"`
+	Token   uint64 `json:"token"`
+	Done    int64  `json:"done"`
+	Total   int64  `json:"total"`
+	Unit    string `json:"unit"`
+	Note    string `json:"note,omitempty"`
+	// At is the holder's wall clock: for people. Nothing is decided on it.
+	At time.Time `json:"at"`
+	// Boot is CLOCK_BOOTTIME at At, in seconds, on the boot named by BootID.
+	Boot      float64   `json:"boot,omitempty"`
+	BootID    string    `json:"boot_id,omitempty"`
+	Processes []Process `json:"processes,omitempty"`
+}
+
+// Fence is what the last end of a lock leaves to the next holder, at
+// fence/<name>. While Owed is above 0, whoever acquires the lock waits Owed
+// seconds on its own clock before it lets any work leave, then clears it by a
+// fenced write.
+type Fence struct {
+	Version int `json:"version"`
+	// UnsafeSince is when the old hold ended, by the writer's wall clock.
+	UnsafeSince time.Time `json:"unsafe_since"`
+	Owed        float64   `json:"owed"`
+	Why         string    `json:"why"`
+	// Session and Token name the hold that may still have work running.
+	Session string `json:"session,omitempty"`
+	Token   uint64 `json:"token,omitempty"`
+}
+
+// Request asks the holder that it names to let go, at requests/<name>.
+type Request struct {
+	Version    int       `json:"version"`
+	Session    string    `json:"session"`
+	Token      uint64    `json:"token"`
+	Rule       string    `json:"rule,omitempty"`
+	PolicyHash string    `json:"policy_hash,omitempty"`
+	By         string    `json:"by"`
+	At         time.Time `json:"at"`
+	Expires    time.Time `json:"expires"`
+	Reason     string    `json:"reason,omitempty"`
+}
+
+// Approval lets the lock of the holder that it names be broken, at
+// approvals/<name>.
+type Approval = Request
+
+// Break is the audit record of one break: its intent before the first
+// destructive step, then its outcome.
+type Break struct {
+	Version    int         `json:"version"`
+	Lock       string      `json:"lock"`
+	Key        string      `json:"key"`
+	Session    string      `json:"session"`
+	Epoch      uint64      `json:"epoch"`
+	Token      uint64      `json:"token"`
+	Attempt    int         `json:"attempt"`
+	Policy     string      `json:"policy"`
+	PolicyHash string      `json:"policy_hash"`
+	Rule       string      `json:"rule"`
+	Reason     string      `json:"reason"`
+	Proof      bool        `json:"proof,omitempty"`
+	Evidence   []Evidence  `json:"evidence"`
+	By         string      `json:"by"`
+	StartedAt  time.Time   `json:"started_at"`
+	Steps      []BreakStep `json:"steps,omitempty"`
+	Outcome    string      `json:"outcome"` // intent, taken, unlocked, released, aborted
+	Detail     string      `json:"detail,omitempty"`
+	EndedAt    *time.Time  `json:"ended_at,omitempty"`
+	NewSession string      `json:"new_session,omitempty"`
+	Quiesce    float64     `json:"quiesce"`
+	Holder     *Holder     `json:"holder,omitempty"`
+	RawHolder  string      `json:"raw_holder,omitempty"`
+}
+
+// Outcomes of a break.
+const (
+	OutcomeIntent   = "intent"
+	OutcomeTaken    = "taken"
+	OutcomeUnlocked = "unlocked"
+	OutcomeReleased = "released"
+	OutcomeAborted  = "aborted"
+)
+
+// BreakStep is one step of a break as it went.
+type BreakStep struct {
+	Step   string    `json:"step"`
+	At     time.Time `json:"at"`
+	Result string    `json:"result"`
+	Detail string    `json:"detail,omitempty"`
+}
+
+// Evidence is one fact as a verdict used it.
+type Evidence struct {
+	Fact       string          `json:"fact"`
+	Value      json.RawMessage `json:"value"`
+	Known      bool            `json:"known"`
+	Why        string          `json:"why,omitempty"`
+	Source     string          `json:"source"`
+	ObservedAt time.Time       `json:"observed_at"`
+}
+
+// Actions of a desired entry.
+const (
+	// ActionApply installs the revision named. It is the meaning of "".
+	ActionApply = "apply"
+	// ActionRestore puts back what the node had before the rollout named.
+	ActionRestore = "restore"
+)
+
+// Desired is what a node shall have of a config, at desired/<config>/<node>.
+type Desired struct {
+	Version int `json:"version"`
+	// Revision names the content: the first 12 hex digits of SHA256.
+	Revision string `json:"revision"`
+	orchestrator.Order
+	Rollout string `json:"rollout"`
+	// Chunks is how many values under configs/<config>/<sha256>/ hold it.
+	Chunks int   `json:"chunks"`
+	Size   int64 `json:"size"`
+	// SHA256 of the whole content, in hex.
+	SHA256      string `json:"sha256"`
+	Destination string `json:"destination"`
+
+	Action string `json:"action,omitempty"`
+	// Mode is the file's permission in octal, such as "0640"; "" is "0644".
+	Mode     string   `json:"mode,omitempty"`
+	Owner    string   `json:"owner,omitempty"`
+	Group    string   `json:"group,omitempty"`
+	Validate *Command `json:"validate,omitempty"`
+	Reload   *Command `json:"reload,omitempty"`
+	Healthy  *Command `json:"healthy,omitempty"`
+}
+
+// Command is a program that an agent runs: no shell, argv as it stands.
+// "${staged}" and "${destination}" in an argument stand for the paths of the
+// staged copy and of the file.
+type Command struct {
+	Argv []string `json:"argv"`
+	// Timeout in seconds; 0 is the agent's default of 30.
+	Timeout float64 `json:"timeout,omitempty"`
+}
+
+// Results of an actual entry.
+const (
+	// ResultApplied: the file stands at the revision and is healthy.
+	ResultApplied = "applied"
+	// ResultFailed: it could not be applied; the last good file stands.
+	ResultFailed = "failed"
+	// ResultRolledBack: a restore was asked for and is done.
+	ResultRolledBack = "rolled_back"
+	// ResultRefused: the order was older than one accepted before.
+	ResultRefused = "refused"
+)
+
+// Actual is what a node has of a config, at actual/<config>/<bucket>/<node>.
+type Actual struct {
+	Version int    `json:"version"`
+	Node    string `json:"node"`
+	Config  string `json:"config"`
+	// Revision, SHA256: what stands on disk now; empty where no file stands.
+	Revision string `json:"revision"`
+	SHA256   string `json:"sha256,omitempty"`
+	// Order answered. For ResultRefused it is the mark that refused, and
+	// Refused the order that was refused.
+	orchestrator.Order
+	Refused *orchestrator.Order `json:"refused,omitempty"`
+	Rollout string              `json:"rollout,omitempty"`
+	Result  string              `json:"result"`
+	Error   string              `json:"error,omitempty"`
+	// Output is the bounded output of the command that failed.
+	Output string `json:"output,omitempty"`
+	// Previous is the revision that a restore of Rollout would bring back;
+	// empty where there was no file.
+	Previous string    `json:"previous,omitempty"`
+	Time     time.Time `json:"time"`
+	Agent    string    `json:"agent,omitempty"`
+}
+
+// ErrNewer is returned by Decode for a record of a later version.
+type ErrNewer struct {
+	Key     string
+	Version int
+}
+
+func (e *ErrNewer) Error() string {
+	return fmt.Sprintf("%s was written by a newer aimlock (record version %d, this one reads up to %d): upgrade this aimlock", e.Key, e.Version, Version)
+}
+
+// Decode reads the record at key into v. It refuses what is too large, is not
+// JSON, or is of a later version; the error names the key and never the value.
+func Decode(key string, b []byte, v any) error {
+	if len(b) > MaxSize {
+		return fmt.Errorf("%s: %d bytes is too large for a record (at most %d)", key, len(b), MaxSize)
+	}
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return fmt.Errorf("%s: not a record of aimlock: not a JSON object", key)
+	}
+	if head.Version > Version {
+		return &ErrNewer{Key: key, Version: head.Version}
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("%s: not a record of aimlock: %w", key, err)
+	}
+	return nil
+}
+
+// Encode is Decode's inverse. Records hold nothing that cannot be encoded, so
+// a failure is a defect of the caller and panics.
+func Encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("records: %T cannot be encoded: %v", v, err))
+	}
+	return b
+}
