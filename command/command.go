@@ -1,0 +1,234 @@
+package command
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/agext/levenshtein"
+	"github.com/hashicorp/cli"
+	"github.com/posener/complete"
+)
+
+// constructor makes a command that has read nothing yet.
+type constructor func(*Meta) *command
+
+// group says which of the shared flags a command takes.
+type group uint
+
+const (
+	// groupConsul is for every command that talks to Consul: it has m.Consul()
+	// and m.Prefix.
+	groupConsul group = 1 << iota
+	// groupJSON is for every command that reports: it looks at m.JSON.
+	groupJSON
+	// groupPolicy is for every command that judges: it reads m.PolicyPaths.
+	groupPolicy
+	// groupDaemon is for what runs until it is stopped: it logs at info.
+	groupDaemon
+)
+
+// example is one use of a command, a line that really runs.
+type example struct{ Title, Line string }
+
+// command is one verb.
+type command struct {
+	*Meta
+
+	Synopsis    string // under 60 characters, no full stop
+	Usage       string // what stands after the name: "[options] NAME -- CMD…"
+	Description string // paragraphs, parted by empty lines; wrapped by hand, not indented
+	Examples    []example
+	Groups      group
+	Flags       func(*flag.FlagSet) // registers the command's own flags
+	MinArgs     int
+	MaxArgs     int // of positional arguments; negative is no bound
+	// CommandLine allows a command line after `--`. Without it, what stands
+	// after `--` counts as positional arguments.
+	CommandLine bool
+	Hidden      bool
+	Run         func(context.Context, *input) error
+
+	name string // the key in commands, set before use
+}
+
+// input is a parsed command line.
+type input struct {
+	Args    []string // positional arguments
+	Command []string // what stood after `--`, untouched
+	set     map[string]bool
+}
+
+// Set tells whether a flag was given, as against standing at its default.
+func (in *input) Set(flagName string) bool { return in.set[flagName] }
+
+// verb shows a command to hashicorp/cli.
+type verb struct{ *command }
+
+var (
+	_ cli.Command             = verb{}
+	_ cli.CommandAutocomplete = verb{}
+)
+
+func (v verb) Synopsis() string { return v.command.Synopsis }
+
+// Run is cli's entry: everything that a command can end with passes here.
+func (v verb) Run(args []string) int {
+	c := v.command
+	return report(c.ctx, c.Stderr, c.execute(args))
+}
+
+func (c *command) execute(args []string) error {
+	fs := c.flagSet()
+	in, err := parse(fs, args)
+	if err != nil {
+		return usagef("%w. Run %q for the flags", err, "aimlock "+c.name+" -h")
+	}
+	if !c.CommandLine {
+		in.Args, in.Command = append(in.Args, in.Command...), nil
+	}
+	if n := len(in.Args); n < c.MinArgs || c.MaxArgs >= 0 && n > c.MaxArgs {
+		what := "is missing an argument"
+		if n > c.MinArgs {
+			what = fmt.Sprintf("has an argument too many: %q", in.Args[max(c.MaxArgs, 0)])
+		}
+		return usagef("aimlock %s %s. Usage: aimlock %s %s", c.name, what, c.name, c.Usage)
+	}
+	if err := c.setUp(c.Groups); err != nil {
+		return err
+	}
+	return c.Run(c.ctx, in)
+}
+
+func (c *command) flagSet() *flag.FlagSet {
+	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+	if c.Flags != nil {
+		c.Flags(fs)
+	}
+	c.sharedFlags(fs, c.Groups)
+	return fs
+}
+
+// parse reads flags wherever they stand before `--`. It feeds the flag set one
+// flag at a time, because on its own it would stop at the first positional
+// argument and swallow the `--`.
+func parse(fs *flag.FlagSet, args []string) (*input, error) {
+	in := &input{set: map[string]bool{}}
+	for len(args) > 0 {
+		arg := args[0]
+		if arg == "--" {
+			in.Command = args[1:]
+			break
+		}
+		if len(arg) < 2 || arg[0] != '-' {
+			in.Args = append(in.Args, arg)
+			args = args[1:]
+			continue
+		}
+		name, _, hasValue := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
+		f := fs.Lookup(name)
+		if f == nil {
+			return nil, unknownFlag(fs, name)
+		}
+		n := 1
+		if b, ok := f.Value.(interface{ IsBoolFlag() bool }); !hasValue && (!ok || !b.IsBoolFlag()) {
+			n = min(2, len(args))
+		}
+		if err := fs.Parse(args[:n]); err != nil {
+			return nil, err
+		}
+		in.set[name] = true
+		args = args[n:]
+	}
+	return in, nil
+}
+
+func unknownFlag(fs *flag.FlagSet, name string) error {
+	var names []string
+	fs.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+	if s := suggest(name, names); s != "" {
+		return fmt.Errorf("unknown flag -%s. Did you mean -%s?", name, s)
+	}
+	return fmt.Errorf("unknown flag -%s", name)
+}
+
+// suggest returns what given was probably meant to be, or "".
+func suggest(given string, candidates []string) string {
+	best, bestDist := "", 3
+	for _, c := range candidates {
+		if d := levenshtein.Distance(given, c, nil); d < bestDist && d < len(c) {
+			best, bestDist = c, d
+		}
+	}
+	return best
+}
+
+func (v verb) AutocompleteArgs() complete.Predictor { return complete.PredictFiles("*") }
+
+func (v verb) AutocompleteFlags() complete.Flags {
+	flags := complete.Flags{}
+	v.flagSet().VisitAll(func(f *flag.Flag) { flags["-"+f.Name] = complete.PredictAnything })
+	return flags
+}
+
+// Help is the whole help text but for the list of subcommands, which cli adds.
+func (v verb) Help() string {
+	c := v.command
+	var b strings.Builder
+	fmt.Fprintf(&b, "Usage: aimlock %s %s\n", c.name, c.Usage)
+	if c.Description != "" {
+		b.WriteString("\n" + indent(c.Description, "  ") + "\n")
+	}
+	if len(c.Examples) > 0 {
+		b.WriteString("\nExamples:\n")
+		for _, e := range c.Examples {
+			fmt.Fprintf(&b, "\n  # %s\n%s\n", e.Title, indent("$ "+e.Line, "  "))
+		}
+	}
+	own := flag.NewFlagSet("", flag.ContinueOnError)
+	if c.Flags != nil {
+		c.Flags(own)
+	}
+	shared := flag.NewFlagSet("", flag.ContinueOnError)
+	c.sharedFlags(shared, c.Groups)
+	writeFlags(&b, "Options", own)
+	writeFlags(&b, "Shared options", shared)
+	return strings.TrimRight(b.String(), "\n")
+}
+
+func writeFlags(b *strings.Builder, title string, fs *flag.FlagSet) {
+	var flags []*flag.Flag
+	fs.VisitAll(func(f *flag.Flag) { flags = append(flags, f) })
+	if len(flags) == 0 {
+		return
+	}
+	slices.SortFunc(flags, func(a, b *flag.Flag) int { return strings.Compare(a.Name, b.Name) })
+	fmt.Fprintf(b, "\n%s:\n", title)
+	for _, f := range flags {
+		value, usage := flag.UnquoteUsage(f)
+		if value != "" {
+			value = " " + value
+		}
+		fmt.Fprintf(b, "\n  -%s%s\n%s\n", f.Name, value, indent(usage, "      "))
+		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0" && f.DefValue != "0s" {
+			fmt.Fprintf(b, "      Default: %s\n", f.DefValue)
+		}
+	}
+}
+
+func indent(s, by string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	for i, l := range lines {
+		if l = strings.TrimRight(l, " \t"); l != "" {
+			lines[i] = by + l
+		} else {
+			lines[i] = ""
+		}
+	}
+	return strings.Join(lines, "\n")
+}

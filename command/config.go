@@ -1,0 +1,60 @@
+package command
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/gohcl"
+	"github.com/hashicorp/hcl/v2/hclparse"
+)
+
+// Config is the file aimlock.hcl, which -config or AIMLOCK_CONFIG name. No file
+// is read unless it is named: a file that happens to lie in the working folder
+// must not decide which locks are broken. Flags and environment stand before it.
+type Config struct {
+	Prefix   string        `hcl:"prefix,optional"`
+	Policies []string      `hcl:"policies,optional"` // relative to the file
+	LogLevel string        `hcl:"log_level,optional"`
+	LogJSON  bool          `hcl:"log_json,optional"`
+	Consul   *ConsulConfig `hcl:"consul,block"`
+}
+
+// ConsulConfig is how to reach Consul. A token itself has no place in the file.
+type ConsulConfig struct {
+	Address   string `hcl:"address,optional"`
+	TokenFile string `hcl:"token_file,optional"` // relative to the file
+}
+
+func (m *Meta) loadConfig(path string) (Config, error) {
+	if _, err := os.Stat(path); err != nil {
+		return Config{}, usagef("config file: %w", err)
+	}
+	var cfg Config
+	parser := hclparse.NewParser()
+	file, diags := parser.ParseHCLFile(path)
+	if !diags.HasErrors() {
+		diags = append(diags, gohcl.DecodeBody(file.Body, &hcl.EvalContext{}, &cfg)...)
+	}
+	if err := m.Diagnostics(parser.Files(), diags); err != nil {
+		return Config{}, err
+	}
+	dir := filepath.Dir(path)
+	for i, p := range cfg.Policies {
+		cfg.Policies[i] = resolve(dir, p)
+	}
+	if cfg.Consul == nil {
+		cfg.Consul = &ConsulConfig{}
+	}
+	if cfg.Consul.TokenFile != "" {
+		cfg.Consul.TokenFile = resolve(dir, cfg.Consul.TokenFile)
+	}
+	return cfg, nil
+}
+
+func resolve(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}

@@ -1,0 +1,209 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/hcl/v2"
+	"golang.org/x/term"
+
+	"github.com/aim-control/aimlock/internal/keys"
+)
+
+// IO is what a command line reads from and writes to. Results go to Stdout,
+// all else to Stderr.
+type IO struct {
+	Stdin     io.Reader
+	Stdout    io.Writer
+	Stderr    io.Writer
+	LookupEnv func(string) (string, bool)
+}
+
+// OS is the process's own.
+func OS() IO {
+	return IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, LookupEnv: os.LookupEnv}
+}
+
+// Meta is what every command is given. The fields below the line are set after
+// the flags are parsed and before the command's Run.
+type Meta struct {
+	IO
+	ctx context.Context //nolint:containedctx // cli.Command.Run takes no context
+
+	// ----
+	Log    hclog.Logger // on Stderr
+	Prefix keys.Prefix
+	JSON   bool // -json: print one JSON value on Stdout and nothing else there
+	// PolicyPaths are the files and folders of policies from -policy and the
+	// config file; empty means the shipped default.
+	PolicyPaths []string
+	// Config is the file of -config, or its zero value.
+	Config Config
+
+	configPath string
+	prefix     string
+	logLevel   string
+	logJSON    bool
+	consul     consulFlags
+}
+
+// consulFlags stand before the CONSUL_HTTP_… variables.
+type consulFlags struct{ httpAddr, tokenFile string }
+
+func newMeta(ctx context.Context, stdio IO) *Meta {
+	return &Meta{IO: stdio, ctx: ctx, Log: hclog.NewNullLogger(), Prefix: keys.DefaultPrefix}
+}
+
+// Env returns an environment variable, or "".
+func (m *Meta) Env(name string) string {
+	v, _ := m.LookupEnv(name)
+	return v
+}
+
+func (m *Meta) sharedFlags(fs *flag.FlagSet, groups group) {
+	fs.StringVar(&m.configPath, "config", "", "Read settings from the `FILE` aimlock.hcl. Or set AIMLOCK_CONFIG.")
+	fs.StringVar(&m.logLevel, "log-level", "", "Log at `LEVEL` on stderr: trace, debug, info, warn, error or off. Or set\nAIMLOCK_LOG.")
+	fs.BoolVar(&m.logJSON, "log-json", false, "Log one JSON object a line.")
+	if groups&groupJSON != 0 {
+		fs.BoolVar(&m.JSON, "json", false, "Print JSON: durations in seconds, times in RFC 3339.")
+	}
+	if groups&groupConsul != 0 {
+		fs.StringVar(&m.prefix, "prefix", "", "Keep all keys under `PREFIX` in Consul's KV. Or set AIMLOCK_PREFIX.\nDefault: "+keys.DefaultPrefix)
+		fs.StringVar(&m.consul.httpAddr, "http-addr", "", "`ADDRESS` of the Consul agent. Or set CONSUL_HTTP_ADDR; the other\nCONSUL_… variables count as well.")
+		fs.StringVar(&m.consul.tokenFile, "token-file", "", "`FILE` with Consul's ACL token. Or set CONSUL_HTTP_TOKEN or\nCONSUL_HTTP_TOKEN_FILE.")
+	}
+	if groups&groupPolicy != 0 {
+		fs.Var((*stringList)(&m.PolicyPaths), "policy", "Judge by the policies in `PATH`, a file or a folder. May be repeated.\nWithout it, the shipped default policy is in force.")
+	}
+}
+
+// setUp turns flags, environment and config file, in this order of weight, into
+// what the command works with.
+func (m *Meta) setUp(groups group) error {
+	if path := first(m.configPath, m.Env("AIMLOCK_CONFIG")); path != "" {
+		cfg, err := m.loadConfig(path)
+		if err != nil {
+			return err
+		}
+		m.Config = cfg
+	}
+	if len(m.PolicyPaths) == 0 {
+		m.PolicyPaths = slices.Clone(m.Config.Policies)
+	}
+	prefix, err := keys.New(first(m.prefix, m.Env("AIMLOCK_PREFIX"), m.Config.Prefix))
+	if err != nil {
+		return usagef("%w (-prefix, AIMLOCK_PREFIX or the config file)", err)
+	}
+	m.Prefix = prefix
+
+	fallback := "warn"
+	if groups&groupDaemon != 0 {
+		fallback = "info"
+	}
+	name := first(m.logLevel, m.Env("AIMLOCK_LOG"), m.Config.LogLevel, fallback)
+	level := hclog.LevelFromString(name)
+	if level == hclog.NoLevel {
+		return usagef("log level %q is none of trace, debug, info, warn, error, off (-log-level, AIMLOCK_LOG or the config file)", name)
+	}
+	m.Log = hclog.New(&hclog.LoggerOptions{
+		Name:       "aimlock",
+		Level:      level,
+		Output:     m.Stderr,
+		JSONFormat: m.logJSON || m.Config.LogJSON,
+	})
+	return nil
+}
+
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// Printf writes a result for people to Stdout. An error of Stdout is seen by
+// the process itself: the first write to a closed pipe ends it.
+func (m *Meta) Printf(format string, args ...any) {
+	_, _ = fmt.Fprintf(m.Stdout, format, args...)
+}
+
+// Notef writes to Stderr what is not the result: progress, warnings, hints.
+func (m *Meta) Notef(format string, args ...any) {
+	_, _ = fmt.Fprintf(m.Stderr, format, args...)
+}
+
+// PrintJSON writes v to Stdout as indented JSON. Text stays as it is: <, > and
+// & are not escaped, since nothing here ends in a web page.
+func (m *Meta) PrintJSON(v any) error {
+	enc := json.NewEncoder(m.Stdout)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("write JSON to stdout: %w", err)
+	}
+	return nil
+}
+
+// Terminal tells whether w is a terminal, and how wide it is.
+func Terminal(w io.Writer) (width int, ok bool) {
+	f, isFile := w.(*os.File)
+	if !isFile || !term.IsTerminal(int(f.Fd())) {
+		return 0, false
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil || width <= 0 {
+		width = 80
+	}
+	return width, true
+}
+
+// Color tells whether colours may be written to w: it is a terminal that
+// knows them, and NO_COLOR is not set.
+func (m *Meta) Color(w io.Writer) bool {
+	if m.Env("NO_COLOR") != "" || m.Env("TERM") == "dumb" {
+		return false
+	}
+	_, ok := Terminal(w)
+	return ok
+}
+
+// Diagnostics prints what is wrong in HCL files, with snippets from files, and
+// returns the error to end the command with: nil if there are only warnings.
+func (m *Meta) Diagnostics(files map[string]*hcl.File, diags hcl.Diagnostics) error {
+	if len(diags) == 0 {
+		return nil
+	}
+	width, ok := Terminal(m.Stderr)
+	if !ok {
+		width = 100
+	}
+	if err := hcl.NewDiagnosticTextWriter(m.Stderr, files, uint(width), m.Color(m.Stderr)).WriteDiagnostics(diags); err != nil { //nolint:gosec // a terminal's width
+		return fmt.Errorf("write diagnostics: %w", err)
+	}
+	if diags.HasErrors() {
+		return exit(ExitUsage)
+	}
+	return nil
+}
+
+// stringList is a flag that may be repeated.
+type stringList []string
+
+func (l *stringList) String() string { return strings.Join(*l, ",") }
+
+func (l *stringList) Set(s string) error {
+	if s == "" {
+		return fmt.Errorf("it is empty")
+	}
+	*l = append(*l, s)
+	return nil
+}
