@@ -186,7 +186,7 @@ func (m *Meta) Diagnostics(files map[string]*hcl.File, diags hcl.Diagnostics) er
 	if !ok {
 		width = 100
 	}
-	if err := hcl.NewDiagnosticTextWriter(m.Stderr, files, uint(width), m.Color(m.Stderr)).WriteDiagnostics(diags); err != nil { //nolint:gosec // a terminal's width
+	if err := hcl.NewDiagnosticTextWriter(m.Stderr, files, uint(width), m.Color(m.Stderr)).WriteDiagnostics(diags); err != nil {
 		return fmt.Errorf("write diagnostics: %w", err)
 	}
 	if diags.HasErrors() {

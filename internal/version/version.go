@@ -11,8 +11,8 @@ import (
 
 // Set with -ldflags -X. Both may be empty.
 var (
-	release string
-	commit  string
+	release string //nolint:gochecknoglobals // only the linker writes it
+	commit  string //nolint:gochecknoglobals // only the linker writes it
 )
 
 // Info is what `aimlock version -json` prints.

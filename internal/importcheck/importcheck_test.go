@@ -1,0 +1,90 @@
+package importcheck
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestModule(t *testing.T) {
+	all := list(t)
+	if !slices.ContainsFunc(all, func(p Package) bool { return p.ImportPath == Module }) {
+		t.Fatalf("go list does not show %s: the rules were applied to nothing", Module)
+	}
+	for _, line := range Check(all) {
+		t.Error(line)
+	}
+}
+
+// TestRules breaks each rule once, so that none of them can be void.
+func TestRules(t *testing.T) {
+	const consul = "github.com/hashicorp/consul/api"
+	for _, tc := range []struct {
+		name string
+		pkgs []Package
+		want string // the beginning of the one line; empty is none
+	}{
+		{"core imports library", mod("orchestrator", "github.com/hashicorp/hcl/v2"), "orchestrator imports github.com/hashicorp/hcl/v2: the core imports only"},
+		{"core imports module", mod("orchestrator", own("internal/keys")), "orchestrator imports " + own("internal/keys") + ": the core imports only"},
+		{"core opens a socket", mod("orchestrator", "net/http"), "orchestrator imports net/http: the core reads no clock"},
+		{"core draws lots", mod("orchestrator", "math/rand/v2"), "orchestrator imports math/rand/v2: the core reads no clock"},
+		{"core formats", mod("orchestrator", "fmt", "time"), ""},
+		{"runner may use the network", mod("orchestrator/runner", "net/http", own("internal/consulkv")), ""},
+		{"policies ask Consul", mod("policies", consul), "policies imports " + consul + ": policies are judged"},
+		{"policies ask Consul by another", append(mod("policies", own("internal/x")), mod("internal/x", consul)...), "policies imports " + own("internal/x") + " imports " + consul},
+		{"SDK reaches in", mod("plugin/plugintest", own("orchestrator")), "plugin/plugintest imports " + own("orchestrator")},
+		{"SDK reaches into the host", mod("plugin", own("plugin/host")), "plugin imports " + own("plugin/host")},
+		{"host uses the rest", mod("plugin/host", own("orchestrator"), own("plugin")), ""},
+		{"command from below", mod("orchestrator/agent", own("command")), "orchestrator/agent imports " + own("command") + ": only main"},
+		{"command from main", []Package{{ImportPath: Module, Imports: []string{own("command")}}}, ""},
+		{"keys", mod("internal/keys", own("internal/records")), "internal/keys imports"},
+		{"records", mod("internal/records", own("orchestrator")), ""},
+		{"consulkv", mod("internal/consulkv", own("internal/keys")), "internal/consulkv imports"},
+		{"devconsul", mod("internal/devconsul", own("internal/consulkv")), "internal/devconsul imports"},
+		{"runner parses", mod("orchestrator/runner", "github.com/hashicorp/hcl/v2/gohcl"), "orchestrator/runner imports github.com/hashicorp/hcl/v2/gohcl: HCL is read"},
+		{"a name is no folder", mod("internal/keysmith", own("orchestrator/runner")), ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, std := range []string{"net/http", "math/rand/v2", "fmt", "time"} {
+				tc.pkgs = append(tc.pkgs, Package{ImportPath: std, Standard: true})
+			}
+			got := Check(tc.pkgs)
+			switch {
+			case tc.want == "" && len(got) > 0:
+				t.Errorf("refused: %s", got)
+			case tc.want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], Module+"/"+tc.want)):
+				t.Errorf("got %q\nwant one line that begins with %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func mod(path string, imports ...string) []Package {
+	return []Package{{ImportPath: own(path), Imports: imports}}
+}
+
+func list(t *testing.T) []Package {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-deps", "-json=ImportPath,Standard,Imports", Module+"/...")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.String())
+	}
+	var all []Package
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p Package
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		all = append(all, p)
+	}
+}
