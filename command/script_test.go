@@ -2,10 +2,8 @@ package command_test
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"os"
-	"os/exec"
-	"strconv"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -24,49 +22,26 @@ func TestMain(m *testing.M) {
 			stop()
 			os.Exit(code)
 		},
+		"kv": func() {
+			if err := kv(os.Args[1:]); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+		},
 	})
 }
 
-// TestScript runs testdata/script/*.txtar. `go test ./command -run
-// TestScript/NAME -v` runs one.
+// TestScript runs testdata/script/*.txtar, whose commands script_tools_test.go
+// lists. Nothing of
+// the caller's environment reaches a script. `go test ./command -run TestScript/NAME -v` runs one.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits,
-		},
-		Setup: func(e *testscript.Env) error {
-			// Nothing of the developer's own set-up reaches a script.
-			for _, name := range []string{
-				"AIMLOCK_CONFIG", "AIMLOCK_LOG", "AIMLOCK_PREFIX", "CONSUL_HTTP_ADDR",
-				"CONSUL_HTTP_TOKEN", "CONSUL_HTTP_TOKEN_FILE", "CONSUL_NAMESPACE", "NOMAD_ADDR", "NOMAD_TOKEN",
-			} {
-				e.Setenv(name, "")
-			}
-			e.Setenv("NO_COLOR", "1")
-			return nil
+			"devconsul":  devConsul,
+			"eventually": eventually,
+			"exits":      exits,
 		},
 	})
-}
-
-// exits runs `exits CODE PROGRAM ARGS…` and checks the very exit code, which
-// `! exec` does not tell.
-func exits(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: exits CODE PROGRAM ARGS…")
-	}
-	want, err := strconv.Atoi(args[0])
-	ts.Check(err)
-	got := 0
-	if err := ts.Exec(args[1], args[2:]...); err != nil {
-		ee, ok := errors.AsType[*exec.ExitError](err)
-		if !ok {
-			ts.Check(err)
-		}
-		got = ee.ExitCode()
-	}
-	if got != want {
-		ts.Fatalf("exit code %d, want %d", got, want)
-	}
 }
