@@ -43,5 +43,10 @@ func TestScript(t *testing.T) {
 			"eventually": eventually,
 			"exits":      exits,
 		},
+		Setup: func(e *testscript.Env) error {
+			// The race detector waits a second at the exit of each program.
+			e.Setenv("GORACE", "atexit_sleep_ms=0")
+			return nil
+		},
 	})
 }
