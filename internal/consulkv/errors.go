@@ -1,7 +1,6 @@
 package consulkv
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/aim-control/aimlock/internal/text"
 )
 
 // Kind says what went wrong between aimlock and Consul, as far as the caller
@@ -198,7 +199,7 @@ func (t *checker) RoundTrip(req *http.Request) (*http.Response, error) {
 		body := make([]byte, maxErrorBody)
 		n, _ := io.ReadFull(resp.Body, body)
 		drain(resp)
-		return nil, &statusError{code: resp.StatusCode, body: printable(body[:n])}
+		return nil, &statusError{code: resp.StatusCode, body: strings.TrimSpace(text.Printable(string(body[:n])))}
 	}
 	return resp, nil
 }
@@ -206,16 +207,6 @@ func (t *checker) RoundTrip(req *http.Request) (*http.Response, error) {
 func drain(resp *http.Response) {
 	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
 	_ = resp.Body.Close()
-}
-
-// printable keeps a server's text from writing control codes to a terminal.
-func printable(b []byte) string {
-	return string(bytes.TrimSpace(bytes.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f || r == 0xfffd {
-			return ' '
-		}
-		return r
-	}, b)))
 }
 
 // Classify makes an *Error of what consul/api returned. A context that ended

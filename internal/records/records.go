@@ -29,6 +29,8 @@ type Holder struct {
 	Version int `json:"version"`
 	// Lock is the lock's name, so that a record copied elsewhere is recognised.
 	Lock string `json:"lock"`
+	// Locks are all locks taken in the same transaction, under one session.
+	Locks []string `json:"locks,omitempty"`
 	// Nonce is random for each acquisition: it tells an acquirer whose
 	// transaction's answer was lost whether it was its own that committed.
 	Nonce   string `json:"nonce"`
@@ -71,6 +73,8 @@ type Holder struct {
 	// Released marks a clean end; set in the transaction that unlocks.
 	Released   bool       `json:"released,omitempty"`
 	ReleasedAt *time.Time `json:"released_at,omitempty"`
+	// Broken is the key of the break that ended this hold, if one did.
+	Broken string `json:"broken,omitempty"`
 }
 
 // Process names one process of a host for as long as it lives.
@@ -132,7 +136,9 @@ type Approval = Request
 // Break is the audit record of one break: its intent before the first
 // destructive step, then its outcome.
 type Break struct {
-	Version    int         `json:"version"`
+	Version int `json:"version"`
+	// Nonce tells a breaker whose answer was lost whether its intent stands.
+	Nonce      string      `json:"nonce"`
 	Lock       string      `json:"lock"`
 	Key        string      `json:"key"`
 	Session    string      `json:"session"`
@@ -155,6 +161,37 @@ type Break struct {
 	Quiesce    float64     `json:"quiesce"`
 	Holder     *Holder     `json:"holder,omitempty"`
 	RawHolder  string      `json:"raw_holder,omitempty"`
+}
+
+// Budget counts a policy's automatic breaks, at budgets/<policy>.
+type Budget struct {
+	Version int          `json:"version"`
+	Breaks  []BudgetItem `json:"breaks"`
+}
+
+// BudgetItem is one break that counts against a budget.
+type BudgetItem struct {
+	Lock string    `json:"lock"`
+	At   time.Time `json:"at"`
+	By   string    `json:"by"`
+}
+
+// PolicyActive names the policies in force, at policies/active.
+type PolicyActive struct {
+	Version int       `json:"version"`
+	Hash    string    `json:"hash"`
+	Serial  uint64    `json:"serial"`
+	By      string    `json:"by"`
+	At      time.Time `json:"at"`
+}
+
+// PolicySuspended stops all automatic breaking while it stands, at
+// policies/suspended.
+type PolicySuspended struct {
+	Version int       `json:"version"`
+	By      string    `json:"by"`
+	At      time.Time `json:"at"`
+	Reason  string    `json:"reason"`
 }
 
 // Outcomes of a break.

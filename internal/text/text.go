@@ -1,0 +1,37 @@
+// Package text makes foreign text safe to show: what stands in a record, an
+// error body or a process name may hold anything, escape codes for a terminal
+// included. It imports nothing of the rest.
+package text
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Printable returns s on one line without control characters and other
+// codes that do not show: each becomes a question mark, white space a blank.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == utf8.RuneError:
+			return '?'
+		case unicode.IsSpace(r):
+			return ' '
+		case !unicode.IsPrint(r):
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// Clip returns the first n bytes of s, cut at a character, and says so.
+func Clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}

@@ -1,0 +1,46 @@
+package text
+
+import (
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"pgregory.net/rapid"
+)
+
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain":                "plain",
+		"a\x1b[31mred\x1b[0m":  "a?[31mred?[0m",
+		"two\nlines\tand tab":  "two lines and tab",
+		"bad \xff utf8":        "bad ? utf8",
+		"right\u202eto left":   "right?to left",
+		"c1 \u009b2J":          "c1 ?2J",
+		"übergröße, 漢字 are ok": "übergröße, 漢字 are ok",
+	} {
+		if got := Printable(in); got != want {
+			t.Errorf("Printable(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestClip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := rapid.String().Draw(t, "s")
+		n := rapid.IntRange(0, 40).Draw(t, "n")
+		got := Clip(s, n)
+		if len(s) <= n && got != s {
+			t.Fatalf("short text changed: %q", got)
+		}
+		head, cut := strings.CutSuffix(got, "…")
+		if len(s) > n && (!cut || len(head) > n || !strings.HasPrefix(s, head) || !utf8.ValidString(head)) {
+			t.Fatalf("Clip(%q, %d) = %q", s, n, got)
+		}
+		for _, r := range Printable(s) {
+			if unicode.IsControl(r) {
+				t.Fatalf("control character %q left", r)
+			}
+		}
+	})
+}

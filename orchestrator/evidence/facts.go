@@ -1,0 +1,419 @@
+package evidence
+
+import (
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/zclconf/go-cty/cty"
+
+	"github.com/aim-control/aimlock/internal/hostproc"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/policies"
+)
+
+// Sources of facts, as evidence names them.
+const (
+	srcKV      = "consul kv"
+	srcSession = "consul session"
+	srcHealth  = "consul health"
+	srcProc    = "this host's /proc"
+	srcRecord  = "holder record"
+	srcMemory  = "this observer"
+	srcCluster = "consul status"
+	srcClock   = "clock"
+	srcNomad   = "nomad"
+)
+
+// set collects the facts of one object.
+type set struct {
+	facts map[string]policies.Fact
+	at    time.Time
+}
+
+func newSet(at time.Time) *set { return &set{facts: map[string]policies.Fact{}, at: at} }
+
+func (s *set) known(name string, v cty.Value, src string) {
+	s.facts[name] = policies.Known(v, src, s.at)
+}
+
+func (s *set) str(name, v, src string) { s.known(name, cty.StringVal(v), src) }
+
+// strOr is str, and null for what is empty: the fact cannot apply.
+func (s *set) strOr(name, v, src string) {
+	if v == "" {
+		s.null(name, cty.String, src)
+		return
+	}
+	s.str(name, v, src)
+}
+
+func (s *set) num(name string, v float64, src string) {
+	s.known(name, cty.NumberFloatVal(v), src)
+}
+
+func (s *set) boolean(name string, v bool, src string) { s.known(name, cty.BoolVal(v), src) }
+
+func (s *set) null(name string, t cty.Type, src string) { s.known(name, cty.NullVal(t), src) }
+
+func (s *set) unknown(name string, t cty.Type, src, why string) {
+	s.facts[name] = policies.UnknownFact(t, src, s.at, why)
+}
+
+// atLeast is an age of which only a lower bound is known.
+func (s *set) atLeast(name string, d time.Duration, src, why string) {
+	v := cty.UnknownVal(cty.Number).Refine().NotNull().
+		NumberRangeLowerBound(cty.NumberFloatVal(d.Seconds()), true).NewValue()
+	s.facts[name] = policies.Fact{Value: v, Source: src, ObservedAt: s.at, Why: why}
+}
+
+// nulls makes every fact of an object null that is not set: the object cannot
+// apply.
+func nulls(object, src string, at time.Time) map[string]policies.Fact {
+	s := newSet(at)
+	for name, def := range policies.Schema()[object] {
+		s.null(name, def.Type, src)
+	}
+	return s.facts
+}
+
+// unknowns makes every fact of an object unknown.
+func unknowns(object, src string, at time.Time, why string) map[string]policies.Fact {
+	s := newSet(at)
+	for name, def := range policies.Schema()[object] {
+		s.unknown(name, def.Type, src, why)
+	}
+	return s.facts
+}
+
+// Facts makes facts of a snapshot as of now. mem and cl are the observer's
+// memory; either may be nil, and then what only a memory knows is unknown.
+func (r *Reader) Facts(s *Snapshot, mem *Memory, cl *Cluster, now time.Time) policies.Facts {
+	return policies.Facts{
+		"lock":     r.lockFacts(s, mem, now),
+		"session":  r.sessionFacts(s, mem, now),
+		"check":    r.checkFacts(s, mem, now),
+		"node":     r.nodeFacts(s),
+		"holder":   r.holderFacts(s, now),
+		"nomad":    r.nomadFacts(s),
+		"progress": r.progressFacts(s, mem, now),
+		"rollout":  r.rolloutFacts(s, mem, now),
+		"cluster":  clusterFacts(cl, now),
+		"now":      nowFacts(now),
+	}
+}
+
+// sameBoot reports whether the record was written on this host and boot, so
+// that its CLOCK_BOOTTIME can be compared with ours.
+func (r *Reader) sameBoot(bootID string) bool {
+	return bootID != "" && bootID == r.Self.BootID
+}
+
+func (r *Reader) lockFacts(s *Snapshot, mem *Memory, now time.Time) map[string]policies.Fact {
+	f := newSet(s.ReadAt)
+	f.str("name", s.Name, srcKV)
+	f.str("key", s.Key, srcKV)
+	if !s.Held() {
+		f.null("token", cty.Number, srcKV)
+		f.null("held_for", cty.Number, srcKV)
+	} else {
+		f.known("token", cty.NumberUIntVal(s.Index()), srcKV)
+		r.heldFor(f, s, mem, now)
+	}
+	f.unknown("waiters", cty.Number, srcMemory, "Consul does not tell who waits")
+	f.unknown("delay_left", cty.Number, srcMemory, "Consul does not tell the lock-delay that is left")
+	return f.facts
+}
+
+func (r *Reader) heldFor(f *set, s *Snapshot, mem *Memory, now time.Time) {
+	if s.Holder != nil && r.sameBoot(s.Holder.BootID) && s.Holder.AcquiredBoot > 0 {
+		f.num("held_for", max(0, hostproc.BootSeconds()-s.Holder.AcquiredBoot), srcRecord)
+		return
+	}
+	d, whole, ok := mem.standing("hold", now)
+	switch {
+	case ok && whole:
+		f.num("held_for", d.Seconds(), srcMemory)
+	default:
+		f.atLeast("held_for", d, srcMemory, "nobody here saw it being taken; Consul does not tell when")
+	}
+}
+
+func (r *Reader) sessionFacts(s *Snapshot, mem *Memory, now time.Time) map[string]policies.Fact {
+	if !s.Held() {
+		return nulls("session", srcKV, s.ReadAt)
+	}
+	f := newSet(s.ReadAt)
+	if s.Session == nil {
+		f.facts = unknowns("session", srcSession, s.ReadAt, s.SessionWhy)
+		f.str("id", s.SessionID(), srcKV)
+		return f.facts
+	}
+	e := s.Session
+	f.str("id", e.ID, srcSession)
+	f.boolean("exists", true, srcSession)
+	f.str("node", e.Node, srcSession)
+	f.str("behavior", e.Behavior, srcSession)
+	ttl, err := time.ParseDuration(e.TTL)
+	f.boolean("has_ttl", err == nil && ttl > 0, srcSession)
+	if err == nil && ttl > 0 {
+		f.num("ttl", ttl.Seconds(), srcSession)
+	} else {
+		f.null("ttl", cty.Number, srcSession)
+	}
+	d, whole, _ := mem.standing("hold", now)
+	if whole {
+		f.num("age", d.Seconds(), srcMemory)
+	} else {
+		f.atLeast("age", d, srcMemory, "Consul does not tell when a session was made")
+	}
+	return f.facts
+}
+
+func (r *Reader) checkFacts(s *Snapshot, mem *Memory, now time.Time) map[string]policies.Fact {
+	if !s.Held() {
+		return nulls("check", srcKV, s.ReadAt)
+	}
+	id, c := s.checkOf()
+	switch {
+	case id == "" && (s.Session != nil || s.Holder != nil):
+		// Held by a session's TTL alone.
+		return nulls("check", srcSession, s.ReadAt)
+	case id == "":
+		return unknowns("check", srcSession, s.ReadAt, s.SessionWhy)
+	case c == nil && s.ChecksWhy != "":
+		return unknowns("check", srcHealth, s.ReadAt, s.ChecksWhy)
+	case c == nil:
+		return unknowns("check", srcHealth, s.ReadAt, "Consul does not show the check "+id+": it was deregistered, or the token lacks service:read")
+	}
+	f := newSet(s.ReadAt)
+	f.str("status", c.Status, srcHealth)
+	f.str("output", c.Output, srcHealth)
+	d, whole, _ := mem.standing("check "+id+" "+c.Status, now)
+	if whole {
+		f.num("age", d.Seconds(), srcMemory)
+	} else {
+		f.atLeast("age", d, srcMemory, "Consul does not tell since when a check has its status")
+	}
+	return f.facts
+}
+
+func (r *Reader) nodeFacts(s *Snapshot) map[string]policies.Fact {
+	if !s.Held() {
+		return nulls("node", srcKV, s.ReadAt)
+	}
+	f := newSet(s.ReadAt)
+	switch {
+	case s.Session != nil:
+		f.str("name", s.Session.Node, srcSession)
+	case s.Holder != nil && s.Holder.Node != "":
+		f.str("name", s.Holder.Node, srcRecord)
+	default:
+		f.unknown("name", cty.String, srcSession, s.SessionWhy)
+	}
+	if len(s.Checks) == 0 {
+		f.unknown("exists", cty.Bool, srcHealth, s.ChecksWhy)
+		f.unknown("serf", cty.String, srcHealth, s.ChecksWhy)
+		return f.facts
+	}
+	f.boolean("exists", true, srcHealth)
+	switch c := s.serf(); {
+	case c == nil:
+		f.unknown("serf", cty.String, srcHealth, "the node has no serfHealth check")
+	case c.Status == api.HealthPassing:
+		f.str("serf", "alive", srcHealth)
+	default:
+		f.str("serf", "failed", srcHealth)
+	}
+	return f.facts
+}
+
+func (r *Reader) holderFacts(s *Snapshot, now time.Time) map[string]policies.Fact {
+	if !s.Held() {
+		return nulls("holder", srcKV, s.ReadAt)
+	}
+	f := newSet(s.ReadAt)
+	h := s.Holder
+	if h == nil {
+		f.facts = unknowns("holder", srcKV, s.ReadAt, "the lock's value is not a holder record of aimlock")
+		f.str("tool", s.Tool, srcKV)
+		return f.facts
+	}
+	f.str("tool", h.Tool, srcRecord)
+	f.str("host", h.Host, srcRecord)
+	f.num("pid", float64(h.PID), srcRecord)
+	f.strOr("boot_id", h.BootID, srcRecord)
+	f.strOr("pid_ns", h.PIDNS, srcRecord)
+	f.str("started_at", h.StartedAt.UTC().Format(time.RFC3339), srcRecord)
+	f.strOr("user", h.User, srcRecord)
+	f.boolean("local", r.Local(h), srcRecord)
+	f.at = now
+	alive, why := r.HolderAlive(h, s.Progress)
+	switch alive {
+	case hostproc.True:
+		f.boolean("alive", true, srcProc)
+	case hostproc.False:
+		f.boolean("alive", false, srcProc)
+	default:
+		f.unknown("alive", cty.Bool, srcProc, why)
+	}
+	return f.facts
+}
+
+// Local reports whether the holder's pid means the same process here: same
+// host, same boot, same pid namespace.
+func (r *Reader) Local(h *records.Holder) bool {
+	return h.Host == r.Self.Host && h.BootID != "" && h.BootID == r.Self.BootID &&
+		h.PIDNS != "" && h.PIDNS == r.Self.PIDNS
+}
+
+// HolderAlive looks on this host whether any process of the hold lives: the
+// holder and every further one that it recorded. It is Unknown for a holder of
+// another host, another pid namespace, or where /proc refuses to be read.
+func (r *Reader) HolderAlive(h *records.Holder, p *records.Progress) (hostproc.Tri, string) {
+	switch {
+	case h.Host != r.Self.Host:
+		return hostproc.Unknown, "the holder is on host " + text.Clip(text.Printable(h.Host), 64) + " and this is " + r.Self.Host
+	case h.BootID != r.Self.BootID:
+		return hostproc.Unknown, "the holder's record is of another boot, or of another host with the same name"
+	case !r.Local(h):
+		return hostproc.Unknown, "the holder is in another pid namespace of this host"
+	}
+	result, reason := hostproc.False, ""
+	for _, proc := range processes(h, p) {
+		alive, why := hostproc.Alive(proc.PID, proc.StartTicks)
+		if alive == hostproc.True {
+			return alive, why
+		}
+		if alive == hostproc.Unknown {
+			result, reason = alive, why
+		}
+	}
+	return result, reason
+}
+
+func processes(h *records.Holder, p *records.Progress) []records.Process {
+	list := append([]records.Process{{PID: h.PID, StartTicks: h.StartTicks}}, h.Processes...)
+	if p != nil {
+		list = append(list, p.Processes...)
+	}
+	return list
+}
+
+// ProvedDead reports whether evidence proves that no process of the hold can
+// act any more: every recorded process is gone, and none that inherited the
+// hold's nonce is left on this host. Only then may its quiesce be left out.
+func (r *Reader) ProvedDead(h *records.Holder, p *records.Progress) (bool, string) {
+	alive, why := r.HolderAlive(h, p)
+	if alive != hostproc.False {
+		return false, why
+	}
+	gone, why := hostproc.TreeGone(h.Nonce, h.StartTicks, h.CGroup)
+	return gone == hostproc.True, why
+}
+
+// nomadFacts are null for a holder that no allocation runs.
+func (r *Reader) nomadFacts(s *Snapshot) map[string]policies.Fact {
+	if s.Holder == nil || s.Holder.AllocID == "" {
+		return nulls("nomad", srcRecord, s.ReadAt)
+	}
+	f := newSet(s.ReadAt)
+	f.facts = unknowns("nomad", srcNomad, s.ReadAt, "Nomad was not asked")
+	f.str("alloc_id", s.Holder.AllocID, srcRecord)
+	return f.facts
+}
+
+func (r *Reader) progressFacts(s *Snapshot, mem *Memory, now time.Time) map[string]policies.Fact {
+	switch {
+	case s.ProgressWhy != "":
+		return unknowns("progress", srcKV, s.ReadAt, s.ProgressWhy)
+	case s.Progress == nil:
+		return nulls("progress", srcKV, s.ReadAt)
+	}
+	p, f := s.Progress, newSet(s.ReadAt)
+	f.num("done", float64(p.Done), srcKV)
+	f.num("total", float64(p.Total), srcKV)
+	f.str("unit", p.Unit, srcKV)
+	f.unknown("rate", cty.Number, srcMemory, "this observer has not watched it long enough")
+	d, _, _ := mem.standing("progress", now)
+	if r.sameBoot(p.BootID) && p.Boot > 0 {
+		// Same kernel, same clock: the record's own time is exact. It is
+		// never less than what this observer saw.
+		f.num("age", max(0, hostproc.BootSeconds()-p.Boot, d.Seconds()), srcKV)
+	} else {
+		// For as long as the observer saw it stand still; it may have stood
+		// for longer, and then it only seems younger than it is.
+		f.num("age", d.Seconds(), srcMemory)
+	}
+	return f.facts
+}
+
+// finishedStates end a rollout: of package orchestrator's states, those that
+// nothing leaves.
+var finishedStates = map[string]bool{"succeeded": true, "failed": true, "rolled_back": true, "aborted": true, "superseded": true}
+
+func (r *Reader) rolloutFacts(s *Snapshot, mem *Memory, now time.Time) map[string]policies.Fact {
+	switch {
+	case s.Holder == nil || s.Holder.RolloutID == "" || !s.Held():
+		return nulls("rollout", srcRecord, s.ReadAt)
+	case s.Rollout == nil:
+		f := newSet(s.ReadAt)
+		f.facts = unknowns("rollout", srcKV, s.ReadAt, s.RolloutWhy)
+		f.str("id", s.Holder.RolloutID, srcRecord)
+		return f.facts
+	}
+	f := newSet(s.ReadAt)
+	f.str("id", s.Holder.RolloutID, srcRecord)
+	f.str("state", s.Rollout.State, srcKV)
+	finished := finishedStates[s.Rollout.State]
+	f.boolean("finished", finished, srcKV)
+	if finished {
+		d, _, _ := mem.standing("rollout", now)
+		f.num("finished_ago", d.Seconds(), srcMemory)
+	} else {
+		f.null("finished_ago", cty.Number, srcKV)
+	}
+	return f.facts
+}
+
+func clusterFacts(cl *Cluster, now time.Time) map[string]policies.Fact {
+	v := cl.view(now)
+	f := newSet(now)
+	if !v.watching {
+		why := "nobody here has watched the cluster"
+		if v.err != nil {
+			why = v.err.Error()
+		}
+		return unknowns("cluster", srcCluster, now, why)
+	}
+	if v.leader == "" {
+		f.unknown("leader", cty.String, srcCluster, "Consul names no leader")
+	} else {
+		f.str("leader", v.leader, srcCluster)
+	}
+	if v.changed {
+		f.num("leader_changed_ago", v.changedAgo.Seconds(), srcMemory)
+	} else {
+		f.atLeast("leader_changed_ago", v.sinceStart, srcMemory, "no change was seen yet")
+	}
+	if v.sinceStart >= lostWindow {
+		f.num("sessions_lost", float64(v.lost), srcMemory)
+	} else {
+		f.facts["sessions_lost"] = policies.Fact{
+			Value: cty.UnknownVal(cty.Number).Refine().NotNull().
+				NumberRangeLowerBound(cty.NumberIntVal(int64(v.lost)), true).NewValue(),
+			Source: srcMemory, ObservedAt: now, Why: "not watched for a whole minute yet",
+		}
+	}
+	return f.facts
+}
+
+func nowFacts(now time.Time) map[string]policies.Fact {
+	f := newSet(now)
+	u := now.UTC()
+	f.num("unix", float64(u.Unix()), srcClock)
+	f.num("hour", float64(u.Hour()), srcClock)
+	f.str("weekday", strings.ToLower(u.Weekday().String()), srcClock)
+	return f.facts
+}

@@ -1,0 +1,314 @@
+package evidence
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/hostproc"
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
+)
+
+// Snapshot is what Consul says about one lock: each part was read
+// consistently, one after the other. A break proves by the indexes in Deps
+// that no part changed since.
+type Snapshot struct {
+	Name string // short name, or the whole key of another tool's lock
+	Key  string
+	Own  bool // stands under <prefix>locks/
+
+	// Pair is the lock's key; nil if it does not exist.
+	Pair *api.KVPair
+	// Holder is the decoded record of whoever holds or held the lock; nil if
+	// there is none or it is not aimlock's.
+	Holder *records.Holder
+	// Tool is what the holder is: aimlock, consul-lock, terraform, unknown.
+	Tool string
+
+	// Session is nil if Consul did not answer with one: SessionWhy says why.
+	Session    *api.SessionEntry
+	SessionWhy string
+	// Checks are those of the session's node; nil: ChecksWhy says why.
+	Checks    api.HealthChecks
+	ChecksWhy string
+
+	Progress    *records.Progress
+	ProgressWhy string
+	Rollout     *RolloutHead
+	RolloutWhy  string
+	Fence       *records.Fence
+	Request     *records.Request
+	Approval    *records.Approval
+
+	// Deps are the KV keys read, with their ModifyIndex; 0: did not exist.
+	Deps map[string]uint64
+	// ReadAt is when the reading began.
+	ReadAt time.Time
+}
+
+// Held reports whether a session holds the lock.
+func (s *Snapshot) Held() bool { return s.Pair != nil && s.Pair.Session != "" }
+
+// SessionID is the holding session, or "".
+func (s *Snapshot) SessionID() string {
+	if s.Pair == nil {
+		return ""
+	}
+	return s.Pair.Session
+}
+
+// Index is the lock key's ModifyIndex: while the lock is held, its fencing
+// token. 0: the key does not exist.
+func (s *Snapshot) Index() uint64 {
+	if s.Pair == nil {
+		return 0
+	}
+	return s.Pair.ModifyIndex
+}
+
+// Hold names the hold that was seen: it changes when the lock changes hands
+// and when anybody rewrites its key.
+func (s *Snapshot) Hold() string {
+	return fmt.Sprintf("%s@%d", s.SessionID(), s.Index())
+}
+
+// RolloutHead is the part of a rollout's record that evidence needs.
+type RolloutHead struct {
+	ID         string     `json:"id"`
+	State      string     `json:"state"`
+	FinishedAt *time.Time `json:"finished_at"`
+}
+
+// Reader reads snapshots and makes facts of them. It is safe for concurrent
+// use.
+type Reader struct {
+	Consul *consulkv.Client
+	Keys   keys.Prefix
+	Self   hostproc.Identity
+}
+
+// consulLockFlag marks keys that consul/api's Lock made: LockFlagValue there.
+const consulLockFlag = api.LockFlagValue
+
+// Read takes a snapshot of the lock called name. The error is about the lock's
+// own keys; whatever else cannot be had is unknown, with a reason.
+func (r *Reader) Read(ctx context.Context, name string) (*Snapshot, error) {
+	key := r.Keys.Lock(name)
+	pair, err := r.Consul.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return r.complete(ctx, name, key, pair, true)
+}
+
+// ReadPair is Read for a key that a listing has just returned. The keys beside
+// it are read only where aimlock holds it.
+func (r *Reader) ReadPair(ctx context.Context, pair *api.KVPair) (*Snapshot, error) {
+	name, _ := r.Keys.LockName(pair.Key)
+	return r.complete(ctx, name, pair.Key, pair, false)
+}
+
+func (r *Reader) complete(ctx context.Context, name, key string, pair *api.KVPair, beside bool) (*Snapshot, error) {
+	short, own := r.Keys.LockName(key)
+	if own {
+		name = short
+	}
+	s := &Snapshot{Name: name, Key: key, Own: own, Pair: pair, ReadAt: time.Now(), Deps: map[string]uint64{}}
+	s.Deps[key] = s.Index()
+	s.decodeHolder()
+	if beside || own || s.Holder != nil {
+		if err := r.readOwn(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	if !s.Held() {
+		return s, nil
+	}
+	if err := r.readSession(ctx, s); err != nil {
+		return nil, err
+	}
+	r.readChecks(ctx, s)
+	return s, nil
+}
+
+func (s *Snapshot) decodeHolder() {
+	s.Tool = "unknown"
+	if s.Pair == nil {
+		return
+	}
+	if s.Own || strings.Contains(string(s.Pair.Value), `"tool"`) {
+		var h records.Holder
+		if err := records.Decode(s.Key, s.Pair.Value, &h); err == nil && h.Tool == "aimlock" && h.Lock == s.Name {
+			s.Holder, s.Tool = &h, h.Tool
+			return
+		}
+	}
+	switch {
+	case strings.HasSuffix(s.Key, "/.lock") && s.Pair.Flags == consulLockFlag:
+		s.Tool = "consul-lock"
+	case s.Pair.Flags == consulLockFlag, s.Pair.Flags == api.SemaphoreFlagValue:
+		s.Tool = "consul-lock"
+	}
+}
+
+// readOwn reads the keys beside a lock of aimlock's own in one transaction, so
+// that they belong together.
+func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
+	ks := []string{r.Keys.Progress(s.Name), r.Keys.Fence(s.Name), r.Keys.Request(s.Name), r.Keys.Approval(s.Name)}
+	if s.Held() && s.Holder != nil && s.Holder.RolloutID != "" {
+		ks = append(ks, r.Keys.Rollout(s.Holder.RolloutID))
+	}
+	ops := make([]consulkv.Op, len(ks))
+	for i, k := range ks {
+		ops[i] = consulkv.GetOrEmpty(k)
+	}
+	res, err := consulkv.Retry(ctx, r.Consul, "read the records of lock "+s.Name, func(ctx context.Context) (consulkv.Results, error) {
+		return r.Consul.Txn(ctx, ops...)
+	})
+	if err != nil {
+		return err
+	}
+	value := func(i int) []byte {
+		p := res.Find(ks[i])
+		if p == nil || p.ModifyIndex == 0 {
+			s.Deps[ks[i]] = 0
+			return nil
+		}
+		s.Deps[ks[i]] = p.ModifyIndex
+		return p.Value
+	}
+	if b := value(0); b != nil {
+		var p records.Progress
+		if err := records.Decode(ks[0], b, &p); err != nil {
+			s.ProgressWhy = err.Error()
+		} else if s.Held() && p.Session == s.SessionID() {
+			// A record of an earlier hold says nothing of this one.
+			s.Progress = &p
+		}
+	}
+	if b := value(1); b != nil {
+		var f records.Fence
+		if err := records.Decode(ks[1], b, &f); err != nil {
+			return fmt.Errorf("%w: it says what quiesce is owed; put it right or delete it by hand", err)
+		}
+		s.Fence = &f
+	}
+	if b := value(2); b != nil {
+		var q records.Request
+		if records.Decode(ks[2], b, &q) == nil {
+			s.Request = &q
+		}
+	}
+	if b := value(3); b != nil {
+		var a records.Approval
+		if records.Decode(ks[3], b, &a) == nil {
+			s.Approval = &a
+		}
+	}
+	if len(ks) > 4 {
+		b := value(4)
+		var h RolloutHead
+		switch {
+		case b == nil:
+			s.RolloutWhy = "the rollout " + s.Holder.RolloutID + " has no record"
+		case json.Unmarshal(b, &h) != nil:
+			s.RolloutWhy = ks[4] + " is not a record of a rollout"
+		default:
+			s.Rollout = &h
+		}
+	}
+	return nil
+}
+
+var errSessionEmpty = errors.New("empty answer")
+
+func (r *Reader) readSession(ctx context.Context, s *Snapshot) error {
+	entry, err := consulkv.Retry(ctx, r.Consul, "read session "+s.SessionID(), func(ctx context.Context) (*api.SessionEntry, error) {
+		e, _, err := r.Consul.API().Session().Info(s.SessionID(), (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+		return e, err
+	})
+	if err == nil && entry == nil {
+		err = errSessionEmpty
+	}
+	switch {
+	case err == nil:
+		s.Session = entry
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, errSessionEmpty):
+		// Consul answers with nothing, and not with an error, where the token
+		// has no session:read: "gone" would be a guess.
+		s.SessionWhy = "Consul answered with no such session: it ended this moment, or the token lacks session:read"
+	default:
+		s.SessionWhy = err.Error()
+	}
+	return nil
+}
+
+func (r *Reader) readChecks(ctx context.Context, s *Snapshot) {
+	node := ""
+	switch {
+	case s.Session != nil:
+		node = s.Session.Node
+	case s.Holder != nil:
+		node = s.Holder.Node
+	}
+	if node == "" {
+		s.ChecksWhy = "the session's node is not known"
+		return
+	}
+	checks, err := consulkv.Retry(ctx, r.Consul, "read the health of node "+node, func(ctx context.Context) (api.HealthChecks, error) {
+		c, _, err := r.Consul.API().Health().Node(node, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+		return c, err
+	})
+	switch {
+	case err != nil:
+		s.ChecksWhy = err.Error()
+	case len(checks) == 0:
+		s.ChecksWhy = "Consul shows no checks of node " + node + ": it is gone, or the token lacks node:read"
+	default:
+		s.Checks = checks
+	}
+}
+
+// checkOf returns the check that the session is bound to beside serfHealth:
+// the holder's own by its record, else the first of the session's.
+func (s *Snapshot) checkOf() (id string, check *api.HealthCheck) {
+	switch {
+	case s.Holder != nil && s.Holder.Check != "":
+		id = s.Holder.Check
+	case s.Session != nil && len(s.Session.ServiceChecks) > 0:
+		id = s.Session.ServiceChecks[0].ID
+	}
+	if id == "" {
+		return "", nil
+	}
+	for _, c := range s.Checks {
+		if c.CheckID == id {
+			return id, c
+		}
+	}
+	return id, nil
+}
+
+// Checked reports whether the session is bound to a check beside serfHealth.
+func (s *Snapshot) Checked() bool {
+	id, _ := s.checkOf()
+	return id != ""
+}
+
+func (s *Snapshot) serf() *api.HealthCheck {
+	for _, c := range s.Checks {
+		if c.CheckID == "serfHealth" {
+			return c
+		}
+	}
+	return nil
+}

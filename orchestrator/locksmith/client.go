@@ -1,0 +1,147 @@
+package locksmith
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/hostproc"
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator/evidence"
+	"github.com/aim-control/aimlock/policies"
+)
+
+// Timings of the protocol. They are facts of the design, not settings, except
+// where a test of the protocol itself needs them shorter.
+const (
+	// DefaultTTL is the session's TTL. Consul may take twice as long.
+	DefaultTTL = 15 * time.Second
+	// CheckTTL is the TTL of the holder's service check, the fast failure
+	// detector: Consul marks it critical CheckTTL after the last pass.
+	CheckTTL = 10 * time.Second
+	// PassEvery is how often the check is passed.
+	PassEvery = 3 * time.Second
+	// LeaseMargin is how long before the lease's end work stops.
+	LeaseMargin = 1 * time.Second
+	// DefaultQuiesce is the pause owed after a holder whose participants
+	// cannot check an order. It is Consul's default lock-delay.
+	DefaultQuiesce = 15 * time.Second
+	// fencedLockDelay is as good as none; 0 would mean the default 15 s.
+	fencedLockDelay = time.Millisecond
+)
+
+// HolderService is the name of the service whose TTL check a holder's session
+// is bound to.
+const HolderService = "aimlock-holder"
+
+// Config makes a Client.
+type Config struct {
+	Consul *consulkv.Client
+	Prefix keys.Prefix
+	Log    hclog.Logger
+	// Policies judge the locks; nil is the shipped default policy.
+	Policies *policies.Set
+	// Self is this process; the zero value looks it up.
+	Self hostproc.Identity
+	// By names the operator in records; empty is user@host.
+	By string
+}
+
+// Client takes, judges and breaks locks. It is safe for concurrent use.
+type Client struct {
+	consul *consulkv.Client
+	keys   keys.Prefix
+	log    hclog.Logger
+	set    *policies.Set
+	self   hostproc.Identity
+	reader *evidence.Reader
+	by     string
+}
+
+// New makes a client; it does not connect.
+func New(cfg Config) (*Client, error) {
+	if cfg.Self == (hostproc.Identity{}) {
+		self, err := hostproc.Self()
+		if err != nil {
+			return nil, fmt.Errorf("find out what process this is: %w", err)
+		}
+		cfg.Self = self
+	}
+	if cfg.Policies == nil {
+		set, err := policies.Builtin("default")
+		if err != nil {
+			return nil, err
+		}
+		cfg.Policies = set
+	}
+	if cfg.Log == nil {
+		cfg.Log = hclog.NewNullLogger()
+	}
+	if cfg.Prefix == "" {
+		cfg.Prefix = keys.DefaultPrefix
+	}
+	if cfg.By == "" {
+		cfg.By = cfg.Self.User + "@" + cfg.Self.Host
+	}
+	return &Client{
+		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By,
+		reader: &evidence.Reader{Consul: cfg.Consul, Keys: cfg.Prefix, Self: cfg.Self},
+	}, nil
+}
+
+// Reader reads evidence by this client's connection.
+func (c *Client) Reader() *evidence.Reader { return c.reader }
+
+// Policies are what this client judges by.
+func (c *Client) Policies() *policies.Set { return c.set }
+
+// localNode is the Consul node of the agent that this client talks to, "" if
+// it does not say.
+func (c *Client) localNode(ctx context.Context) string {
+	name, err := consulkv.Retry(ctx, c.consul, "read the agent's name", func(ctx context.Context) (string, error) {
+		self, err := c.agentSelf(ctx)
+		if err != nil {
+			return "", err
+		}
+		name, _ := self["Config"]["NodeName"].(string)
+		return name, nil
+	})
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+func (c *Client) agentSelf(ctx context.Context) (map[string]map[string]any, error) {
+	var out map[string]map[string]any
+	_, err := c.consul.API().Raw().Query("/v1/agent/self", &out, (&api.QueryOptions{}).WithContext(ctx))
+	return out, err
+}
+
+// sleep waits for d or until ctx ends, whose cause it then returns.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// detached is a context for cleaning up after ctx ended, with a bound.
+func detached(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), d)
+}
+
+func isRefused(err error) (*consulkv.Refused, bool) { return errors.AsType[*consulkv.Refused](err) }
+
+// printable is foreign text as messages and audit records show it.
+func printable(s string) string { return text.Clip(text.Printable(s), 400) }

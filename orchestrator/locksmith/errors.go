@@ -1,0 +1,55 @@
+package locksmith
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Sentinels, for errors.Is.
+var (
+	// ErrLost: the lock was lost while working.
+	ErrLost = errors.New("lock lost")
+	// ErrRequested: somebody asked the holder to let go.
+	ErrRequested = errors.New("asked to let go")
+	// ErrReleased: the hold was released by its owner.
+	ErrReleased = errors.New("lock released")
+	// ErrAlreadyHeld: a session acquires what it holds already.
+	ErrAlreadyHeld = errors.New("lock is already held by this session")
+	// ErrPlainKey: the lock's key is in use as a plain key.
+	ErrPlainKey = errors.New("key is in use and is no lock of aimlock")
+)
+
+// LostError says how a lock was lost. It is an ErrLost.
+type LostError struct {
+	Lock  string
+	Token uint64
+	Why   string
+}
+
+func (e *LostError) Error() string {
+	return fmt.Sprintf("lock %s (token %d) lost: %s", e.Lock, e.Token, e.Why)
+}
+
+// Is makes errors.Is(err, ErrLost) true.
+func (e *LostError) Is(target error) bool { return target == ErrLost }
+
+// RefusedError says that the lock was not given, with the verdict on whoever
+// has it.
+type RefusedError struct {
+	Status *Status
+	// Why says what ended the wait: "-try", "waited 10m0s", …
+	Why string
+	// Hot: the lock is HOT and the policy does not let this be broken now.
+	Hot bool
+}
+
+// Error is the first line only; Status.Explain has the rest.
+func (e *RefusedError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s", e.Status.Name, e.Status.State)
+	if e.Why != "" {
+		fmt.Fprintf(&b, " (%s)", e.Why)
+	}
+	return b.String()
+}

@@ -1,0 +1,218 @@
+package locksmith
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/policies"
+)
+
+// BreakRequest asks for one lock to be broken without a successor.
+type BreakRequest struct {
+	Name string
+	// DryRun judges and asks for the permit, and changes nothing.
+	DryRun bool
+	// Force destroys the old session also where it holds other keys or has
+	// behavior = delete. It never overrides the verdict or the policy.
+	Force  bool
+	Notify func(Notice)
+}
+
+// Broken is how a break came out.
+type Broken struct {
+	Verdict *Verdict
+	// Record is nil for a dry run, and where nobody held the lock.
+	Record *records.Break
+	// Plan are the steps that would run, for a dry run.
+	Plan []string
+	// Dismissed says what became of the old session.
+	Dismissed string
+}
+
+// breakTries bounds how often a break begins anew because something changed.
+const breakTries = 5
+
+// Break breaks the lock by the policy in force. It returns a *RefusedError
+// where the lock is not HOT, a *NotPermittedError where the policy does not
+// let it be broken now, and ErrNotHeld where nobody holds it. A rule that
+// holds but has not yet held for its `for` is watched for that long.
+func (c *Client) Break(ctx context.Context, req BreakRequest) (*Broken, error) {
+	if req.Notify == nil {
+		req.Notify = func(Notice) {}
+	}
+	obs := c.NewObserver(req.Name, nil)
+	var last error
+	for range breakTries {
+		v, err := obs.Watch(ctx, req.Notify)
+		if err != nil {
+			return nil, err
+		}
+		out := &Broken{Verdict: v}
+		switch {
+		case !v.Snapshot.Held():
+			return out, fmt.Errorf("lock %s: %w", req.Name, ErrNotHeld)
+		case v.State != Hot:
+			st := c.Status(v)
+			st.Next = c.Next(v, nil)
+			return out, &RefusedError{Status: st, Why: "only a HOT lock is broken"}
+		case req.DryRun:
+			return out, c.dryRun(ctx, v, out)
+		}
+		err = c.breakOnly(ctx, obs, v, req, out)
+		if !errors.Is(err, errChanged) {
+			return out, err
+		}
+		last = err
+	}
+	return nil, fmt.Errorf("lock %s: gave up after %d tries: %w", req.Name, breakTries, last)
+}
+
+func (c *Client) dryRun(ctx context.Context, v *Verdict, out *Broken) error {
+	p, err := c.Permit(ctx, v)
+	if err != nil {
+		return err
+	}
+	if !p.OK {
+		return &NotPermittedError{Lock: v.Snapshot.Name, Permit: p}
+	}
+	for _, st := range v.Policy.Break.Steps {
+		line := stepText(st)
+		if run, _, why := st.Applies(v.Facts); !run {
+			line += " (skipped: " + why + ")"
+		}
+		out.Plan = append(out.Plan, line)
+	}
+	return nil
+}
+
+func (c *Client) breakOnly(ctx context.Context, obs *Observer, v *Verdict, req BreakRequest, out *Broken) error {
+	b, err := c.startBreak(ctx, obs, v, req.Notify, req.Force)
+	if err != nil {
+		if errors.Is(err, errLetGo) {
+			return fmt.Errorf("lock %s: %w", req.Name, ErrNotHeld)
+		}
+		return err
+	}
+	req.Notify(Notice{Kind: NoticeBreaking, Lock: v.Snapshot.Name, Text: "breaking by rule " + b.rec.Rule})
+	take, err := b.steps(ctx)
+	if err == nil && !take {
+		err = errors.New("the policy's steps do not end the hold")
+	}
+	if err == nil {
+		out.Record, err = b.unlock(ctx)
+	}
+	switch {
+	case errors.Is(err, errLetGo):
+		b.finish(ctx, records.OutcomeReleased, "")
+		out.Record = &b.rec
+		return nil
+	case err != nil:
+		b.finish(ctx, records.OutcomeAborted, err.Error())
+		return err
+	}
+	dctx, cancel := detached(ctx, 5*time.Second)
+	defer cancel()
+	out.Dismissed = b.dismiss(dctx)
+	return nil
+}
+
+// Watch observes the lock and, while a hot rule holds that has not yet held
+// for its `for`, goes on observing until it has or no longer holds: what a
+// one-shot command does instead of a memory.
+func (o *Observer) Watch(ctx context.Context, notify func(Notice)) (*Verdict, error) {
+	v, err := o.Observe(ctx)
+	told := false
+	for err == nil && v.State != Hot {
+		left := pendingHot(v)
+		if left <= 0 {
+			break
+		}
+		if !told && notify != nil {
+			told = true
+			st := o.c.Status(v)
+			notify(Notice{Kind: NoticeWaiting, Lock: v.Snapshot.Name, Status: st, Text: fmt.Sprintf("watching for %s: %s", round(left), st.Pending[0])})
+		}
+		// Once a second at most, and just after the rule's time has come.
+		if err := sleep(ctx, min(left+time.Millisecond, time.Second)); err != nil {
+			return nil, err
+		}
+		v, err = o.Observe(ctx)
+	}
+	return v, err
+}
+
+// pendingHot is how long until the first pending hot rule counts; 0: none.
+func pendingHot(v *Verdict) time.Duration {
+	var least time.Duration
+	for _, p := range v.Judgement.Pending {
+		if p.Rule.Hot && (least == 0 || p.Left < least) {
+			least = p.Left
+		}
+	}
+	return least
+}
+
+// Next says in one sentence what happens next with the lock, and the command
+// that helps. p is the permit of a HOT lock, if it was asked for.
+func (c *Client) Next(v *Verdict, p *Permit) string {
+	s := v.Snapshot
+	switch v.State {
+	case Free:
+		if owed, _ := c.owed(s); owed != nil {
+			return fmt.Sprintf("anybody may take it; the next holder first waits %s for what the last one may still have running", round(seconds(owed.Owed)))
+		}
+		return "anybody may take it"
+	case Cooling:
+		if v.DelayLeft >= 0 {
+			return fmt.Sprintf("Consul gives it out again in about %s (lock-delay)", round(v.DelayLeft))
+		}
+		return "Consul refuses it until the lock-delay of the last session is over"
+	case Unknown:
+		return fmt.Sprintf("it is not broken on unknown evidence; `aimlock lock explain %s` shows what is missing", s.Name)
+	case Hot:
+		switch {
+		case v.Policy.Break == nil:
+			return fmt.Sprintf("policy %s never breaks it", v.Policy.Name)
+		case p != nil && !p.OK && p.Next != "":
+			return fmt.Sprintf("it is not broken now: %s; `%s`", p.Why, p.Next)
+		case p != nil && !p.OK:
+			return "it is not broken now: " + p.Why
+		}
+		return fmt.Sprintf("the next one who wants it breaks it (%s); or now: `aimlock lock break %s`", stepsText(v.Policy.Break.Steps), s.Name)
+	}
+	return c.nextHeld(v)
+}
+
+func (c *Client) nextHeld(v *Verdict) string {
+	s := v.Snapshot
+	if left := pendingHot(v); left > 0 {
+		return fmt.Sprintf("it becomes HOT in %s if nothing changes", round(left))
+	}
+	text := "it ends when its holder lets go"
+	switch {
+	case s.Checked():
+		text += fmt.Sprintf(", or about %s after it was last heard of", CheckTTL)
+	case s.Session != nil && s.Session.TTL != "":
+		text += fmt.Sprintf(", or up to twice its session's TTL of %s after it was last heard of", s.Session.TTL)
+	case s.Session != nil:
+		text += ", or when its node fails: its session has no TTL"
+	}
+	if s.Holder != nil {
+		return text + fmt.Sprintf("; to ask it: `aimlock lock request %s`", s.Name)
+	}
+	return text
+}
+
+func stepsText(steps []*policies.Step) string {
+	out := ""
+	for i, st := range steps {
+		if i > 0 {
+			out += ", "
+		}
+		out += st.Kind
+	}
+	return out
+}

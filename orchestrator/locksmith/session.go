@@ -1,0 +1,309 @@
+package locksmith
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+)
+
+// session is a Consul session of this process and what keeps it alive: a TTL
+// check of a service of its own, passed every PassEvery, and renewals. It
+// serves one acquisition.
+type session struct {
+	c    *Client
+	id   string
+	ttl  time.Duration
+	node string
+	// service and check are the same id; empty where no local agent takes
+	// checks and the session's TTL alone serves.
+	service string
+
+	mu sync.Mutex
+	// passed and renewed are the starts of the last good pass and renewal:
+	// the server counts from some moment after them.
+	passed, renewed time.Time
+	output          string
+	gone            error
+
+	// died is closed, with gone set, when Consul says that the session is
+	// gone or the lease is over.
+	died   chan struct{}
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// openSession registers the service, makes the session bound to it, and keeps
+// both alive until close is called. nonce makes the service's id unique.
+func (c *Client) openSession(ctx context.Context, nonce string, ttl, lockDelay time.Duration, name string) (*session, error) {
+	s := &session{c: c, ttl: ttl, died: make(chan struct{}), output: name}
+	s.service = HolderService + "-" + nonce
+	if err := s.register(ctx); err != nil {
+		if !agentless(err) {
+			return nil, err
+		}
+		c.log.Warn("the local agent takes no checks; the session's TTL alone serves", "error", err)
+		s.service = ""
+	}
+	if err := s.create(ctx, lockDelay, name); err != nil {
+		cctx, cancel := detached(ctx, 3*time.Second)
+		defer cancel()
+		s.deregister(cctx)
+		return nil, err
+	}
+	kctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.cancel = cancel
+	if s.service != "" {
+		s.wg.Go(func() { s.keep(kctx, PassEvery, s.pass) })
+	}
+	s.wg.Go(func() { s.keep(kctx, ttl/3, s.renew) })
+	s.wg.Go(func() { s.guard(kctx) })
+	return s, nil
+}
+
+// agentless tells an agent that takes no registrations (a bare server behind a
+// proxy, a token without service:write) from one that cannot be reached.
+func agentless(err error) bool {
+	switch consulkv.KindOf(err) {
+	case consulkv.Denied, consulkv.BadRequest:
+		return true
+	}
+	return false
+}
+
+func (s *session) register(ctx context.Context) error {
+	start := time.Now()
+	_, err := consulkv.Retry(ctx, s.c.consul, "register service "+s.service, func(ctx context.Context) (struct{}, error) {
+		start = time.Now()
+		return struct{}{}, s.c.consul.API().Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
+			ID:   s.service,
+			Name: HolderService,
+			Check: &api.AgentServiceCheck{
+				CheckID: s.service,
+				Name:    "holder of a lock of aimlock",
+				TTL:     CheckTTL.String(),
+				Status:  api.HealthPassing,
+				// The least that Consul takes; its reaper runs every 30 s.
+				DeregisterCriticalServiceAfter: "1m",
+			},
+		}, api.ServiceRegisterOpts{}.WithContext(ctx))
+	})
+	s.passed = start
+	return err
+}
+
+// sessionPatience bounds the wait for the agent to tell the servers of the
+// check that it has just registered.
+const sessionPatience = 5 * time.Second
+
+// create makes the session. A check is bound only once the servers know it:
+// "Missing check" is tried again within sessionPatience.
+func (s *session) create(ctx context.Context, lockDelay time.Duration, name string) error {
+	if lockDelay <= 0 {
+		lockDelay = fencedLockDelay
+	}
+	entry := &api.SessionEntry{
+		Name:       name,
+		TTL:        s.ttl.String(),
+		LockDelay:  lockDelay,
+		Behavior:   api.SessionBehaviorRelease,
+		NodeChecks: []string{"serfHealth"},
+	}
+	if s.service != "" {
+		entry.ServiceChecks = []api.ServiceCheck{{ID: s.service}}
+	}
+	deadline, delay := time.Now().Add(sessionPatience), 5*time.Millisecond
+	for {
+		start := time.Now()
+		id, err := s.tryCreate(ctx, entry)
+		if err == nil {
+			s.id, s.renewed = id, start
+			return nil
+		}
+		if !strings.Contains(err.Error(), "Missing check") || ctx.Err() != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			// Neither the service's check nor the node's is to be had through
+			// this agent.
+			if s.service == "" && len(entry.NodeChecks) == 0 {
+				return err
+			}
+			s.c.log.Warn("Consul does not take the holder's checks; the session's TTL alone serves", "error", err)
+			s.deregister(ctx)
+			s.service, entry.ServiceChecks, entry.NodeChecks = "", nil, nil
+			deadline = time.Now().Add(sessionPatience)
+			continue
+		}
+		if err := sleep(ctx, delay); err != nil {
+			return err
+		}
+		delay = min(2*delay, 250*time.Millisecond)
+	}
+}
+
+func (s *session) tryCreate(ctx context.Context, entry *api.SessionEntry) (string, error) {
+	// A session whose answer was lost lives until its TTL ends and holds
+	// nothing, so making one is safe to repeat.
+	return consulkv.Retry(ctx, s.c.consul, "make a session", func(ctx context.Context) (string, error) {
+		w := (&api.WriteOptions{}).WithContext(ctx)
+		create := s.c.consul.API().Session().Create
+		if len(entry.NodeChecks) == 0 {
+			create = s.c.consul.API().Session().CreateNoChecks
+		}
+		id, _, err := create(entry, w)
+		if err != nil && strings.Contains(err.Error(), "Missing check") {
+			// Not for Retry: the caller waits for the agent's sync.
+			return "", &consulkv.Error{Kind: consulkv.BadRequest, Op: "make a session", Addr: s.c.consul.Addr(), Err: err, Tries: 1}
+		}
+		return id, err
+	})
+}
+
+// keep calls f every period until ctx ends. A try that failed is made again
+// soon, and each has a bound well under the lease.
+func (s *session) keep(ctx context.Context, period time.Duration, f func(context.Context) error) {
+	wait := period
+	for sleep(ctx, wait) == nil {
+		tctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		err := f(tctx)
+		cancel()
+		wait = period
+		if err != nil && ctx.Err() == nil {
+			s.c.log.Debug("keeping the session alive", "session", s.id, "error", err)
+			wait = min(period, 500*time.Millisecond)
+		}
+	}
+}
+
+func (s *session) pass(ctx context.Context) error {
+	s.mu.Lock()
+	output := s.output
+	s.mu.Unlock()
+	start := time.Now()
+	err := s.c.consul.API().Agent().UpdateTTLOpts(s.service, output, api.HealthPassing, (&api.QueryOptions{}).WithContext(ctx))
+	if err != nil {
+		return s.c.consul.Classify("pass check "+s.service, err)
+	}
+	s.extend(&s.passed, start)
+	return nil
+}
+
+// extend moves one side of the lease, unless the lease was over when the
+// request began: over is over, since Consul may have ended the session and
+// given the lock away in between.
+func (s *session) extend(what *time.Time, start time.Time) {
+	if start.After(s.leaseEnd()) {
+		s.die(errLeaseOver)
+		return
+	}
+	s.mu.Lock()
+	*what = start
+	s.mu.Unlock()
+}
+
+var errLeaseOver = errors.New("the lease is over: this process was stopped or cut off for too long")
+
+func (s *session) renew(ctx context.Context) error {
+	start := time.Now()
+	entry, _, err := s.c.consul.API().Session().Renew(s.id, (&api.WriteOptions{}).WithContext(ctx))
+	if err != nil {
+		return s.c.consul.Classify("renew session "+s.id, err)
+	}
+	if entry == nil {
+		s.die(errors.New("Consul ended the session"))
+		return nil
+	}
+	s.extend(&s.renewed, start)
+	return nil
+}
+
+// leaseEnd is when work must have stopped: before Consul may end the session
+// for lack of a pass or of a renewal.
+func (s *session) leaseEnd() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	end := s.renewed.Add(s.ttl)
+	if s.service != "" {
+		if e := s.passed.Add(CheckTTL); e.Before(end) {
+			end = e
+		}
+	}
+	return end.Add(-LeaseMargin)
+}
+
+// guard ends the session's life in this process when the lease is over.
+func (s *session) guard(ctx context.Context) {
+	for {
+		left := time.Until(s.leaseEnd())
+		if left <= 0 {
+			s.die(fmt.Errorf("could not be kept alive: no answer from Consul at %s within the lease", s.c.consul.Addr()))
+			return
+		}
+		if sleep(ctx, left) != nil {
+			return
+		}
+	}
+}
+
+func (s *session) die(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone == nil {
+		s.gone = why
+		close(s.died)
+	}
+}
+
+// dead returns why the session no longer counts, or nil. It looks at the
+// clock itself: a process that was stopped asks before its timers have run.
+func (s *session) dead() error {
+	if time.Now().After(s.leaseEnd()) {
+		s.die(errLeaseOver)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gone
+}
+
+func (s *session) setOutput(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.output = text
+}
+
+func (s *session) deregister(ctx context.Context) {
+	if s.service == "" {
+		return
+	}
+	if err := s.c.consul.API().Agent().ServiceDeregisterOpts(s.service, (&api.QueryOptions{}).WithContext(ctx)); err != nil {
+		s.c.log.Debug("deregister service", "service", s.service, "error", err)
+	}
+}
+
+// close stops the keepers and takes session and service out of Consul. It may
+// fail quietly: both end by themselves.
+func (s *session) close(ctx context.Context) {
+	s.cancel()
+	s.wg.Wait()
+	dctx, cancel := detached(ctx, 3*time.Second)
+	defer cancel()
+	if err := s.c.destroySession(dctx, s.id); err != nil {
+		s.c.log.Debug("destroy session", "session", s.id, "error", err)
+	}
+	s.deregister(dctx)
+}
+
+func (c *Client) destroySession(ctx context.Context, id string) error {
+	_, err := consulkv.Retry(ctx, c.consul, "destroy session "+id, func(ctx context.Context) (struct{}, error) {
+		_, err := c.consul.API().Session().Destroy(id, (&api.WriteOptions{}).WithContext(ctx))
+		return struct{}{}, err
+	})
+	return err
+}

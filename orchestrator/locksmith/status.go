@@ -1,0 +1,287 @@
+package locksmith
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/zclconf/go-cty/cty"
+
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator/evidence"
+	"github.com/aim-control/aimlock/policies"
+)
+
+// States of a lock. The words are public interface.
+const (
+	Free    = "FREE"
+	Held    = "HELD"
+	Warm    = "WARM"
+	Hot     = "HOT"
+	Unknown = "UNKNOWN"
+	Cooling = "COOLING"
+)
+
+// Verdict is what one observer makes of one snapshot at one moment.
+type Verdict struct {
+	State    string
+	Snapshot *evidence.Snapshot
+	Facts    policies.Facts
+	// Policy is nil for a lock that no policy matches: it has no rules.
+	Policy    *policies.Policy
+	Judgement policies.Judgement
+	At        time.Time
+	// DelayLeft is what is left of Consul's lock-delay while COOLING; negative
+	// if that is not known.
+	DelayLeft time.Duration
+}
+
+// Proof reports whether the rule that made the lock HOT rests on proof.
+func (v *Verdict) Proof() bool { return v.State == Hot && v.Judgement.Rule.Proof }
+
+// Observer judges one lock over time and remembers what it saw. It is used by
+// one goroutine.
+type Observer struct {
+	c       *Client
+	name    string
+	ev      evidence.Memory
+	pol     policies.Memory
+	cluster *evidence.Cluster
+	start   time.Time
+}
+
+// NewObserver makes an observer of the lock called name. cluster may be nil:
+// then nothing is known of the cluster's past.
+func (c *Client) NewObserver(name string, cluster *evidence.Cluster) *Observer {
+	return &Observer{c: c, name: name, cluster: cluster, start: time.Now()}
+}
+
+// Observe reads the lock and judges it.
+func (o *Observer) Observe(ctx context.Context) (*Verdict, error) {
+	s, err := o.c.reader.Read(ctx, o.name)
+	if err != nil {
+		return nil, err
+	}
+	return o.Judge(s, time.Now()), nil
+}
+
+// Judge judges a snapshot as of now. The same snapshot may be judged again
+// later: ages grow and processes die without Consul.
+func (o *Observer) Judge(s *evidence.Snapshot, now time.Time) *Verdict {
+	o.ev.Observe(s, o.c.reader)
+	v := &Verdict{Snapshot: s, At: now, State: Free, DelayLeft: -1}
+	v.Facts = o.c.reader.Facts(s, &o.ev, o.cluster, now)
+	v.Policy = o.c.set.For(policies.LockID{Name: s.Name, Key: s.Key, Own: s.Own})
+	if !s.Held() {
+		return v
+	}
+	v.State = Held
+	if v.Policy != nil {
+		v.Judgement = v.Policy.Judge(v.Facts, &o.pol, s.Hold(), now.Sub(o.start))
+		v.State = v.Judgement.State
+	}
+	return v
+}
+
+// Status is a verdict as people and programs are shown it.
+type Status struct {
+	Name       string             `json:"name"`
+	Key        string             `json:"key"`
+	State      string             `json:"state"`
+	Rule       string             `json:"rule"`
+	Reason     string             `json:"reason"`
+	Policy     string             `json:"policy"`
+	PolicyHash string             `json:"policy_hash"`
+	Token      *uint64            `json:"token"`
+	Session    *string            `json:"session"`
+	Holder     *HolderView        `json:"holder"`
+	Progress   *ProgressView      `json:"progress"`
+	HeldFor    *float64           `json:"held_for"`
+	Evidence   []records.Evidence `json:"evidence,omitempty"`
+	Next       string             `json:"next"`
+
+	// Since is when the hold began by the holder's own clock; for people.
+	Since *time.Time `json:"since,omitempty"`
+	// Checked is false where the session's TTL alone detects a dead holder.
+	Checked bool `json:"checked"`
+	// Operation is what the holder says that it does.
+	Operation string `json:"operation,omitempty"`
+	// Pending are rules that hold, but not yet for long enough.
+	Pending []string `json:"pending,omitempty"`
+	// Owed is the quiesce in seconds that the next holder serves.
+	Owed float64 `json:"quiesce_owed,omitempty"`
+	// DelayLeft is what is left of Consul's lock-delay, when known.
+	DelayLeft *float64 `json:"delay_left,omitempty"`
+}
+
+// HolderView are the facts of the object holder.
+type HolderView struct {
+	Local     *bool   `json:"local"`
+	Host      *string `json:"host"`
+	PID       *int64  `json:"pid"`
+	Alive     *bool   `json:"alive"`
+	BootID    *string `json:"boot_id"`
+	PIDNS     *string `json:"pid_ns"`
+	StartedAt *string `json:"started_at"`
+	User      *string `json:"user"`
+	Tool      *string `json:"tool"`
+}
+
+// ProgressView are the facts of the object progress.
+type ProgressView struct {
+	Done  *int64   `json:"done"`
+	Total *int64   `json:"total"`
+	Unit  *string  `json:"unit"`
+	Age   *float64 `json:"age"`
+	Rate  *float64 `json:"rate"`
+}
+
+// Status shows the verdict. Evidence is what the deciding rule read; where no
+// rule decided, what all rules read.
+func (c *Client) Status(v *Verdict) *Status {
+	s := v.Snapshot
+	st := &Status{Name: s.Name, Key: s.Key, State: v.State, PolicyHash: c.set.Hash}
+	if v.Policy != nil {
+		st.Policy = v.Policy.Name
+	}
+	if s.Fence != nil {
+		st.Owed = s.Fence.Owed
+	}
+	if !s.Held() {
+		if owed, _ := c.owed(s); owed != nil {
+			st.Owed = owed.Owed
+		}
+		if v.DelayLeft >= 0 {
+			left := v.DelayLeft.Seconds()
+			st.DelayLeft = &left
+		}
+		return st
+	}
+	if r := v.Judgement.Rule; r != nil {
+		st.Rule = r.Name
+	}
+	if res := v.Judgement.Result; res != nil {
+		st.Reason = res.Reason
+		if st.State == Unknown && res.Why != "" {
+			st.Reason = res.Why
+		}
+	}
+	token, session := s.Index(), s.SessionID()
+	st.Token, st.Session = &token, &session
+	st.Holder = holderView(v.Facts)
+	st.Progress = progressView(v.Facts)
+	st.HeldFor = heldFor(v)
+	st.Evidence = policies.EvidenceOf(v.Facts, usedFacts(v))
+	for _, p := range v.Judgement.Pending {
+		st.Pending = append(st.Pending, fmt.Sprintf("rule %s holds; it counts in %s", p.Rule.Name, round(p.Left)))
+	}
+	st.Checked = s.Checked()
+	if h := s.Holder; h != nil {
+		st.Since, st.Operation = &h.AcquiredAt, printable(h.Operation)
+	}
+	return st
+}
+
+// usedFacts are the facts behind a verdict: those of the deciding rule first.
+func usedFacts(v *Verdict) []string {
+	var names []string
+	seen := map[string]bool{}
+	add := func(list []string) {
+		for _, n := range list {
+			if !seen[n] {
+				seen[n] = true
+				names = append(names, n)
+			}
+		}
+	}
+	if v.Judgement.Result != nil {
+		add(v.Judgement.Result.Used)
+	}
+	for _, r := range v.Judgement.Results {
+		add(r.Used)
+	}
+	return names
+}
+
+func fact(f policies.Facts, name string) (cty.Value, bool) {
+	x, ok := f.Lookup(name)
+	if !ok || x.Value == cty.NilVal || !x.Value.IsKnown() || x.Value.IsNull() {
+		return cty.NilVal, false
+	}
+	return x.Value, true
+}
+
+func factString(f policies.Facts, name string) *string {
+	v, ok := fact(f, name)
+	if !ok {
+		return nil
+	}
+	s := v.AsString()
+	return &s
+}
+
+func factBool(f policies.Facts, name string) *bool {
+	v, ok := fact(f, name)
+	if !ok {
+		return nil
+	}
+	b := v.True()
+	return &b
+}
+
+func factFloat(f policies.Facts, name string) *float64 {
+	v, ok := fact(f, name)
+	if !ok {
+		return nil
+	}
+	n, _ := v.AsBigFloat().Float64()
+	return &n
+}
+
+func factInt(f policies.Facts, name string) *int64 {
+	v, ok := fact(f, name)
+	if !ok {
+		return nil
+	}
+	n, _ := v.AsBigFloat().Int64()
+	return &n
+}
+
+func holderView(f policies.Facts) *HolderView {
+	return &HolderView{
+		Local: factBool(f, "holder.local"), Host: factString(f, "holder.host"), PID: factInt(f, "holder.pid"),
+		Alive: factBool(f, "holder.alive"), BootID: factString(f, "holder.boot_id"), PIDNS: factString(f, "holder.pid_ns"),
+		StartedAt: factString(f, "holder.started_at"), User: factString(f, "holder.user"), Tool: factString(f, "holder.tool"),
+	}
+}
+
+func progressView(f policies.Facts) *ProgressView {
+	if _, ok := fact(f, "progress.done"); !ok {
+		return nil
+	}
+	return &ProgressView{
+		Done: factInt(f, "progress.done"), Total: factInt(f, "progress.total"), Unit: factString(f, "progress.unit"),
+		Age: factFloat(f, "progress.age"), Rate: factFloat(f, "progress.rate"),
+	}
+}
+
+// heldFor is the fact where it is known. Where it is not, it is what the
+// holder's clock says against ours: shown to people, never judged by.
+func heldFor(v *Verdict) *float64 {
+	if n := factFloat(v.Facts, "lock.held_for"); n != nil {
+		return n
+	}
+	h := v.Snapshot.Holder
+	if h == nil || h.AcquiredAt.IsZero() {
+		return nil
+	}
+	d := max(0, v.At.Sub(h.AcquiredAt).Seconds())
+	return &d
+}
+
+func round(d time.Duration) time.Duration {
+	if d < time.Minute {
+		return d.Round(100 * time.Millisecond)
+	}
+	return d.Round(time.Second)
+}
