@@ -20,7 +20,13 @@ package command
 // "lock" needs no line, only one in parents.
 func commands() map[string]constructor {
 	return map[string]constructor{
-		"version": newVersion,
+		"lock approve": newLockApprove,
+		"lock break":   newLockBreak,
+		"lock explain": newLockExplain,
+		"lock list":    newLockList,
+		"lock request": newLockRequest,
+		"lock status":  newLockStatus,
+		"version":      newVersion,
 	}
 }
 

@@ -1,0 +1,263 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/policies"
+)
+
+// loadPolicies reads the policies that judge: those of -policy or the config
+// file, else the shipped default. What is wrong in them is printed.
+func (m *Meta) loadPolicies() (*policies.Set, error) {
+	if len(m.PolicyPaths) == 0 {
+		return policies.Builtin("default")
+	}
+	set, diags := policies.Load(m.PolicyPaths)
+	if err := m.Diagnostics(set.Files, diags); err != nil {
+		return nil, err
+	}
+	return set, nil
+}
+
+// Locksmith makes the client of a command that is in groupConsul and
+// groupPolicy.
+func (m *Meta) Locksmith() (*locksmith.Client, error) {
+	set, err := m.loadPolicies()
+	if err != nil {
+		return nil, err
+	}
+	consul, err := m.Consul()
+	if err != nil {
+		return nil, err
+	}
+	return locksmith.New(locksmith.Config{Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("locksmith"), Policies: set})
+}
+
+// lockError gives the errors of locksmith their texts and exit codes.
+func lockError(err error) error {
+	var ref *locksmith.RefusedError
+	var not *locksmith.NotPermittedError
+	var lost *locksmith.LostError
+	switch {
+	case errors.As(err, &ref):
+		code := ExitLockBusy
+		if ref.Hot {
+			code = ExitLockHot
+		}
+		return refused(code, refusalText(ref.Status, ref.Why))
+	case errors.As(err, &not):
+		text := fmt.Sprintf("ERROR: %s: HOT\n  %-9s %s\n", not.Lock, "not now", not.Why)
+		if not.Next != "" {
+			text += fmt.Sprintf("  %-9s %s\n", "to do", "`"+not.Next+"`")
+		}
+		return refused(ExitLockHot, text)
+	case errors.As(err, &lost):
+		return refused(ExitLost, fmt.Sprintf("ERROR: %s: LOST\n  %-9s %s\n  %-9s %d\n", lost.Lock, "why", lost.Why, "token", lost.Token))
+	case errors.Is(err, locksmith.ErrPlainKey):
+		return exitf(ExitFailed, "%w", err)
+	}
+	return err
+}
+
+// refusalText is what a person reads whom a lock refuses: the state, who, since
+// when, on what evidence, under which rule, and what happens next.
+func refusalText(st *locksmith.Status, why string) string {
+	return fmt.Sprintf("ERROR: %s: %s\n%s", st.Name, st.State, statusLines(st, why, "  "))
+}
+
+// statusLines are the lines below the first, one fact each.
+func statusLines(st *locksmith.Status, why, margin string) string {
+	var b strings.Builder
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%s%-9s %s\n", margin, name, fmt.Sprintf(format, args...))
+	}
+	if st.Session != nil {
+		line("held by", "%s", holderText(st))
+		if since := sinceText(st); since != "" {
+			line("since", "%s", since)
+		}
+		if p := st.Progress; p != nil {
+			line("progress", "%s", progressText(p))
+		}
+	}
+	if st.Rule != "" {
+		line("rule", "%s of policy %s: %s", st.Rule, st.Policy, st.Reason)
+	}
+	for _, p := range st.Pending {
+		line("pending", "%s", p)
+	}
+	for _, e := range decidingEvidence(st) {
+		line("evidence", "%s", e)
+	}
+	if st.Owed > 0 {
+		line("owed", "a pause of %s by the next holder", showSeconds(st.Owed))
+	}
+	if why != "" {
+		line("refused", "%s", why)
+	}
+	if st.Next != "" {
+		line("next", "%s", st.Next)
+	}
+	return b.String()
+}
+
+// decidingEvidence shows the facts behind the deciding rule; all of them only
+// where no rule decided on few.
+func decidingEvidence(st *locksmith.Status) []string {
+	if st.Rule == "" {
+		return nil
+	}
+	var out []string
+	for _, e := range st.Evidence {
+		text := fmt.Sprintf("%s = %s (%s)", e.Fact, e.Value, e.Source)
+		if !e.Known {
+			text = fmt.Sprintf("%s is unknown: %s (%s)", e.Fact, e.Why, e.Source)
+		}
+		out = append(out, text)
+		if len(out) == 4 {
+			break
+		}
+	}
+	return out
+}
+
+func holderText(st *locksmith.Status) string {
+	h := st.Holder
+	if h == nil || h.PID == nil {
+		tool := "an unknown program"
+		if h != nil && h.Tool != nil && *h.Tool != "unknown" {
+			tool = *h.Tool
+		}
+		return fmt.Sprintf("%s, session %s", tool, deref(st.Session))
+	}
+	text := "aimlock"
+	if st.Operation != "" {
+		text += " " + st.Operation
+	}
+	text += fmt.Sprintf(", pid %d on %s", *h.PID, deref(h.Host))
+	if h.User != nil {
+		text += ", user " + *h.User
+	}
+	if st.Token != nil {
+		text += fmt.Sprintf(", token %d", *st.Token)
+	}
+	if !st.Checked {
+		text += "; by its session's TTL alone"
+	}
+	return text
+}
+
+func sinceText(st *locksmith.Status) string {
+	switch {
+	case st.HeldFor != nil && st.Since != nil:
+		return fmt.Sprintf("%s, %s", st.Since.UTC().Format("2006-01-02 15:04:05 UTC"), showSeconds(*st.HeldFor))
+	case st.HeldFor != nil:
+		return showSeconds(*st.HeldFor)
+	}
+	return ""
+}
+
+func progressText(p *locksmith.ProgressView) string {
+	text := ""
+	if p.Done != nil && p.Total != nil {
+		text = fmt.Sprintf("%d of %d %s", *p.Done, *p.Total, deref(p.Unit))
+	}
+	if p.Age != nil {
+		text += fmt.Sprintf(", last change %s ago", showSeconds(*p.Age))
+	}
+	return text
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// showSeconds shows a number of seconds as people say it.
+func showSeconds(s float64) string {
+	d := time.Duration(s * float64(time.Second))
+	switch {
+	case d < 10*time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	case d < 48*time.Hour:
+		return d.Round(time.Second).String()
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+// notices prints what happens while a lock is waited for: a HOT lock in the
+// form of a refusal, because that is what it is, and the rest as one line.
+func (m *Meta) notices() func(locksmith.Notice) {
+	return func(n locksmith.Notice) {
+		switch n.Kind {
+		case locksmith.NoticeWaiting:
+			if n.Status.State == locksmith.Hot {
+				m.Notef("%s", refusalText(n.Status, ""))
+				return
+			}
+			who := ""
+			if n.Status.Session != nil {
+				who = " by " + holderText(n.Status)
+			}
+			m.Notef("%s: %s%s; %s\n", n.Lock, n.Status.State, who, first(n.Text, "waiting"))
+		case locksmith.NoticeQuiesce:
+			m.Notef("%s: taken; %s\n", n.Lock, n.Text)
+		default:
+			m.Notef("%s: %s: %s\n", n.Lock, n.Kind, n.Text)
+		}
+	}
+}
+
+// lockName checks a lock's name from the command line.
+func lockName(name string) (string, error) {
+	switch {
+	case name == "" || strings.HasSuffix(name, "/"):
+		return "", usagef("lock name %q is not allowed: give a name, or the whole key of another tool's lock", name)
+	case strings.HasPrefix(name, "/"):
+		// Policies write whole keys with a leading slash; KV keys have none.
+		name = name[1:]
+	}
+	for _, seg := range strings.Split(name, "/") {
+		if seg == "." || seg == ".." {
+			return "", usagef("lock name %q is not allowed: it has a segment %q", name, seg)
+		}
+	}
+	for _, r := range name {
+		if r < 0x20 || r == 0x7f {
+			return "", usagef("lock name %q is not allowed: it holds a control character", name)
+		}
+	}
+	return name, nil
+}
+
+// watched observes a lock for a command that reports: a rule that waits for
+// its `for` is watched for that long, unless now is set.
+func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now bool) (*locksmith.Verdict, *locksmith.Status, error) {
+	obs := c.NewObserver(name, nil)
+	var v *locksmith.Verdict
+	var err error
+	if now {
+		v, err = obs.Observe(ctx)
+	} else {
+		v, err = obs.Watch(ctx, m.notices())
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	st := c.Status(v)
+	var p *locksmith.Permit
+	if v.State == locksmith.Hot {
+		if p, err = c.Permit(ctx, v); err != nil {
+			return nil, nil, err
+		}
+	}
+	st.Next = c.Next(v, p)
+	return v, st, nil
+}

@@ -1,0 +1,135 @@
+package command
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"strings"
+
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/policies"
+)
+
+func newLockExplain(m *Meta) *command {
+	now := false
+	return &command{
+		Meta:     m,
+		Synopsis: "Tell a lock's story, and why it is judged so",
+		Usage:    "[options] NAME",
+		Description: `Shows what "lock status" shows and then every rule of the policy that judges the
+lock, with what it made of the evidence; every fact that a rule reads, with its
+source or why it could not be had; and the lock's story: who took it, what was
+asked, approved and broken, on what evidence and by whom.
+
+It changes nothing and exits 0 whatever the lock's state is.`,
+		Examples: []example{
+			{"What caused it?", "aimlock lock explain aim_lock_config.conf"},
+			{"The lock of another tool, by its whole key", "aimlock lock explain ops/deploy/.lock"},
+		},
+		Groups: groupConsul | groupJSON | groupPolicy,
+		Flags: func(fs *flag.FlagSet) {
+			fs.BoolVar(&now, "now", false, "Do not watch: show what can be said at once.")
+		},
+		MinArgs: 1, MaxArgs: 1,
+		Run: func(ctx context.Context, in *input) error {
+			name, err := lockName(in.Args[0])
+			if err != nil {
+				return err
+			}
+			c, err := m.Locksmith()
+			if err != nil {
+				return err
+			}
+			v, st, err := watched(ctx, m, c, name, now)
+			if err != nil {
+				return err
+			}
+			line, err := c.Timeline(ctx, v.Snapshot)
+			if err != nil {
+				return err
+			}
+			if line == nil {
+				line = []locksmith.Event{}
+			}
+			if m.JSON {
+				return m.PrintJSON(struct {
+					fullStatus
+					Timeline []locksmith.Event `json:"timeline"`
+				}{withEvidence(st), line})
+			}
+			m.Printf("%s: %s\n%s", st.Name, st.State, statusLines(st, "", "  "))
+			m.Printf("%s", rulesText(v))
+			m.Printf("%s", evidenceText(st))
+			m.Printf("%s", timelineText(line))
+			return nil
+		},
+	}
+}
+
+func rulesText(v *locksmith.Verdict) string {
+	var b strings.Builder
+	switch {
+	case !v.Snapshot.Held():
+		return ""
+	case v.Policy == nil:
+		return "\nNo policy matches it: it has no rules.\n"
+	}
+	fmt.Fprintf(&b, "\nPolicy %s, the first that matches:\n", v.Policy.Name)
+	for _, r := range v.Judgement.Results {
+		fmt.Fprintf(&b, "  %-4s %-16s %-8s %s\n", r.Rule.Kind(), r.Rule.Name, triText(r.Value), firstLine(r.Rule.When))
+		if r.Value == policies.Unknown && r.Why != "" {
+			fmt.Fprintf(&b, "  %-4s %-16s %-8s %s\n", "", "", "", r.Why)
+		}
+	}
+	return b.String()
+}
+
+func triText(t policies.Tri) string {
+	switch t {
+	case policies.True:
+		return "holds"
+	case policies.False:
+		return "no"
+	}
+	return "unknown"
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+func evidenceText(st *locksmith.Status) string {
+	if len(st.Evidence) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString("\nEvidence:\n")
+	for _, e := range st.Evidence {
+		value := string(e.Value)
+		if !e.Known {
+			value = "unknown: " + e.Why
+		}
+		fmt.Fprintf(&b, "  %-24s %s  [%s]\n", e.Fact, value, e.Source)
+	}
+	return b.String()
+}
+
+func timelineText(line []locksmith.Event) string {
+	if len(line) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString("\nTimeline:\n")
+	for _, e := range line {
+		fmt.Fprintf(&b, "  %s  %s", e.At.Format("2006-01-02 15:04:05"), e.What)
+		if e.By != "" {
+			fmt.Fprintf(&b, " by %s", e.By)
+		}
+		if e.Detail != "" {
+			fmt.Fprintf(&b, ": %s", e.Detail)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}

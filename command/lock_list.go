@@ -1,0 +1,96 @@
+package command
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+)
+
+func newLockList(m *Meta) *command {
+	verbose := false
+	return &command{
+		Meta:     m,
+		Synopsis: "List every lock and its verdict",
+		Usage:    "[options] [PREFIX]",
+		Description: `Lists every key that a session holds, with the verdict of the policies in
+force, and aimlock's own locks that are free. Without a PREFIX it looks at all
+of Consul's KV store, so that the locks of other tools are shown as well.
+
+It changes nothing and exits 0 whatever the locks' states are.`,
+		Examples: []example{
+			{"All locks of this Consul", "aimlock lock list"},
+			{"Only those under a folder, for a program", "aimlock lock list -json ops/"},
+		},
+		Groups: groupConsul | groupJSON | groupPolicy,
+		Flags: func(fs *flag.FlagSet) {
+			fs.BoolVar(&verbose, "verbose", false, "With -json, list the evidence of each verdict as well.")
+		},
+		MaxArgs: 1,
+		Run: func(ctx context.Context, in *input) error {
+			c, err := m.Locksmith()
+			if err != nil {
+				return err
+			}
+			prefix := ""
+			if len(in.Args) > 0 {
+				prefix = strings.TrimPrefix(in.Args[0], "/")
+			}
+			verdicts, err := c.List(ctx, prefix)
+			if err != nil {
+				return err
+			}
+			list := make([]*locksmith.Status, len(verdicts))
+			for i, v := range verdicts {
+				list[i] = c.Status(v)
+				list[i].Next = c.Next(v, nil)
+				if !verbose {
+					list[i].Evidence = nil
+				}
+			}
+			if m.JSON {
+				return m.PrintJSON(list)
+			}
+			return m.lockTable(list)
+		},
+	}
+}
+
+func (m *Meta) lockTable(list []*locksmith.Status) error {
+	if len(list) == 0 {
+		m.Notef("No locks.\n")
+		return nil
+	}
+	w := tabwriter.NewWriter(m.Stdout, 0, 8, 2, ' ', 0)
+	_, _ = fmt.Fprintln(w, "LOCK\tSTATE\tHELD FOR\tHOLDER\tWHY")
+	for _, st := range list {
+		held, who, why := "-", "-", first(st.Reason, strings.Join(st.Pending, ", "))
+		if st.Session != nil {
+			who = shortHolder(st)
+			held = "?"
+		}
+		if st.HeldFor != nil {
+			held = showSeconds(*st.HeldFor)
+		}
+		if st.Rule != "" {
+			why = st.Rule + ": " + why
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", text.Printable(st.Name), st.State, held, text.Printable(who), text.Clip(text.Printable(first(why, "-")), 100))
+	}
+	return w.Flush()
+}
+
+func shortHolder(st *locksmith.Status) string {
+	h := st.Holder
+	if h == nil || h.PID == nil {
+		if h != nil && h.Tool != nil {
+			return *h.Tool
+		}
+		return "unknown"
+	}
+	return fmt.Sprintf("%d@%s", *h.PID, deref(h.Host))
+}

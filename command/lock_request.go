@@ -1,0 +1,66 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"time"
+
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+)
+
+func newLockRequest(m *Meta) *command {
+	return tellHolder(m, &command{
+		Synopsis: "Ask a lock's holder to let go",
+		Description: `Asks whoever holds the lock now to finish in good order and let go. Only that
+holder is meant: the request ends with its hold.`,
+		Examples: []example{{"Ask, and say why", "aimlock lock request -reason 'urgent rollback' aim_lock_config.conf"}},
+	}, 10*time.Minute, "asked to let go", (*locksmith.Client).Request)
+}
+
+func newLockApprove(m *Meta) *command {
+	return tellHolder(m, &command{
+		Synopsis: "Approve that a lock be broken",
+		Description: `Lets the lock be broken while its present holder has it, where the policy says
+approval = "manual". It breaks nothing by itself, and a lock that is not HOT is
+not broken for it. The approval ends with the hold that it names.`,
+		Examples: []example{{"Approve for the next 10 minutes", "aimlock lock approve -for 10m -reason 'host burnt' aim_lock_config.conf"}},
+	}, time.Hour, "break approved", (*locksmith.Client).Approve)
+}
+
+type tellFunc func(c *locksmith.Client, ctx context.Context, name, reason string, valid time.Duration) (*locksmith.Verdict, error)
+
+// tellHolder fills in a command that writes a record naming a lock's holder.
+func tellHolder(m *Meta, c *command, valid time.Duration, done string, tell tellFunc) *command {
+	reason := ""
+	c.Meta, c.Usage, c.MinArgs, c.MaxArgs = m, "[options] NAME", 1, 1
+	c.Groups = groupConsul | groupPolicy
+	c.Flags = func(fs *flag.FlagSet) {
+		fs.DurationVar(&valid, "for", valid, "How long it is valid.")
+		fs.StringVar(&reason, "reason", "", "Why, in `WORDS`: it stands in the lock's story.")
+	}
+	c.Run = func(ctx context.Context, in *input) error {
+		name, err := lockName(in.Args[0])
+		if err != nil {
+			return err
+		}
+		if valid <= 0 {
+			return usagef("-for %s: it must be above 0", valid)
+		}
+		lc, err := m.Locksmith()
+		if err != nil {
+			return err
+		}
+		v, err := tell(lc, ctx, name, reason, valid)
+		if errors.Is(err, locksmith.ErrNotHeld) {
+			return exitf(ExitFailed, "%w", err)
+		}
+		if err != nil {
+			return err
+		}
+		m.Printf("%s: %s, for the holder of token %s, valid for %s\n", name, done, fmt.Sprint(v.Snapshot.Index()), valid)
+		return nil
+	}
+	return c
+}

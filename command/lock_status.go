@@ -1,0 +1,67 @@
+package command
+
+import (
+	"context"
+	"flag"
+
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+)
+
+func newLockStatus(m *Meta) *command {
+	now := false
+	return &command{
+		Meta:     m,
+		Synopsis: "Show one lock's verdict",
+		Usage:    "[options] NAME",
+		Description: `Judges one lock by the policies in force and shows who holds it, since when, on
+what evidence, under which rule, and what happens next.
+
+NAME is the name of one of aimlock's locks. A name with a slash is a whole key,
+such as ops/deploy/.lock of another tool. Where a rule holds that must go on
+holding for a while before it counts, the lock is watched for that long.
+
+It changes nothing and exits 0 whatever the lock's state is.`,
+		Examples: []example{
+			{"Who blocks me?", "aimlock lock status aim_lock_config.conf"},
+			{"The same for a program, at once", "aimlock lock status -json -now aim_lock_config.conf"},
+		},
+		Groups: groupConsul | groupJSON | groupPolicy,
+		Flags: func(fs *flag.FlagSet) {
+			fs.BoolVar(&now, "now", false, "Do not watch: show what can be said at once.")
+		},
+		MinArgs: 1, MaxArgs: 1,
+		Run: func(ctx context.Context, in *input) error {
+			name, err := lockName(in.Args[0])
+			if err != nil {
+				return err
+			}
+			c, err := m.Locksmith()
+			if err != nil {
+				return err
+			}
+			_, st, err := watched(ctx, m, c, name, now)
+			if err != nil {
+				return err
+			}
+			if m.JSON {
+				return m.PrintJSON(withEvidence(st))
+			}
+			m.Printf("%s: %s\n%s", st.Name, st.State, statusLines(st, "", "  "))
+			return nil
+		},
+	}
+}
+
+// fullStatus is a status whose evidence is always there, empty or not.
+type fullStatus struct {
+	*locksmith.Status
+	Evidence any `json:"evidence"`
+}
+
+func withEvidence(st *locksmith.Status) fullStatus {
+	var ev any = st.Evidence
+	if st.Evidence == nil {
+		ev = []struct{}{}
+	}
+	return fullStatus{Status: st, Evidence: ev}
+}
