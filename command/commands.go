@@ -20,6 +20,8 @@ package command
 // "lock" needs no line, only one in parents.
 func commands() map[string]constructor {
 	return map[string]constructor{
+		"demo":         newDemo,
+		"dev":          newDev,
 		"lock approve": newLockApprove,
 		"lock break":   newLockBreak,
 		"lock explain": newLockExplain,

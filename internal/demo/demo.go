@@ -1,0 +1,310 @@
+// Package demo tells aimlock's whole story with real processes on this
+// machine: a fleet of agents, a rollout, its orchestrator killed in the middle
+// of a stage, a HOT lock that is explained, broken and taken, a stopped
+// orchestrator that is refused when it wakes, and the timeline of it all. It
+// checks the outcome itself, by reading the files.
+//
+// Nothing in it is staged: the programs are this very binary, run as anybody
+// would run it, against package devconsul.
+package demo
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/devconsul"
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
+)
+
+//go:embed files
+var files embed.FS
+
+// Lock is the name of the demo's config and so of its lock.
+const Lock = "aim_lock_config.conf"
+
+// destination is where each node's file stands, below its root.
+const destination = "/etc/aim/aim_lock_config.conf"
+
+// nodes of the demo's fleet: drones, arms and a research cluster.
+var nodes = []string{
+	"drone-1", "drone-2", "drone-3", "drone-4", "drone-5", "drone-6",
+	"arm-1", "arm-2", "arm-3", "arm-4", "lab-1", "lab-2",
+}
+
+// Config says how to run the demo.
+type Config struct {
+	// Exe is the aimlock binary.
+	Exe string
+	// Dir is where everything is written; it must exist and be empty.
+	Dir string
+	Out io.Writer
+	Log hclog.Logger
+}
+
+// story is one run.
+type story struct {
+	cfg    Config
+	ctx    context.Context //nolint:containedctx // the run itself
+	consul *devconsul.Server
+	kv     *consulkv.Client
+	agents []*process
+	start  time.Time
+	chap   int
+}
+
+// step bounds every wait of the story.
+const step = 25 * time.Second
+
+// Run tells the story. It returns an error if anything came out otherwise than
+// it should, and leaves no process behind.
+func Run(ctx context.Context, cfg Config) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s := &story{cfg: cfg, ctx: ctx, start: time.Now()}
+	if s.consul, err = devconsul.Start(devconsul.Config{NodeName: "demo", Log: cfg.Log}); err != nil {
+		return fmt.Errorf("start the embedded Consul: %w", err)
+	}
+	defer func() { err = errors.Join(err, s.consul.Close()) }()
+	if s.kv, err = consulkv.New(consulkv.Config{Address: s.consul.Addr(), Log: cfg.Log}); err != nil {
+		return err
+	}
+	if err := s.writeFiles(); err != nil {
+		return err
+	}
+	defer s.stopAgents()
+	return s.tell()
+}
+
+func (s *story) tell() error {
+	s.chapter("A fleet of %d agents, and a Consul that runs inside this process", len(nodes))
+	if err := s.startAgents(); err != nil {
+		return err
+	}
+	s.line("every agent has checked in; each one's files are below %s", filepath.Join(s.cfg.Dir, "nodes"))
+
+	s.chapter("The first rollout gives every node revision 1")
+	if err := s.finishes("first", "rollout", "start", "first.hcl"); err != nil {
+		return err
+	}
+	if err := s.allHave("v1.conf"); err != nil {
+		return err
+	}
+
+	s.chapter("Revision 2 goes out in stages; its orchestrator A dies by SIGKILL in the middle of one")
+	a, err := s.run("A", "rollout", "start", "second.hcl", "-policy", "demo-policy.hcl")
+	if err != nil {
+		return err
+	}
+	defer a.kill()
+	if err := s.applied(a, "v2.conf", 3); err != nil {
+		return err
+	}
+	a.signal(syscall.SIGKILL)
+	_ = a.wait(step)
+	s.line("A (pid %d) is gone. Its lock is not: the fleet is held against change", a.pid())
+
+	s.chapter("The next orchestrator B wants the lock, finds it HOT, breaks it and goes on where A died")
+	b, err := s.run("B", "rollout", "start", "second.hcl", "-policy", "demo-policy.hcl")
+	if err != nil {
+		return err
+	}
+	defer b.kill()
+	if err := s.applied(b, "v2.conf", 7); err != nil {
+		return err
+	}
+	if !b.said("ERROR: " + Lock + ": HOT") {
+		return errors.New("B did not say that the lock is HOT")
+	}
+
+	s.chapter("B hangs: it is stopped by SIGSTOP, alive and silent, with the lock in its hand")
+	b.signal(syscall.SIGSTOP)
+	s.line("`consul lock` would wait for ever. The demo's policy calls a holder without progress for 3 s HOT")
+	c, err := s.run("C", "rollout", "start", "second.hcl", "-policy", "demo-policy.hcl")
+	if err != nil {
+		return err
+	}
+	defer c.kill()
+	if err := c.wait(step); err != nil {
+		return fmt.Errorf("C was to finish the rollout: %w", err)
+	}
+	if !c.said("ERROR: " + Lock + ": HOT") {
+		return errors.New("C did not say that the lock is HOT")
+	}
+	if err := s.allHave("v2.conf"); err != nil {
+		return err
+	}
+
+	s.chapter("B wakes, still believing that it holds the lock, and is refused by its token")
+	before, err := s.desired()
+	if err != nil {
+		return err
+	}
+	b.signal(syscall.SIGCONT)
+	if code := b.exit(step); code != 7 {
+		return fmt.Errorf("B ended with %d and not with 7, lock lost", code)
+	}
+	after, err := s.desired()
+	if err != nil {
+		return err
+	}
+	if before != after {
+		return errors.New("B changed what the nodes shall have after it had lost the lock")
+	}
+	s.line("B exited with 7 (the lock was lost while working); not one order of its got out")
+
+	s.chapter("What caused it? The lock tells its story")
+	if err := s.finishes("", "lock", "explain", Lock); err != nil {
+		return err
+	}
+	if err := s.allHave("v2.conf"); err != nil {
+		return err
+	}
+	s.chapter("Done: %d files read, %d of %d are revision 2", len(nodes), len(nodes), len(nodes))
+	return nil
+}
+
+func (s *story) chapter(format string, args ...any) {
+	s.chap++
+	_, _ = fmt.Fprintf(s.cfg.Out, "\n[%4.1fs] %d. %s\n", time.Since(s.start).Seconds(), s.chap, fmt.Sprintf(format, args...))
+}
+
+func (s *story) line(format string, args ...any) {
+	_, _ = fmt.Fprintf(s.cfg.Out, "      - %s\n", fmt.Sprintf(format, args...))
+}
+
+func (s *story) writeFiles() error {
+	list, err := files.ReadDir("files")
+	if err != nil {
+		return err
+	}
+	for _, f := range list {
+		b, err := files.ReadFile("files/" + f.Name())
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(s.cfg.Dir, f.Name()), b, 0o644); err != nil { //nolint:gosec // to be looked at
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *story) startAgents() error {
+	for _, n := range nodes {
+		p, err := s.quiet(n, "agent", "-node", n, "-state-dir", filepath.Join("nodes", n, "state"), "-root", filepath.Join("nodes", n, "root"))
+		if err != nil {
+			return err
+		}
+		s.agents = append(s.agents, p)
+	}
+	return s.until("all agents to register", func() (bool, error) {
+		list, _, err := s.kv.API().Health().Service("aimlock-agent", "", true, nil)
+		return len(list) == len(nodes), err
+	}, s.agents...)
+}
+
+func (s *story) stopAgents() {
+	for _, p := range s.agents {
+		p.signal(syscall.SIGTERM)
+	}
+	for _, p := range s.agents {
+		p.exit(5 * time.Second)
+		p.kill()
+	}
+}
+
+// until waits for a condition, by asking several times a second; a process
+// among ps that ends before it holds is an error.
+func (s *story) until(what string, cond func() (bool, error), ps ...*process) error {
+	deadline := time.NewTimer(step)
+	defer deadline.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if ok, err := cond(); err != nil || ok {
+			return err
+		}
+		for _, p := range ps {
+			select {
+			case <-p.done:
+				return fmt.Errorf("%s ended (exit code %d) while waiting for %s:\n%s", p.name, p.code, what, p.output())
+			default:
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			return fmt.Errorf("waited %s for %s", step, what)
+		case <-s.ctx.Done():
+			return context.Cause(s.ctx)
+		}
+	}
+}
+
+// applied waits until at least n nodes' files are the demo's file name.
+func (s *story) applied(p *process, name string, n int) error {
+	return s.until(fmt.Sprintf("%d nodes to have %s", n, name), func() (bool, error) {
+		have, err := s.count(name)
+		return have >= n, err
+	}, p)
+}
+
+func (s *story) count(name string) (int, error) {
+	want, err := files.ReadFile("files/" + name)
+	if err != nil {
+		return 0, err
+	}
+	have := 0
+	for _, n := range nodes {
+		got, err := os.ReadFile(filepath.Join(s.cfg.Dir, "nodes", n, "root", destination)) //nolint:gosec // ours
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return 0, err
+		}
+		if string(got) == string(want) {
+			have++
+		}
+	}
+	return have, nil
+}
+
+// allHave reads every node's file.
+func (s *story) allHave(name string) error {
+	have, err := s.count(name)
+	if err != nil {
+		return err
+	}
+	if have != len(nodes) {
+		return fmt.Errorf("only %d of %d nodes have %s", have, len(nodes), name)
+	}
+	s.line("read %d files: every node has %s", have, name)
+	return nil
+}
+
+// desired is what all nodes shall have, as one text.
+func (s *story) desired() (string, error) {
+	list, err := s.kv.List(s.ctx, keys.Prefix(keys.DefaultPrefix).DesiredAll(Lock))
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, p := range list {
+		var d records.Desired
+		if err := records.Decode(p.Key, p.Value, &d); err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&b, "%s %s %s\n", p.Key, d.Order, d.Revision)
+	}
+	return b.String(), nil
+}
