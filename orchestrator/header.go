@@ -1,0 +1,324 @@
+package orchestrator
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// HeaderVersion is the version of the header's encoding.
+const HeaderVersion = 1
+
+// Header is what is persisted of a rollout besides its plan, at rollouts/<id>:
+// what cannot be read back from the orders that were given and answered. Only
+// the holder of the rollout's locks writes it. It stays small whatever the
+// fleet's size: nodes are in it as sets of indexes.
+type Header struct {
+	Version int    `json:"version"`
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	// Hash of the spec and its contents: a rollout is resumed by the same.
+	Hash  string `json:"hash"`
+	State Status `json:"state"`
+	// Stage is the name of the present or last stage.
+	Stage      string         `json:"stage"`
+	StageIndex int            `json:"stage_index"`
+	Stages     []HeaderStage  `json:"stages"`
+	Configs    []HeaderConfig `json:"configs"`
+	Counts     Counts         `json:"counts"`
+	Total      int            `json:"total"`
+	InFlight   int            `json:"in_flight"`
+	// Epoch and Token of the last hold that drove it.
+	Epoch uint64 `json:"epoch"`
+	Token uint64 `json:"token"`
+	// PlanChunks is how many chunks the plan has; 0: it is not planned yet.
+	PlanChunks int `json:"plan_chunks"`
+
+	CreatedAt   time.Time  `json:"created_at"`
+	StartedAt   *time.Time `json:"started_at"`
+	FinishedAt  *time.Time `json:"finished_at"`
+	UpdatedAt   time.Time  `json:"updated_at"`
+	BakingSince *time.Time `json:"baking_since,omitempty"`
+	Promoted    bool       `json:"promoted,omitempty"`
+	Paused      *PauseInfo `json:"paused,omitempty"`
+	// Reason says why the state is what it is.
+	Reason string `json:"reason,omitempty"`
+
+	// Confirmed is a lower bound of the nodes whose order stands in Consul.
+	// Where Consul holds fewer, it has lost data.
+	Confirmed int `json:"confirmed"`
+	// The exceptional nodes, by index in the plan.
+	Failed      IndexSet `json:"failed"`
+	Unreachable IndexSet `json:"unreachable"`
+	Skipped     IndexSet `json:"skipped"`
+	Budget      Budget   `json:"budget"`
+	// RestoreFailed is how many nodes could not be rolled back.
+	RestoreFailed int `json:"restore_failed,omitempty"`
+	// Command is the last operator's command that was taken.
+	Command *CommandSeen `json:"command,omitempty"`
+	// Problems are the last failures, for people.
+	Problems     []Problem `json:"problems,omitempty"`
+	Follows      string    `json:"follows,omitempty"`
+	SupersededBy string    `json:"superseded_by,omitempty"`
+}
+
+// HeaderStage is one stage of a header: nodes [From, End) of the plan.
+type HeaderStage struct {
+	Name string `json:"name"`
+	From int    `json:"from"`
+	End  int    `json:"end"`
+	// Done is how many of them are not pending any more.
+	Done int `json:"done"`
+}
+
+// HeaderConfig names a config and what becomes of it.
+type HeaderConfig struct {
+	Name        string `json:"name"`
+	Revision    string `json:"revision"`
+	SHA256      string `json:"sha256"`
+	Destination string `json:"destination"`
+}
+
+// Cause is what paused a rollout.
+type Cause string
+
+// Causes.
+const (
+	CauseOperator Cause = "operator"
+	CauseFailure  Cause = "failure"
+	CauseGate     Cause = "gate"
+)
+
+// PauseInfo says why a rollout is paused.
+type PauseInfo struct {
+	Cause Cause     `json:"cause"`
+	Why   string    `json:"why"`
+	At    time.Time `json:"at"`
+}
+
+// Budget is the use of the failure budget. Failed only grows: over stages,
+// retries and restarts.
+type Budget struct {
+	Failed              int `json:"failed"`
+	ForgivenFailed      int `json:"forgiven_failed,omitempty"`
+	ForgivenUnreachable int `json:"forgiven_unreachable,omitempty"`
+}
+
+// CommandSeen is what became of an operator's command.
+type CommandSeen struct {
+	N      uint64    `json:"n"`
+	Verb   Verb      `json:"verb"`
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	OK     bool      `json:"ok"`
+	Result string    `json:"result"`
+}
+
+// Problem is one node's failure, for people.
+type Problem struct {
+	Node  string    `json:"node"`
+	Class string    `json:"class"`
+	Why   string    `json:"why"`
+	At    time.Time `json:"at"`
+}
+
+// Header returns what is to be persisted of the state.
+func (s *State) Header() Header {
+	h := NewHeader(s.plan.ID, s.plan.Spec, s.createdAt)
+	h.State, h.Reason = s.status, s.reason
+	h.StageIndex, h.Stage = s.stage, s.plan.Spec.Stages[s.stage].Name
+	for i := range h.Stages {
+		from, end := s.plan.Stage(i)
+		h.Stages[i].From, h.Stages[i].End, h.Stages[i].Done = from, end, s.stageDone[i]
+	}
+	h.Counts, h.Total, h.InFlight = s.counts, len(s.nodes), s.inFlight
+	h.Epoch, h.Token = s.hold.Epoch, s.hold.Token
+	h.StartedAt, h.FinishedAt, h.BakingSince = ptr(s.startedAt), ptr(s.finishedAt), ptr(s.bakingSince)
+	h.UpdatedAt = s.now
+	h.Promoted, h.Paused, h.Command = s.promoted, s.pause, s.command
+	h.Confirmed, h.Budget, h.RestoreFailed = s.nConfirmed, s.budget, s.restoreFailed
+	h.Problems = slices.Clone(s.problems)
+	h.Follows, h.SupersededBy = s.plan.Follows, s.superseded
+	if s.counts[ClassFailed]+s.counts[ClassUnreachable]+s.counts[ClassSkipped] > 0 {
+		for i := range s.nodes {
+			switch s.nodes[i].class {
+			case ClassFailed:
+				h.Failed = append(h.Failed, i)
+			case ClassUnreachable:
+				h.Unreachable = append(h.Unreachable, i)
+			case ClassSkipped:
+				h.Skipped = append(h.Skipped, i)
+			}
+		}
+	}
+	return h
+}
+
+// NewHeader is the header of a rollout that is not planned yet.
+func NewHeader(id string, spec Spec, at time.Time) Header {
+	h := Header{
+		Version: HeaderVersion, ID: id, Name: spec.Name, Hash: spec.Hash, State: Waiting,
+		CreatedAt: at, UpdatedAt: at,
+	}
+	for _, st := range spec.Stages {
+		h.Stages = append(h.Stages, HeaderStage{Name: st.Name})
+	}
+	for _, c := range spec.Configs {
+		h.Configs = append(h.Configs, HeaderConfig{c.Name, c.Revision, c.SHA256, c.Destination})
+	}
+	return h
+}
+
+func ptr(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+func val(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
+}
+
+// Given is an order of this rollout that stands in Consul, for one config of
+// one node.
+type Given struct {
+	Node, Config int
+	Order        Order
+	Restore      bool
+}
+
+// ErrDataLost is returned where Consul holds less than was written to it.
+var ErrDataLost = errors.New("Consul has lost orders of this rollout, or was restored to an older state: nothing is assigned; run `aimlock recover`")
+
+// Recover makes the state of a rollout out of what is persisted: its plan, its
+// header, the orders of this rollout that stand in desired/, and the answers
+// in actual/ (those to other orders are ignored). Its first event must be
+// Acquired. It returns an error that wraps ErrDataLost rather than to assign
+// from a gap.
+func Recover(plan *Plan, h Header, given []Given, reports []Report) (*State, error) {
+	if err := h.fits(plan); err != nil {
+		return nil, err
+	}
+	s := NewState(plan)
+	s.status, s.stage, s.reason = h.State, h.StageIndex, h.Reason
+	s.hold = Order{Epoch: h.Epoch, Token: h.Token}
+	s.startedAt, s.finishedAt, s.bakingSince = val(h.StartedAt), val(h.FinishedAt), val(h.BakingSince)
+	s.promoted, s.pause, s.command = h.Promoted, h.Paused, h.Command
+	s.budget, s.restoreFailed, s.superseded = h.Budget, h.RestoreFailed, h.SupersededBy
+	s.problems = slices.Clone(h.Problems)
+	if err := s.recoverOrders(given, h.Confirmed); err != nil {
+		return nil, err
+	}
+	all := uint64(1)<<len(plan.Spec.Configs) - 1
+	for _, i := range h.Failed {
+		s.setClass(i, ClassFailed)
+		if !s.nodes[i].restore {
+			s.nodes[i].got = all
+		}
+	}
+	for _, i := range h.Unreachable {
+		s.setClass(i, ClassUnreachable)
+	}
+	for _, i := range h.Skipped {
+		s.setClass(i, ClassSkipped)
+	}
+	s.now = h.UpdatedAt // for the problems found now; the clock starts at the first Step
+	counted := s.restoreFailed
+	s.restoreFailed = 0
+	for _, r := range reports {
+		s.report(r)
+	}
+	// A failed restore that was counted before is the same one now.
+	s.restoreFailed = max(s.restoreFailed, counted)
+	for i := range s.nodes {
+		n := &s.nodes[i]
+		open := n.class == ClassPending || n.restore && n.class != ClassUnreachable
+		if !n.order.IsZero() && n.got != all && open && !s.Finished() {
+			n.flying = true
+			s.inFlight++
+		}
+	}
+	if s.status == RollingBack {
+		for i := range s.nodes {
+			if n := &s.nodes[i]; !n.order.IsZero() && !n.restore {
+				s.land(i)
+				s.toRestore = append(s.toRestore, i)
+			}
+		}
+	}
+	s.effects, s.dirty, s.now = nil, false, time.Time{}
+	return s, nil
+}
+
+// recoverOrders takes the orders that stand. A node has an order when all its
+// configs have: they are written in one transaction.
+func (s *State) recoverOrders(given []Given, confirmed int) error {
+	seen := make(map[int]uint64, len(given))
+	all := uint64(1)<<len(s.plan.Spec.Configs) - 1
+	for _, g := range given {
+		if g.Node < 0 || g.Node >= len(s.nodes) || g.Config < 0 || g.Config >= len(s.plan.Spec.Configs) || g.Order.IsZero() {
+			continue
+		}
+		n := &s.nodes[g.Node]
+		if !n.order.IsZero() && n.order != g.Order {
+			return fmt.Errorf("node %s has orders %s and %s of one rollout: %w", s.plan.Nodes[g.Node], n.order, g.Order, ErrDataLost)
+		}
+		n.order, n.restore = g.Order, g.Restore
+		seen[g.Node] |= 1 << g.Config
+	}
+	for _, i := range slices.Sorted(maps.Keys(seen)) {
+		if seen[i] != all {
+			return fmt.Errorf("node %s has orders for some of its configs only: %w", s.plan.Nodes[i], ErrDataLost)
+		}
+		s.nodes[i].confirmed = true
+		s.nConfirmed++
+	}
+	if s.nConfirmed < confirmed {
+		return fmt.Errorf("%d nodes were given orders, and Consul holds %d: %w", confirmed, s.nConfirmed, ErrDataLost)
+	}
+	return nil
+}
+
+// fits refuses a header that does not belong to the plan.
+func (h *Header) fits(plan *Plan) error {
+	bad := func(what string) error { return fmt.Errorf("header of rollout %s: %s: %w", h.ID, what, ErrPlanDamaged) }
+	switch {
+	case h.Version > HeaderVersion:
+		return fmt.Errorf("rollout %s was written by a newer aimlock (version %d, this one reads up to %d): upgrade this aimlock", h.ID, h.Version, HeaderVersion)
+	case h.ID != plan.ID || h.Hash != plan.Spec.Hash:
+		return bad("it belongs to another plan")
+	case h.StageIndex < 0 || h.StageIndex >= len(plan.Ends):
+		return bad("it names a stage that is not there")
+	case h.State == Paused && h.Paused == nil:
+		return bad("it is paused without a reason")
+	}
+	for _, set := range []IndexSet{h.Failed, h.Unreachable, h.Skipped} {
+		if len(set) > 0 && (set[0] < 0 || set[len(set)-1] >= len(plan.Nodes)) {
+			return bad("it names nodes that are not there")
+		}
+	}
+	return nil
+}
+
+// Clone returns a copy that shares nothing that Step changes.
+func (s *State) Clone() *State {
+	c := *s
+	c.nodes = slices.Clone(s.nodes)
+	c.stageDone = slices.Clone(s.stageDone)
+	c.flights = slices.Clone(s.flights)
+	c.graces = slices.Clone(s.graces)
+	c.readies = slices.Clone(s.readies)
+	c.toRestore = slices.Clone(s.toRestore)
+	c.problems = slices.Clone(s.problems)
+	c.down = maps.Clone(s.down)
+	c.asked = maps.Clone(s.asked)
+	c.answers = maps.Clone(s.answers)
+	c.effects = nil
+	return &c
+}

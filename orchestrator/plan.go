@@ -1,0 +1,277 @@
+package orchestrator
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"time"
+)
+
+// PlanVersion is the version of the plan's encoding.
+const PlanVersion = 1
+
+// MaxConfigs is how many configs one rollout may deliver.
+const MaxConfigs = 64
+
+// Plan is a spec applied to one fleet. It is immutable.
+type Plan struct {
+	// ID names the rollout.
+	ID   string
+	Spec Spec
+	// Nodes in the order in which they get their turn. A node's place here is
+	// its index everywhere else.
+	Nodes []string
+	// Ends is where each stage ends: stage i is Nodes[Ends[i-1]:Ends[i]].
+	// Invariant: Ends never falls, and its last is at most len(Nodes). Nodes
+	// behind the last end belong to no stage and end as skipped.
+	Ends      []int
+	CreatedAt time.Time
+	// Follows names the finished rollout whose late joiners this one serves.
+	Follows string
+}
+
+// NewPlan decides who is in which stage. The choice depends on the spec and
+// on the set of nodes only: neither on the order in which a fleet source lists
+// them nor on the time.
+func NewPlan(id string, spec Spec, fleet []Node, at time.Time) (*Plan, error) {
+	if len(fleet) == 0 {
+		return nil, errors.New("the fleet is empty: there is no node to roll out to")
+	}
+	if len(spec.Stages) == 0 {
+		return nil, errors.New("the rollout has no stage")
+	}
+	if n := len(spec.Configs); n == 0 || n > MaxConfigs {
+		return nil, fmt.Errorf("the rollout has %d configs: it must have 1 to %d", n, MaxConfigs)
+	}
+	names, err := arrange(fleet, spec.Spread)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{ID: id, Spec: spec, Nodes: names, CreatedAt: at}
+	p.Ends, err = stageEnds(spec.Stages, len(names))
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// NewFollowUp plans the late joiners of a finished rollout: its stages are
+// done, so they get its revision in the last one.
+func NewFollowUp(id, follows string, spec Spec, joiners []Node, at time.Time) (*Plan, error) {
+	p, err := NewPlan(id, spec, joiners, at)
+	if err != nil {
+		return nil, err
+	}
+	for i := range p.Ends {
+		p.Ends[i] = 0
+	}
+	p.Ends[len(p.Ends)-1] = len(p.Nodes)
+	p.Follows = follows
+	return p, nil
+}
+
+// arrange puts the fleet into the order of turns: by name, or round robin over
+// the values of the metadata key spread, each value's nodes by name. So the
+// first n nodes hold each value as often as any other, give or take one, for
+// as long as it has nodes left.
+func arrange(fleet []Node, spread string) ([]string, error) {
+	names := make([]string, len(fleet))
+	if spread == "" {
+		for i, n := range fleet {
+			names[i] = n.Name
+		}
+		slices.Sort(names)
+		return names, noTwins(names)
+	}
+	groups := map[string][]string{}
+	for i, n := range fleet {
+		v := n.Meta[spread]
+		groups[v] = append(groups[v], n.Name)
+		names[i] = n.Name
+	}
+	slices.Sort(names)
+	if err := noTwins(names); err != nil {
+		return nil, err
+	}
+	values := make([]string, 0, len(groups))
+	for v, g := range groups {
+		values = append(values, v)
+		slices.Sort(g)
+	}
+	slices.Sort(values)
+	names = names[:0]
+	for round := 0; len(values) > 0; round++ {
+		left := values[:0]
+		for _, v := range values {
+			g := groups[v]
+			names = append(names, g[round])
+			if round+1 < len(g) {
+				left = append(left, v)
+			}
+		}
+		values = left
+	}
+	return names, nil
+}
+
+func noTwins(sorted []string) error {
+	for i := 1; i < len(sorted); i++ {
+		if sorted[i] == sorted[i-1] {
+			return fmt.Errorf("node %q is in the fleet twice", sorted[i])
+		}
+	}
+	return nil
+}
+
+// stageEnds computes where each stage ends, in integers: percent is rounded
+// up, so that it is never rounded to nothing, and an end never falls.
+func stageEnds(stages []Stage, total int) ([]int, error) {
+	ends := make([]int, len(stages))
+	done := 0
+	for i, st := range stages {
+		switch {
+		case (st.Nodes > 0) == (st.Percent > 0):
+			return nil, fmt.Errorf("stage %q must have nodes or percent, and not both", st.Name)
+		case st.Nodes > 0:
+			done = min(total, done+st.Nodes)
+		case st.Percent > 100:
+			return nil, fmt.Errorf("stage %q: percent is %d, and 100 is all", st.Name, st.Percent)
+		default:
+			done = max(done, (total*st.Percent+99)/100)
+		}
+		ends[i] = done
+	}
+	return ends, nil
+}
+
+// Stage returns the nodes of stage i: Nodes[from:to].
+func (p *Plan) Stage(i int) (from, to int) {
+	if i > 0 {
+		from = p.Ends[i-1]
+	}
+	return from, p.Ends[i]
+}
+
+// StageOf returns the stage of a node, and -1 for one behind the last stage.
+func (p *Plan) StageOf(node int) int {
+	i := sort.SearchInts(p.Ends, node+1)
+	if i == len(p.Ends) {
+		return -1
+	}
+	return i
+}
+
+// Index maps names to indexes.
+func (p *Plan) Index() map[string]int {
+	m := make(map[string]int, len(p.Nodes))
+	for i, n := range p.Nodes {
+		m[n] = i
+	}
+	return m
+}
+
+// planHead is chunk 0 of an encoded plan.
+type planHead struct {
+	Version   int       `json:"version"`
+	ID        string    `json:"id"`
+	Spec      Spec      `json:"spec"`
+	Ends      []int     `json:"ends"`
+	Total     int       `json:"total"`
+	Chunks    int       `json:"chunks"`
+	SHA256    string    `json:"sha256"`
+	CreatedAt time.Time `json:"created_at"`
+	Follows   string    `json:"follows,omitempty"`
+}
+
+// planPart is every further chunk.
+type planPart struct {
+	Version int      `json:"version"`
+	Nodes   []string `json:"nodes"`
+}
+
+// Encode returns the plan in chunks of about size bytes (chunk 0, with the
+// spec, may be larger). A chunk is written once and never again.
+func (p *Plan) Encode(size int) ([][]byte, error) {
+	chunks := [][]byte{nil}
+	for at := 0; at < len(p.Nodes); {
+		var part planPart
+		part.Version = PlanVersion
+		for n := 0; at < len(p.Nodes) && (len(part.Nodes) == 0 || n+len(p.Nodes[at])+3 <= size); at++ {
+			part.Nodes = append(part.Nodes, p.Nodes[at])
+			n += len(p.Nodes[at]) + 3
+		}
+		b, err := json.Marshal(part)
+		if err != nil {
+			return nil, fmt.Errorf("plan of %s: %w", p.ID, err)
+		}
+		chunks = append(chunks, b)
+	}
+	head, err := json.Marshal(planHead{
+		Version: PlanVersion, ID: p.ID, Spec: p.Spec, Ends: p.Ends, Total: len(p.Nodes),
+		Chunks: len(chunks), SHA256: digest(p.Nodes), CreatedAt: p.CreatedAt, Follows: p.Follows,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("plan of %s: %w", p.ID, err)
+	}
+	chunks[0] = head
+	return chunks, nil
+}
+
+// ErrPlanDamaged is returned for a plan whose chunks do not fit together.
+var ErrPlanDamaged = errors.New("the rollout's plan in Consul is incomplete or was changed")
+
+// DecodePlan is the inverse of Encode. It returns an error that wraps
+// ErrPlanDamaged unless every chunk is there and whole.
+func DecodePlan(chunks [][]byte) (*Plan, error) {
+	if len(chunks) == 0 {
+		return nil, fmt.Errorf("%w: chunk 0 is missing", ErrPlanDamaged)
+	}
+	var head planHead
+	if err := json.Unmarshal(chunks[0], &head); err != nil {
+		return nil, fmt.Errorf("%w: chunk 0: %w", ErrPlanDamaged, err)
+	}
+	if head.Version > PlanVersion {
+		return nil, fmt.Errorf("the rollout's plan was written by a newer aimlock (version %d, this one reads up to %d): upgrade this aimlock", head.Version, PlanVersion)
+	}
+	if head.Chunks != len(chunks) {
+		return nil, fmt.Errorf("%w: it has %d chunks of %d", ErrPlanDamaged, len(chunks), head.Chunks)
+	}
+	p := &Plan{ID: head.ID, Spec: head.Spec, Ends: head.Ends, CreatedAt: head.CreatedAt, Follows: head.Follows}
+	for i, c := range chunks[1:] {
+		var part planPart
+		if err := json.Unmarshal(c, &part); err != nil {
+			return nil, fmt.Errorf("%w: chunk %d: %w", ErrPlanDamaged, i+1, err)
+		}
+		p.Nodes = append(p.Nodes, part.Nodes...)
+	}
+	switch {
+	case len(p.Nodes) != head.Total || digest(p.Nodes) != head.SHA256:
+		return nil, fmt.Errorf("%w: its nodes are not those that were planned", ErrPlanDamaged)
+	case len(p.Spec.Stages) == 0 || len(p.Ends) != len(p.Spec.Stages) || !slices.IsSorted(p.Ends) ||
+		p.Ends[0] < 0 || p.Ends[len(p.Ends)-1] > len(p.Nodes):
+		return nil, fmt.Errorf("%w: its stages do not fit its nodes", ErrPlanDamaged)
+	case len(p.Spec.Configs) == 0 || len(p.Spec.Configs) > MaxConfigs:
+		return nil, fmt.Errorf("%w: it has %d configs", ErrPlanDamaged, len(p.Spec.Configs))
+	}
+	return p, nil
+}
+
+func digest(names []string) string {
+	h := sha256.New()
+	var buf bytes.Buffer
+	for _, n := range names {
+		buf.WriteString(n)
+		buf.WriteByte('\n')
+		if buf.Len() > 1<<15 {
+			_, _ = h.Write(buf.Bytes())
+			buf.Reset()
+		}
+	}
+	_, _ = h.Write(buf.Bytes())
+	return hex.EncodeToString(h.Sum(nil))
+}

@@ -1,0 +1,176 @@
+package orchestrator
+
+import (
+	"errors"
+	"fmt"
+	"math/rand"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// TestPlanChoice: the choice of nodes is a function of the set of nodes, each
+// stage holds what its percent says to the node, and zones take turns.
+func TestPlanChoice(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		spec := drawSpec(rt)
+		spec.Spread = rapid.SampledFrom([]string{"", "zone"}).Draw(rt, "spread")
+		nodes := fleet(rapid.IntRange(1, 200).Draw(rt, "fleet"), "a", "b", "c")
+		for i := range nodes { // zones of unequal size, some without a zone
+			if rapid.IntRange(0, 3).Draw(rt, "zone") == 0 {
+				nodes[i].Meta = nil
+			}
+		}
+		p, err := NewPlan("r", spec, nodes, t0)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		shuffled := slices.Clone(nodes)
+		rand.New(rand.NewSource(int64(len(nodes)))).Shuffle(len(nodes), func(i, j int) {
+			shuffled[i], shuffled[j] = shuffled[j], shuffled[i]
+		})
+		q, err := NewPlan("r", spec, shuffled, t0)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		if !slices.Equal(p.Nodes, q.Nodes) || !slices.Equal(p.Ends, q.Ends) {
+			rt.Fatal("the order in which the fleet is listed changes the plan")
+		}
+		for i, st := range spec.Stages {
+			from, end := p.Stage(i)
+			switch {
+			case st.Percent > 0 && end*100 < st.Percent*len(nodes):
+				rt.Fatalf("stage %d ends at %d of %d, which is less than %d percent", i, end, len(nodes), st.Percent)
+			case st.Percent > 0 && end > from && (end-1)*100 >= st.Percent*len(nodes):
+				rt.Fatalf("stage %d ends at %d of %d, which is more than %d percent asks for", i, end, len(nodes), st.Percent)
+			case st.Nodes > 0 && end != min(from+st.Nodes, len(nodes)):
+				rt.Fatalf("stage %d is %d to %d and should add %d", i, from, end, st.Nodes)
+			}
+			for n := from; n < end; n++ {
+				if p.StageOf(n) != i {
+					rt.Fatalf("node %d is in stage %d, not %d", n, i, p.StageOf(n))
+				}
+			}
+		}
+		if spec.Spread != "" {
+			verifySpread(rt, p, nodes)
+		}
+	})
+}
+
+func verifySpread(t *rapid.T, p *Plan, nodes []Node) {
+	zone, left := map[string]string{}, map[string]int{}
+	for _, n := range nodes {
+		zone[n.Name] = n.Meta["zone"]
+		left[n.Meta["zone"]]++
+	}
+	seen := map[string]int{}
+	for at, n := range p.Nodes {
+		seen[zone[n]]++
+		left[zone[n]]--
+		for z, k := range left {
+			if k > 0 && seen[z] < seen[zone[n]]-1 {
+				t.Fatalf("after %d nodes zone %q has %d and zone %q has %d", at+1, zone[n], seen[zone[n]], z, seen[z])
+			}
+		}
+	}
+}
+
+func TestPlanEncoding(t *testing.T) {
+	spec := testSpec(Stage{Name: "one", Nodes: 1}, Stage{Name: "rest", Percent: 100})
+	p, err := NewPlan("r-1", spec, fleet(1000), t0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Follows = "r-0"
+	chunks, err := p.Encode(1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range chunks[1:] {
+		if len(c) > 1100 {
+			t.Errorf("chunk %d has %d bytes", i+1, len(c))
+		}
+	}
+	got, err := DecodePlan(chunks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got.Nodes, p.Nodes) || !slices.Equal(got.Ends, p.Ends) || got.ID != p.ID || got.Follows != "r-0" || !got.CreatedAt.Equal(t0) {
+		t.Error("the plan changed on its way")
+	}
+	swapped := slices.Clone(chunks)
+	swapped[1], swapped[2] = swapped[2], swapped[1]
+	for name, bad := range map[string][][]byte{
+		"none": nil, "short": chunks[:3], "swapped": swapped, "no JSON": {[]byte("x")},
+	} {
+		if _, err := DecodePlan(bad); !errors.Is(err, ErrPlanDamaged) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestFollowUp(t *testing.T) {
+	spec := testSpec(Stage{Name: "one", Nodes: 1, Bake: 1}, Stage{Name: "rest", Percent: 50}, Stage{Name: "all", Percent: 100})
+	p, err := NewFollowUp("r-2", "r-1", spec, fleet(3), t0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(p.Ends) != "[0 0 3]" {
+		t.Errorf("stages end at %v: late joiners belong to the last stage", p.Ends)
+	}
+}
+
+func TestTwins(t *testing.T) {
+	spec := testSpec(Stage{Name: "all", Percent: 100})
+	for _, spread := range []string{"", "zone"} {
+		spec.Spread = spread
+		if _, err := NewPlan("r", spec, append(fleet(3), Node{Name: "n2", Meta: map[string]string{"zone": "x"}}), t0); err == nil {
+			t.Errorf("spread %q: a node that is in the fleet twice was planned", spread)
+		}
+	}
+}
+
+// TestRecoverRefuses: never from a gap.
+func TestRecoverRefuses(t *testing.T) {
+	spec := testSpec(Stage{Name: "all", Percent: 100})
+	spec.Configs = append(spec.Configs, Config{Name: "b.conf"})
+	p, err := NewPlan("r-1", spec, fleet(3), t0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := NewHeader(p.ID, spec, t0)
+	h.State = Running
+	o := Order{1, 5, 1}
+	both := []Given{{0, 0, o, false}, {0, 1, o, false}}
+	if _, err := Recover(p, h, both, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Recover(p, h, both[:1], nil); !errors.Is(err, ErrDataLost) {
+		t.Errorf("half of a node's orders: %v", err)
+	}
+	lost := h
+	lost.Confirmed = 2
+	if _, err := Recover(p, lost, both, nil); !errors.Is(err, ErrDataLost) {
+		t.Errorf("an order that was confirmed is gone: %v", err)
+	}
+	for name, change := range map[string]func(*Header){
+		"another rollout": func(h *Header) { h.ID = "r-2" },
+		"another spec":    func(h *Header) { h.Hash = "x" },
+		"stage":           func(h *Header) { h.StageIndex = 1 },
+		"nodes":           func(h *Header) { h.Failed = IndexSet{3} },
+		"pause":           func(h *Header) { h.State = Paused },
+	} {
+		bad := h
+		change(&bad)
+		if _, err := Recover(p, bad, both, nil); !errors.Is(err, ErrPlanDamaged) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	newer := h
+	newer.Version++
+	if _, err := Recover(p, newer, both, nil); err == nil {
+		t.Error("a newer header was taken")
+	}
+}

@@ -1,0 +1,232 @@
+package orchestrator
+
+import (
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+)
+
+// TestScripts runs the stories in testdata. Each is a rollout told event by
+// event, with what the core answers. Commands:
+//
+//	plan nodes=N [zones=a,b]     a stage or block in each line of input
+//	start                        a process takes the lock and recovers
+//	answer [node …] [fail=why]   agents answer; without nodes all that can
+//	up|down node …               health of agents
+//	gate pass|fail|unknown       answers the oldest question
+//	window open|closed
+//	command VERB [node …]
+//	supersede ID
+//	advance DURATION             time passes, with a tick
+//	die after=N CMD …            the process dies after N effects of CMD
+func TestScripts(t *testing.T) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		sc := &script{}
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string { return sc.run(t, d) })
+	})
+}
+
+type script struct{ w *world }
+
+func (sc *script) run(t *testing.T, d *datadriven.TestData) string {
+	if d.Cmd == "plan" {
+		return sc.plan(t, d)
+	}
+	sc.w.t = t
+	cmd, args, n := d.Cmd, d.CmdArgs, -1
+	if cmd == "die" {
+		n, _ = strconv.Atoi(args[0].Vals[0])
+		cmd, args = args[1].Key, args[2:]
+	}
+	if cmd == "start" {
+		return sc.show(sc.w.start())
+	}
+	if sc.w.s == nil {
+		d.Fatalf(t, "the process is dead: start another")
+	}
+	return sc.show(sc.w.step(sc.event(t, d, cmd, args), n))
+}
+
+func (sc *script) event(t *testing.T, d *datadriven.TestData, cmd string, args []datadriven.CmdArg) Event {
+	w := sc.w
+	var nodes []int
+	why := ""
+	index := w.plan.Index()
+	for _, a := range args {
+		if i, ok := index[a.Key]; ok {
+			nodes = append(nodes, i)
+		}
+		if a.Key == "fail" {
+			why = strings.Join(a.Vals, " ")
+		}
+	}
+	switch cmd {
+	case "answer":
+		if len(nodes) == 0 {
+			nodes = w.unanswered()
+		}
+		var rs Reports
+		for _, i := range nodes {
+			if r, ok := w.answer(i, why == "", why); ok {
+				rs = append(rs, r)
+			}
+		}
+		return rs
+	case "up":
+		return Health{Up: nodes}
+	case "down":
+		return Health{Down: nodes}
+	case "gate":
+		if len(w.asks) == 0 {
+			d.Fatalf(t, "no gate is asked")
+		}
+		a := w.asks[0]
+		w.asks = w.asks[1:]
+		return GateAnswered{Ask: a.Ask, Gate: a.Gate.Name, Answer: Answer(args[0].Key)}
+	case "window":
+		return WindowChanged{Open: args[0].Key == "open"}
+	case "command":
+		c := OperatorCommand{N: 1, Verb: Verb(args[0].Key), By: "sam"}
+		if h := w.header.Command; h != nil {
+			c.N = h.N + 1
+		}
+		for _, a := range args[1:] {
+			c.Nodes = append(c.Nodes, a.Key)
+		}
+		return c
+	case "supersede":
+		return Supersede{By: args[0].Key}
+	case "advance":
+		dur, err := time.ParseDuration(args[0].Key)
+		if err != nil {
+			d.Fatalf(t, "%v", err)
+		}
+		w.now = w.now.Add(dur)
+		return Tick{}
+	}
+	d.Fatalf(t, "unknown command %q", cmd)
+	return nil
+}
+
+// plan reads "stage NAME key=value …", "failure key=value …" and "window".
+func (sc *script) plan(t *testing.T, d *datadriven.TestData) string {
+	spec := testSpec()
+	num := func(s string) int {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			d.Fatalf(t, "%v", err)
+		}
+		return n
+	}
+	for line := range strings.Lines(d.Input) {
+		f := strings.Fields(line)
+		st := Stage{}
+		for _, kv := range f[1:] {
+			k, v, ok := strings.Cut(kv, "=")
+			switch {
+			case !ok:
+				st.Name = k
+			case k == "nodes":
+				st.Nodes = num(v)
+			case k == "percent":
+				st.Percent = num(v)
+			case k == "max_parallel":
+				st.MaxParallel = num(v)
+			case k == "bake":
+				st.Bake, _ = time.ParseDuration(v)
+			case k == "gate":
+				st.Gate = append(st.Gate, v)
+				spec.Gates = append(spec.Gates, Gate{Name: v, Kind: "consul_checks"})
+			case k == "max_failed":
+				spec.Failure.MaxFailed = num(v)
+			case k == "max_unreachable_percent":
+				spec.Failure.MaxUnreachablePercent = num(v)
+			case k == "then":
+				spec.Failure.Then = v
+			default:
+				d.Fatalf(t, "unknown key %q", k)
+			}
+		}
+		switch f[0] {
+		case "stage":
+			spec.Stages = append(spec.Stages, st)
+		case "window":
+			spec.Window = &Window{}
+		}
+	}
+	var n int
+	var zones []string
+	d.ScanArgs(t, "nodes", &n)
+	if d.HasArg("zones") {
+		for _, a := range d.CmdArgs {
+			if a.Key == "zones" {
+				zones = a.Vals
+			}
+		}
+		spec.Spread = "zone"
+	}
+	plan, err := NewPlan("r-1", spec, fleet(n, zones...), t0)
+	if err != nil {
+		return "error: " + err.Error() + "\n"
+	}
+	sc.w = newWorld(t, plan)
+	var b strings.Builder
+	for i, st := range spec.Stages {
+		from, end := plan.Stage(i)
+		fmt.Fprintf(&b, "%s: %s\n", st.Name, strings.Join(plan.Nodes[from:end], " "))
+	}
+	return b.String()
+}
+
+func (sc *script) show(effects []Effect) string {
+	var b strings.Builder
+	names := func(idx []int) string {
+		var out []string
+		for _, i := range idx {
+			out = append(out, sc.w.plan.Nodes[i])
+		}
+		sort.Strings(out)
+		return strings.Join(out, " ")
+	}
+	for _, e := range effects {
+		switch e := e.(type) {
+		case Persist:
+			h := e.Header
+			fmt.Fprintf(&b, "persist  %s, stage %s", h.State, h.Stage)
+			if h.Command != nil && !h.Command.OK {
+				fmt.Fprintf(&b, ", refused: %s", h.Command.Result)
+			}
+			b.WriteByte('\n')
+		case Assign:
+			fmt.Fprintf(&b, "assign   %s: %s\n", e.Order, names(e.Nodes))
+		case Restore:
+			fmt.Fprintf(&b, "restore  %s: %s\n", e.Order, names(e.Nodes))
+		case AskGate:
+			fmt.Fprintf(&b, "ask      %s\n", e.Gate.Name)
+		case Finish:
+			fmt.Fprintf(&b, "finish   %s\n", e.Status)
+		case Tell:
+			fmt.Fprintf(&b, "tell     %s\n", strings.TrimSpace(e.Node+" "+e.Text))
+		}
+	}
+	if sc.w.s == nil {
+		b.WriteString("-- the process is dead\n")
+		return b.String()
+	}
+	fmt.Fprintf(&b, "-- %s, in flight %d,", sc.w.s.Status(), sc.w.s.InFlight())
+	for c, n := range sc.w.s.Counts() {
+		if n > 0 {
+			fmt.Fprintf(&b, " %s %d", Class(c), n)
+		}
+	}
+	if wake := sc.w.s.NextWake(); !wake.IsZero() {
+		fmt.Fprintf(&b, ", wake in %s", wake.Sub(sc.w.now).Round(time.Millisecond))
+	}
+	b.WriteByte('\n')
+	return b.String()
+}

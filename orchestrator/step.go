@@ -1,0 +1,355 @@
+package orchestrator
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Step takes what happened and the time, and returns the next state and what
+// must be done for it to be true. It decides from its arguments alone: the
+// same state, event and time give the same answer.
+//
+// The state passed in is used up: go on with the one returned. Clone it
+// before, where it is still needed. now must not go back; where it does, the
+// time of the last Step stands.
+func Step(s *State, ev Event, now time.Time) (*State, []Effect) {
+	if now.After(s.now) {
+		s.now = now
+	}
+	s.dirty, s.effects = false, nil
+	if s.Finished() {
+		return s, nil
+	}
+	s.apply(ev)
+	finished := s.advance()
+
+	var out []Effect
+	if s.dirty {
+		out = append(out, Persist{Header: s.Header()})
+	}
+	out = append(out, s.effects...)
+	if finished {
+		out = append(out, Finish{Status: s.status})
+	}
+	s.effects = nil
+	return s, out
+}
+
+// apply takes the event into the state. It decides nothing that advance can.
+func (s *State) apply(ev Event) {
+	switch ev := ev.(type) {
+	case Acquired:
+		s.acquired(ev.Order)
+	case WindowChanged:
+		if s.plan.Spec.Window != nil {
+			s.open = ev.Open
+		}
+	case Reports:
+		for _, r := range ev {
+			s.report(r)
+		}
+	case Health:
+		for _, i := range ev.Up {
+			s.agentUp(i)
+		}
+		for _, i := range ev.Down {
+			s.agentDown(i)
+		}
+	case Assigned:
+		s.confirmed(ev)
+	case GateAnswered:
+		if ev.Ask == s.ask && s.asked[ev.Gate] {
+			delete(s.asked, ev.Gate)
+			s.answers[ev.Gate] = ev
+			s.tell(TellGate, -1, "gate %q: %s%s", ev.Gate, ev.Answer, because(ev.Why))
+		}
+	case OperatorCommand:
+		if s.command == nil || ev.N > s.command.N {
+			s.obey(ev)
+		}
+	case Supersede:
+		if !s.status.Terminal() {
+			s.superseded = ev.By
+			s.setStatus(Superseded, "rollout "+ev.By+" took its place")
+		}
+	case Tick:
+	}
+}
+
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return ": " + why
+}
+
+func (s *State) acquired(o Order) {
+	s.hold, s.held, s.dirty = o, true, true
+	if s.startedAt.IsZero() {
+		s.startedAt = s.now
+	}
+	if s.bakingSince.After(s.now) {
+		// The last holder's clock was ahead of this one's: bake anew.
+		s.bakingSince = s.now
+	}
+	// What was in flight under the last hold gets its whole deadline again:
+	// nobody watched in between.
+	s.flights = s.flights[:0]
+	for i := range s.nodes {
+		if s.nodes[i].flying {
+			s.launch(i)
+		}
+	}
+}
+
+func (s *State) confirmed(ev Assigned) {
+	if s.unconfirmed > 0 {
+		s.unconfirmed--
+	}
+	for _, i := range ev.Nodes {
+		n := &s.nodes[i]
+		if !n.confirmed {
+			n.confirmed = true
+			s.nConfirmed++
+		}
+		if n.flying && n.order == ev.Order && n.since < s.now.UnixNano() {
+			s.launch(i)
+		}
+	}
+}
+
+// report takes one answer. The first answer of a config to an order counts;
+// everything else is ignored.
+func (s *State) report(r Report) {
+	if r.Node < 0 || r.Node >= len(s.nodes) || r.Config < 0 || r.Config >= len(s.plan.Spec.Configs) {
+		return
+	}
+	n, bit := &s.nodes[r.Node], uint64(1)<<r.Config
+	if n.order.IsZero() || n.order != r.Order || n.got&bit != 0 {
+		return
+	}
+	all := uint64(1)<<len(s.plan.Spec.Configs) - 1
+	bad := r.Result == ResultFailed || r.Result == ResultRefused
+	switch {
+	case bad && n.restore:
+		n.got = all
+		s.land(r.Node)
+		s.restoreFailed++
+		s.setClass(r.Node, ClassFailed)
+		s.dirty = true
+		s.problem(r.Node, "could not go back"+because(explain(r)))
+	case bad:
+		n.got = all
+		s.land(r.Node)
+		s.budget.Failed++
+		s.setClass(r.Node, ClassFailed)
+		s.problem(r.Node, explain(r))
+	case n.restore || r.Result == ResultApplied:
+		if n.got |= bit; n.got != all {
+			return
+		}
+		s.land(r.Node)
+		switch {
+		case !n.restore:
+			s.setClass(r.Node, ClassApplied)
+		case n.class != ClassFailed:
+			// A failed node stays failed when it is back: it is what people
+			// look for.
+			s.setClass(r.Node, ClassRolledBack)
+		}
+	}
+}
+
+func explain(r Report) string {
+	if r.Result == ResultRefused {
+		return "it refused the order " + r.Order.String() + because(r.Why) +
+			"; it has accepted a newer one: was Consul restored from a snapshot? then run `aimlock recover`"
+	}
+	if r.Why == "" {
+		return "failed"
+	}
+	return r.Why
+}
+
+func (s *State) agentUp(i int) {
+	if i < 0 || i >= len(s.nodes) {
+		return
+	}
+	delete(s.down, i)
+	n := &s.nodes[i]
+	if s.status.Terminal() || s.status == RollingBack || !n.order.IsZero() {
+		return
+	}
+	if n.deferred || n.class == ClassUnreachable {
+		s.undefer(i)
+		s.setClass(i, ClassPending)
+		if !n.ready {
+			n.ready = true
+			s.nReady++
+			s.readies = append(s.readies, i)
+		}
+	}
+}
+
+func (s *State) agentDown(i int) {
+	if i < 0 || i >= len(s.nodes) {
+		return
+	}
+	if _, known := s.down[i]; !known {
+		s.down[i] = s.now.UnixNano()
+		s.graces = append(s.graces, at{i, s.now.UnixNano()})
+	}
+}
+
+// gone tells whether the node's agent has been down for longer than Grace.
+func (s *State) gone(i int) bool {
+	t, down := s.down[i]
+	return down && s.now.UnixNano()-t >= int64(Grace)
+}
+
+// unreachable ends a node's turn without an answer. A node that failed stays
+// failed.
+func (s *State) unreachable(i int, why string) {
+	s.land(i)
+	s.undefer(i)
+	s.unready(i)
+	if c := s.nodes[i].class; c != ClassFailed && c != ClassUnreachable {
+		s.setClass(i, ClassUnreachable)
+		s.problem(i, why)
+	}
+}
+
+// problemsKept bounds the header.
+const problemsKept = 20
+
+func (s *State) problem(i int, why string) {
+	const most = 300
+	if len(why) > most {
+		why = strings.ToValidUTF8(why[:most], "") + " …"
+	}
+	if len(s.problems) == problemsKept {
+		s.problems = slices.Delete(s.problems, 0, 1)
+	}
+	s.problems = append(s.problems, Problem{Node: s.plan.Nodes[i], Class: s.nodes[i].class.String(), Why: why, At: s.now})
+	s.dirty = true
+	s.tell(TellNode, i, "%s: %s", s.nodes[i].class, why)
+}
+
+func (s *State) setStatus(st Status, why string) {
+	if s.status == st {
+		return
+	}
+	s.status, s.dirty = st, true
+	if why != "" {
+		s.reason = why
+	}
+	s.tell(TellStatus, -1, "%s%s", st, because(why))
+}
+
+// obey takes an operator's command and notes what became of it.
+func (s *State) obey(c OperatorCommand) {
+	s.dirty = true
+	s.command = &CommandSeen{N: c.N, Verb: c.Verb, By: c.By, At: s.now, OK: true}
+	by := "by " + c.By + because(c.Reason)
+	no := func(format string, args ...any) {
+		s.command.OK, s.command.Result = false, fmt.Sprintf(format, args...)
+	}
+	switch {
+	case s.status.Terminal():
+		no("the rollout is %s: it has ended", s.status)
+		return
+	case s.status == RollingBack && c.Verb != Rollback:
+		no("the rollout is rolling back, and that is not stopped")
+		return
+	}
+	s.command.Result = "done"
+	switch c.Verb {
+	case Pause:
+		if s.status == Paused {
+			s.command.Result = "it is paused already"
+			return
+		}
+		s.pauseFor(CauseOperator, by)
+	case Resume:
+		if s.status != Paused {
+			no("the rollout is %s, not paused", s.status)
+			return
+		}
+		s.unpause(by)
+	case Abort:
+		s.setStatus(Aborted, by)
+	case Rollback:
+		if s.status == RollingBack {
+			s.command.Result = "it is rolling back already"
+			return
+		}
+		s.beginRollback(by)
+	case Promote:
+		if s.status == Paused && s.pause.Cause == CauseFailure {
+			no("it is paused for failures, which promote does not overrule: resume does")
+			return
+		}
+		s.promoted, s.asked, s.answers = true, nil, nil
+		s.tell(TellStage, -1, "bake and gates of this stage are taken as passed %s", by)
+		if s.status == Paused {
+			s.unpause(by)
+		}
+	case Skip:
+		s.skip(c.Nodes, no)
+	default:
+		no("%q is no command that this version knows", c.Verb)
+	}
+}
+
+// skip takes nodes out that have no order yet: all of those named or none.
+func (s *State) skip(names []string, no func(string, ...any)) {
+	index := map[string]int{}
+	for _, n := range names {
+		index[n] = -1
+	}
+	for i, n := range s.plan.Nodes {
+		if _, asked := index[n]; asked {
+			index[n] = i
+		}
+	}
+	for _, n := range names {
+		switch i := index[n]; {
+		case i < 0:
+			no("node %q is not in this rollout", n)
+			return
+		case !s.nodes[i].order.IsZero():
+			no("node %q has its order already", n)
+			return
+		}
+	}
+	for _, i := range index {
+		s.undefer(i)
+		s.unready(i)
+		s.setClass(i, ClassSkipped)
+	}
+}
+
+func (s *State) pauseFor(cause Cause, why string) {
+	s.pause = &PauseInfo{Cause: cause, Why: why, At: s.now}
+	s.setStatus(Paused, why)
+}
+
+// unpause goes on. What an operator has looked at is forgiven: the failures
+// until now, where they were the cause, so that the budget starts anew.
+func (s *State) unpause(by string) {
+	switch s.pause.Cause {
+	case CauseFailure:
+		s.budget.ForgivenFailed = s.budget.Failed
+		s.budget.ForgivenUnreachable = s.counts[ClassUnreachable]
+	case CauseGate:
+		s.asked, s.answers = nil, nil
+	}
+	s.pause = nil
+	if s.bakingSince.IsZero() {
+		s.setStatus(Running, "resumed "+by)
+	} else {
+		s.setStatus(Baking, "resumed "+by)
+	}
+}
