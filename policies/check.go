@@ -2,7 +2,6 @@ package policies
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -10,6 +9,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/function"
 	"github.com/zclconf/go-cty/cty/function/stdlib"
 )
 
@@ -23,12 +23,12 @@ type checker struct {
 	consts map[string]cty.Value
 	// base holds the roots that every expression may read, as unknowns.
 	base map[string]cty.Value
-	// noFacts says in what place facts cannot be read; empty where they can.
-	noFacts string
+	// functions is what may be called.
+	functions map[string]function.Function
 }
 
 func newChecker(consts map[string]cty.Value) *checker {
-	c := &checker{consts: consts, base: make(map[string]cty.Value, len(schema)+3)}
+	c := &checker{consts: consts, base: make(map[string]cty.Value, len(schema)+3), functions: functions}
 	for object, facts := range schema {
 		attrs := make(map[string]cty.Value, len(facts))
 		for name, def := range facts {
@@ -91,7 +91,7 @@ func (c *checker) evaluate(e hclsyntax.Expression) (v cty.Value, diags hcl.Diagn
 			}}
 		}
 	}()
-	return e.Value(&hcl.EvalContext{Variables: c.base, Functions: functions})
+	return e.Value(&hcl.EvalContext{Variables: c.base, Functions: c.functions})
 }
 
 func (c *checker) checkTraversal(t hcl.Traversal, constant bool) hcl.Diagnostics {
@@ -185,9 +185,9 @@ func (c *checker) checkSyntax(e hclsyntax.Expression) (diags hcl.Diagnostics, re
 		enter: func(n hclsyntax.Node) {
 			switch n := n.(type) {
 			case *hclsyntax.FunctionCallExpr:
-				if _, ok := functions[n.Name]; !ok {
+				if _, ok := c.functions[n.Name]; !ok {
 					fail(hcl.DiagError, n.NameRange, "Unknown function", "There is no function %q.%s", n.Name,
-						didYouMean(n.Name, slices.Sorted(maps.Keys(functions)), ""))
+						didYouMean(n.Name, sortedKeys(c.functions), ""))
 				}
 				if n.Name == "contains" && len(n.Args) == 2 {
 					if list, ok := n.Args[0].(*hclsyntax.TupleConsExpr); ok {
@@ -277,6 +277,16 @@ func checkOp(n *hclsyntax.BinaryOpExpr) *hclsyntax.Operation {
 				Detail:   fmt.Sprintf("The left side is a %s and the right side a %s: they are never equal.", lt.FriendlyName(), rt.FriendlyName()),
 				Subject:  n.SrcRange.Ptr(),
 			}}
+		}}
+	case hclsyntax.OpDivide, hclsyntax.OpModulo:
+		return &hclsyntax.Operation{Impl: n.Op.Impl, Type: cty.Number, ShortCircuit: func(l, r cty.Value, ld, rd hcl.Diagnostics) (cty.Value, hcl.Diagnostics) {
+			v, diags := divide(l, r, ld, rd)
+			for _, d := range diags {
+				if d.Subject == nil {
+					d.Subject = n.RHS.Range().Ptr()
+				}
+			}
+			return v, diags
 		}}
 	}
 	return n.Op

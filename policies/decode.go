@@ -68,6 +68,11 @@ func (d *decoder) warn(subject hcl.Range, summary, detail string, args ...any) {
 // too many is reported by HCL.
 func (d *decoder) content(body hcl.Body, schema *hcl.BodySchema) *hcl.BodyContent {
 	content, diags := body.Content(schema)
+	for _, diag := range diags {
+		if kind, ok := strings.CutPrefix(diag.Summary, "Missing name for "); ok {
+			diag.Detail = fmt.Sprintf("A %s block has a name in quotes: %s \"…\" {", kind, kind)
+		}
+	}
 	d.diags = append(d.diags, diags...)
 	return content
 }

@@ -69,8 +69,8 @@ var (
 	opAdd      = &hclsyntax.Operation{Impl: stdlib.AddFunc, Type: cty.Number, ShortCircuit: arithmetic}
 	opSubtract = &hclsyntax.Operation{Impl: stdlib.SubtractFunc, Type: cty.Number, ShortCircuit: arithmetic}
 	opMultiply = &hclsyntax.Operation{Impl: stdlib.MultiplyFunc, Type: cty.Number, ShortCircuit: arithmetic}
-	opDivide   = &hclsyntax.Operation{Impl: stdlib.DivideFunc, Type: cty.Number, ShortCircuit: arithmetic}
-	opModulo   = &hclsyntax.Operation{Impl: stdlib.ModuloFunc, Type: cty.Number, ShortCircuit: arithmetic}
+	opDivide   = &hclsyntax.Operation{Impl: stdlib.DivideFunc, Type: cty.Number, ShortCircuit: divide}
+	opModulo   = &hclsyntax.Operation{Impl: stdlib.ModuloFunc, Type: cty.Number, ShortCircuit: divide}
 	opNegate   = &hclsyntax.Operation{Impl: nullable(stdlib.NegateFunc), Type: cty.Number}
 )
 
@@ -328,6 +328,15 @@ func arithmetic(l, r cty.Value, ld, rd hcl.Diagnostics) (cty.Value, hcl.Diagnost
 		return nullNumber, nil
 	}
 	return cty.NilVal, nil
+}
+
+// divide is arithmetic that refuses to divide by zero: to cty that is infinite,
+// and every limit would be passed.
+func divide(l, r cty.Value, ld, rd hcl.Diagnostics) (cty.Value, hcl.Diagnostics) {
+	if !ld.HasErrors() && !rd.HasErrors() && !l.IsNull() && r.IsKnown() && !r.IsNull() && r.AsBigFloat().Sign() == 0 {
+		return cty.UnknownVal(cty.Number), hcl.Diagnostics{{Severity: hcl.DiagError, Summary: "Division by zero", Detail: "The right side is zero."}}
+	}
+	return arithmetic(l, r, ld, rd)
 }
 
 // nullable makes a function answer null where it would refuse a null argument.
