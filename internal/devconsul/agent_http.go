@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"math"
 	"net"
 	"net/http"
 	"runtime"
@@ -158,10 +159,7 @@ func (j serviceJSON) service() (*state.Service, error) {
 	if len(svc.TaggedAddresses) == 0 {
 		svc.TaggedAddresses = j.TaggedAddressesSnake
 	}
-	if j.Weights != nil {
-		if j.Weights.Passing < 1 || j.Weights.Warning < 0 {
-			return nil, badRequest("Invalid Weights: Passing must be greater than 0, Warning 0 or greater")
-		}
+	if j.Weights != nil && validWeights(*j.Weights) {
 		svc.Weights = *j.Weights
 	}
 	if ip := net.ParseIP(j.Address); ip != nil {
@@ -184,6 +182,10 @@ func (j serviceJSON) service() (*state.Service, error) {
 	return svc, nil
 }
 
+func validWeights(w state.Weights) bool {
+	return w.Passing >= 1 && w.Passing <= math.MaxUint16 && w.Warning >= 0 && w.Warning <= math.MaxUint16
+}
+
 // present tells whether a block that is not served says anything.
 func present(raw json.RawMessage) bool {
 	s := strings.TrimSpace(string(raw))
@@ -200,6 +202,10 @@ func (s *Server) agentServiceRegister(_ http.ResponseWriter, r *http.Request) (a
 	}
 	if req.Name == "" {
 		return nil, badRequest("Missing service name")
+	}
+	// The catalog puts its default in the place of odd weights; the agent refuses them.
+	if req.Weights != nil && !validWeights(*req.Weights) {
+		return nil, badRequest("Invalid Weights: Passing must be greater than 0, and neither may be below 0 or above 65535")
 	}
 	svc, err := req.service()
 	if err != nil {
