@@ -87,4 +87,3 @@ func shellWords(line string) ([]string, error) {
 	flush()
 	return words, nil
 }
-
