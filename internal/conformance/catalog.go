@@ -148,7 +148,10 @@ var catalogTests = []test{
 		e.mustFail(err, "Must provide node")
 		_, err = e.c.Catalog().Register(&api.CatalogRegistration{Node: e.name, Address: "192.0.2.1",
 			Checks: api.HealthChecks{{Node: e.name, CheckID: "c", Name: "c", ServiceID: "no-such-service"}}}, e.w())
-		e.mustFail(err, "Missing service registration")
+		e.mustFail(err, "Unknown service ID 'no-such-service' for check ID 'c'")
+		_, err = e.c.Catalog().Register(&api.CatalogRegistration{Node: e.name, Address: "192.0.2.1",
+			Checks: api.HealthChecks{{Node: "other", CheckID: "c", Name: "c"}}}, e.w())
+		e.mustFail(err, "Node 'other' for check 'c' doesn't match register request node '"+e.name+"'")
 	}},
 	{"a new check changes the health of its service", func(e *env) {
 		e.external("a", "east", api.HealthPassing)

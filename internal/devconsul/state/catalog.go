@@ -44,7 +44,16 @@ func (s *Store) Register(r Registration) error {
 		}
 		for _, c := range r.Checks {
 			if !strings.EqualFold(c.Node, r.Node.Node) {
-				return fmt.Errorf("check node %q does not match node %q", c.Node, r.Node.Node)
+				return fmt.Errorf("Node '%s' for check '%s' doesn't match register request node '%s'", c.Node, c.CheckID, r.Node.Node)
+			}
+			if c.ServiceID != "" {
+				svc, err := first[*Service](w.Txn, tableServices, indexID, c.Node, c.ServiceID)
+				if err != nil {
+					return err
+				}
+				if svc == nil {
+					return fmt.Errorf("Unknown service ID '%s' for check ID '%s'", c.ServiceID, c.CheckID)
+				}
 			}
 			if err := w.ensureCheck(c); err != nil {
 				return fmt.Errorf("failed inserting check on node %q: %w", c.Node, err)
@@ -178,7 +187,7 @@ func (w *wtx) ensureCheck(c *Check) error {
 			return err
 		}
 		if svc == nil {
-			return ErrMissingService
+			return fmt.Errorf("check %s has no service %s", c.CheckID, c.ServiceID)
 		}
 		c.ServiceName, c.ServiceTags = svc.Service, svc.Tags
 	}

@@ -9,11 +9,9 @@ import (
 	"github.com/hashicorp/go-memdb"
 )
 
-// Refusals that the API shows to its callers, in Consul's words.
-var (
-	ErrMissingNode    = errors.New("Missing node registration")
-	ErrMissingService = errors.New("Missing service registration")
-)
+// ErrMissingNode is shown to callers of the API, in Consul's words, as all
+// errors here that begin with a capital.
+var ErrMissingNode = errors.New("Missing node registration")
 
 // errAbort ends a write without a change and without an error: a compare that
 // did not hold.
