@@ -23,18 +23,25 @@ type checker struct {
 	consts map[string]cty.Value
 	// base holds the roots that every expression may read, as unknowns.
 	base map[string]cty.Value
+	// elements is base with one unknown element in every list.
+	elements map[string]cty.Value
 	// functions is what may be called.
 	functions map[string]function.Function
 }
 
 func newChecker(consts map[string]cty.Value) *checker {
-	c := &checker{consts: consts, base: make(map[string]cty.Value, len(schema)+3), functions: functions}
+	c := &checker{consts: consts, base: make(map[string]cty.Value, len(schema)+3), elements: map[string]cty.Value{}, functions: functions}
 	for object, facts := range schema {
-		attrs := make(map[string]cty.Value, len(facts))
+		attrs, elements := make(map[string]cty.Value, len(facts)), make(map[string]cty.Value, len(facts))
 		for name, def := range facts {
 			attrs[name] = cty.UnknownVal(def.Type)
+			elements[name] = attrs[name]
+			if def.Type.IsListType() {
+				elements[name] = cty.ListVal([]cty.Value{cty.UnknownVal(def.Type.ElementType())})
+			}
 		}
 		c.base[object] = cty.ObjectVal(attrs)
+		c.elements[object] = cty.ObjectVal(elements)
 	}
 	c.base[pluginObject] = cty.DynamicVal
 	for _, root := range []string{"var", "local"} {
@@ -45,7 +52,9 @@ func newChecker(consts map[string]cty.Value) *checker {
 			}
 		}
 		c.base[root] = cty.ObjectVal(attrs)
+		c.elements[root] = c.base[root]
 	}
+	c.elements[pluginObject] = cty.DynamicVal
 	return c
 }
 
@@ -68,7 +77,17 @@ func (c *checker) check(e hclsyntax.Expression, constant bool) (cty.Value, hcl.D
 	}
 	syntaxDiags, restore := c.checkSyntax(e)
 	diags = append(diags, syntaxDiags...)
-	v, evalDiags := c.evaluate(e)
+	v, evalDiags := c.evaluate(e, c.base)
+	if iterates(e) {
+		// A for or [*] over a list that is not known looks at no element.
+		_, more := c.evaluate(e, c.elements)
+		for _, d := range more {
+			if d.Summary != "Invalid index" {
+				evalDiags = append(evalDiags, d)
+			}
+		}
+	}
+	evalDiags = append(evalDiags, c.checkConditions(e)...)
 	restore()
 	for _, d := range evalDiags {
 		if !overlapsAny(d.Subject, diags) {
@@ -79,7 +98,7 @@ func (c *checker) check(e hclsyntax.Expression, constant bool) (cty.Value, hcl.D
 }
 
 // evaluate evaluates over unknown facts; a panic of the libraries is an error.
-func (c *checker) evaluate(e hclsyntax.Expression) (v cty.Value, diags hcl.Diagnostics) {
+func (c *checker) evaluate(e hclsyntax.Expression, vars map[string]cty.Value) (v cty.Value, diags hcl.Diagnostics) {
 	defer func() {
 		if p := recover(); p != nil {
 			v = cty.DynamicVal
@@ -91,7 +110,44 @@ func (c *checker) evaluate(e hclsyntax.Expression) (v cty.Value, diags hcl.Diagn
 			}}
 		}
 	}()
-	return e.Value(&hcl.EvalContext{Variables: c.base, Functions: c.functions})
+	return e.Value(&hcl.EvalContext{Variables: vars, Functions: c.functions})
+}
+
+// checkConditions looks at what stands before each question mark: HCL does not
+// look at the type of one that is unknown.
+func (c *checker) checkConditions(e hclsyntax.Expression) hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	_ = hclsyntax.VisitAll(e, func(n hclsyntax.Node) hcl.Diagnostics {
+		cond, ok := n.(*hclsyntax.ConditionalExpr)
+		if !ok {
+			return nil
+		}
+		v, d := c.evaluate(cond.Condition, c.base)
+		if t := v.Type(); !d.HasErrors() && t != cty.Bool && t != cty.DynamicPseudoType {
+			diags = append(diags, &hcl.Diagnostic{
+				Severity: hcl.DiagError,
+				Summary:  "Incorrect condition type",
+				Detail:   fmt.Sprintf("This is a %s. What stands before the question mark is true or false.", t.FriendlyName()),
+				Subject:  cond.Condition.Range().Ptr(),
+				Context:  cond.SrcRange.Ptr(),
+			})
+		}
+		return nil
+	})
+	return diags
+}
+
+// iterates reports whether e looks at the elements of a list.
+func iterates(e hclsyntax.Expression) bool {
+	found := false
+	_ = hclsyntax.VisitAll(e, func(n hclsyntax.Node) hcl.Diagnostics {
+		switch n.(type) {
+		case *hclsyntax.ForExpr, *hclsyntax.SplatExpr, *hclsyntax.IndexExpr:
+			found = true
+		}
+		return nil
+	})
+	return found
 }
 
 func (c *checker) checkTraversal(t hcl.Traversal, constant bool) hcl.Diagnostics {

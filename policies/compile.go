@@ -17,14 +17,22 @@ type expr struct {
 	// used are the names of reads.
 	used []string
 	rng  hcl.Range
-	// typ is the type of its value, DynamicPseudoType where only the facts
-	// will tell.
-	typ cty.Type
-	// constant is the value of an expression that is known whatever the facts.
-	constant *cty.Value
 }
 
-// newScope makes a scope for this expression alone.
+// never reports whether the expression is surely false, given that no age is
+// negative.
+func (e *expr) never() bool {
+	s := newScope(nil, e.reads)
+	for _, r := range e.reads {
+		if r.age {
+			s.ctx.Variables[r.name] = cty.UnknownVal(cty.Number).Refine().NumberRangeLowerBound(cty.Zero, true).NewValue()
+		}
+	}
+	t, _ := e.eval(s)
+	return t == False
+}
+
+// scope makes a scope for this expression alone.
 func (e *expr) scope(f Facts) *scope { return newScope(f, e.reads) }
 
 // ages reports whether the expression reads a fact that grows by itself, and

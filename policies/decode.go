@@ -72,6 +72,9 @@ func (d *decoder) content(body hcl.Body, schema *hcl.BodySchema) *hcl.BodyConten
 		if kind, ok := strings.CutPrefix(diag.Summary, "Missing name for "); ok {
 			diag.Detail = fmt.Sprintf("A %s block has a name in quotes: %s \"…\" {", kind, kind)
 		}
+		if kind, ok := strings.CutPrefix(diag.Summary, "Extraneous label for "); ok && strings.HasPrefix(diag.Detail, "Only 1 ") {
+			diag.Detail = fmt.Sprintf("A %s block has one name in quotes: %s \"…\" {", kind, kind)
+		}
 	}
 	d.diags = append(d.diags, diags...)
 	return content
@@ -303,17 +306,11 @@ func (d *decoder) condition(a *hcl.Attribute, compile *compiler, who string) *ex
 		return nil
 	}
 	out := compile.compile(e)
-	// The compiled form knows what a null does, so it finds more constants than
-	// the check.
-	known := v
-	if lit, ok := out.hcl.(*hclsyntax.LiteralValueExpr); ok {
-		known = lit.Val
-	}
-	switch {
-	case known.IsNull() || known.IsKnown() && known.Type() == cty.Bool && known.False():
-		d.warn(e.Range(), "Condition never holds", "%s can never hold: this is false whatever the facts are.", who)
-	case known.IsKnown() && known.Type() == cty.Bool:
+	switch plain, _ := out.eval(newScope(nil, out.reads)); {
+	case plain == True:
 		d.warn(e.Range(), "Condition always holds", "%s always holds: this is true whatever the facts are.", who)
+	case plain == False || out.never():
+		d.warn(e.Range(), "Condition never holds", "%s can never hold: this is false whatever the facts are.", who)
 	}
 	return out
 }

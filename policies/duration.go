@@ -11,6 +11,8 @@ import (
 // maxDuration bounds every duration of a policy: 10 years.
 const maxDuration = 10 * 365 * 24 * time.Hour
 
+var errLong = errors.New("a duration of more than ten years is not sensible")
+
 // ParseDuration reads a duration such as "90s", "1h30m" or "2d": Go's syntax
 // with d for days at the front. It is never negative.
 func ParseDuration(s string) (time.Duration, error) {
@@ -19,6 +21,9 @@ func ParseDuration(s string) (time.Duration, error) {
 	rest := s
 	if n, after, ok := strings.Cut(s, "d"); ok {
 		f, err := strconv.ParseUint(n, 10, 16)
+		if errors.Is(err, strconv.ErrRange) {
+			return 0, errLong
+		}
 		if err != nil {
 			return 0, errSyntax
 		}
@@ -35,7 +40,7 @@ func ParseDuration(s string) (time.Duration, error) {
 	case d < 0:
 		return 0, errors.New("a duration cannot be negative")
 	case days > maxDuration || d > maxDuration || days+d > maxDuration:
-		return 0, errors.New("a duration of more than ten years is not sensible")
+		return 0, errLong
 	}
 	return days + d, nil
 }
