@@ -116,6 +116,10 @@ func (p Prefix) PolicyActive() string { return p.join("policies", "active") }
 // PolicySuspended is the switch that stops all automatic breaking.
 func (p Prefix) PolicySuspended() string { return p.join("policies", "suspended") }
 
+// ConfigsRoot is the folder of all contents: its subfolders name the configs
+// that there are, and it changes only when a revision is published or dropped.
+func (p Prefix) ConfigsRoot() string { return p.join("configs") + "/" }
+
 // Config is the folder of the chunks of one revision's content.
 func (p Prefix) Config(config, sha256 string) string {
 	return p.join("configs", Escape(config), sha256) + "/"

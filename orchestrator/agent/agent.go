@@ -1,0 +1,210 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
+)
+
+// defaultLockWait bounds the wait for another process that works on the same
+// config: its commands may take their time-outs.
+const defaultLockWait = 2 * time.Minute
+
+// Config says what one agent does and where.
+type Config struct {
+	// Node is this node's name, as in desired/<config>/<node>.
+	Node string
+	// StateDir holds the marks, journals and copies. It must survive restarts
+	// and belongs to one node.
+	StateDir string
+	// Root stands before every destination; "" for none.
+	Root   string
+	Consul *consulkv.Client
+	Prefix keys.Prefix
+	// Log is told what changes on the node, and at most once a minute that
+	// Consul cannot be had. Contents, arguments and outputs never go there.
+	Log hclog.Logger
+	// Version of this program, for reports.
+	Version string
+	// LockWait bounds the wait for another aimlock that works on the same
+	// config; 0 is two minutes.
+	LockWait time.Duration
+}
+
+// Agent is one node's endpoint. It is made by New; Run and Apply may be called
+// in any process, and in several, on one state folder: Run by one at a time.
+type Agent struct {
+	cfg     Config
+	fence   *fence
+	trouble *trouble
+	reports *reporter
+
+	mu    sync.Mutex
+	bells map[string]chan struct{} // by config: rung when a revision appears
+}
+
+// New checks the settings and makes the state folder. It does not connect.
+func New(cfg Config) (*Agent, error) {
+	if err := keys.CheckName("node", cfg.Node); err != nil {
+		return nil, err
+	}
+	if cfg.StateDir == "" {
+		return nil, errors.New("no state folder: name one with -state-dir that survives restarts, such as /var/lib/aimlock")
+	}
+	if cfg.Consul == nil {
+		return nil, errors.New("no client for Consul")
+	}
+	if cfg.Log == nil {
+		cfg.Log = hclog.NewNullLogger()
+	}
+	if cfg.Prefix == "" {
+		cfg.Prefix = keys.DefaultPrefix
+	}
+	if cfg.LockWait == 0 {
+		cfg.LockWait = defaultLockWait
+	}
+	var err error
+	if cfg.StateDir, err = filepath.Abs(cfg.StateDir); err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	if cfg.Root != "" {
+		if cfg.Root, err = filepath.Abs(cfg.Root); err != nil {
+			return nil, fmt.Errorf("root: %w", err)
+		}
+		if fi, err := os.Stat(cfg.Root); err != nil {
+			return nil, fmt.Errorf("root: %w", err)
+		} else if !fi.IsDir() {
+			return nil, fmt.Errorf("root %s is not a folder", cfg.Root)
+		}
+	}
+	if err := folder(filepath.Join(cfg.StateDir, "configs")); err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	if err := claim(cfg.StateDir, cfg.Node); err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, bells: map[string]chan struct{}{}}
+	a.trouble = &trouble{log: cfg.Log}
+	a.reports = newReporter(a)
+	a.fence = &fence{
+		node: cfg.Node, stateDir: cfg.StateDir, root: cfg.Root, agent: cfg.Version, lockWait: cfg.LockWait,
+		now: time.Now, log: cfg.Log, recover: a.lastReport, step: func(string) {},
+	}
+	return a, nil
+}
+
+// claim makes sure that a state folder serves one node: the marks of another
+// one say nothing about this one's files.
+func claim(stateDir, node string) error {
+	path := filepath.Join(stateDir, "node")
+	b, err := os.ReadFile(path)
+	switch {
+	case err == nil && string(b) == node+"\n":
+		return nil
+	case err == nil:
+		return fmt.Errorf("state folder %s belongs to another node (%.200q): give each node its own -state-dir", stateDir, string(b))
+	case !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("state folder: %w", err)
+	}
+	if err := writeDurable(path, []byte(node+"\n")); err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	return nil
+}
+
+// Run follows Consul until ctx ends, which is its clean end: nil. It leaves
+// the files and the service registration as they are; the service's check
+// tells within its TTL that the agent is gone, and a restart within it is not
+// seen as an absence.
+func (a *Agent) Run(ctx context.Context) error {
+	l := flock.New(filepath.Join(a.cfg.StateDir, "agent.lock"), flock.SetPermissions(0o600))
+	ok, err := l.TryLock()
+	if err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	if !ok {
+		return fmt.Errorf("another agent runs on state folder %s: stop it, or give this one a folder of its own", a.cfg.StateDir)
+	}
+	defer func() { _ = l.Close() }()
+
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	a.cfg.Log.Info("agent started", "node", a.cfg.Node, "state_dir", a.cfg.StateDir, "root", a.cfg.Root, "consul", a.cfg.Consul.Addr())
+	for _, st := range states(a.cfg.StateDir) {
+		if st.err != nil {
+			// Its follower says so again, with what it needs to go on.
+			a.cfg.Log.Error("state cannot be read", "error", st.err)
+			continue
+		}
+		a.ensure(ctx, &wg, st.Config)
+		if st.Report != nil {
+			a.reports.again(st.Config, st.Report)
+		}
+	}
+	wg.Go(func() { a.register(ctx) })
+	wg.Go(func() { a.reports.run(ctx) })
+	wg.Go(func() { a.sweepDesired(ctx, &wg) })
+	a.discover(ctx, &wg)
+	return nil
+}
+
+// lastReport is what this node last reported of config, to recover a mark.
+func (a *Agent) lastReport(ctx context.Context, config string) (*records.Actual, error) {
+	key := a.cfg.Prefix.Actual(config, a.cfg.Node)
+	kv, err := a.cfg.Consul.Get(ctx, key)
+	if err != nil || kv == nil {
+		return nil, err
+	}
+	var rep records.Actual
+	if err := records.Decode(key, kv.Value, &rep); err != nil {
+		return nil, err
+	}
+	return &rep, nil
+}
+
+// Result is what Apply did.
+type Result struct {
+	Config string
+	// Report is the answer to the order, given now or before.
+	Report *records.Actual
+	// Changed: the file on disk was changed now.
+	Changed bool
+}
+
+// Apply brings the node to a staged file, from the fence on as Run does, and
+// reports. An order that is older than one accepted before is an *OlderError.
+// A result of "failed" is no error: the report says so.
+func (a *Agent) Apply(ctx context.Context, s *Staged) (Result, error) {
+	if s.Node != a.cfg.Node {
+		return Result{}, fmt.Errorf("it is staged for node %q, this is node %q", s.Node, a.cfg.Node)
+	}
+	out, err := a.fence.apply(ctx, s.Config, &s.Desired, func(context.Context) ([]byte, error) { return s.Content, nil })
+	if err != nil {
+		return Result{}, err
+	}
+	res := Result{Config: s.Config, Report: out.Report, Changed: out.Changed}
+	if res.Report == nil {
+		res.Report = out.Standing
+	}
+	if res.Report != nil {
+		err = a.reports.put(ctx, s.Config, res.Report, out.Report == nil)
+	}
+	if out.Refused != nil {
+		return res, errors.Join(out.Refused, err)
+	}
+	if err != nil {
+		return res, fmt.Errorf("%s: the node is %s, but the report cannot be written: %w", s.Config, res.Report.Result, err)
+	}
+	return res, nil
+}

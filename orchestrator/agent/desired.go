@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
+)
+
+// chunkSize is the most that one chunk of a config may hold.
+const chunkSize = 256 << 10
+
+// checkDesired refuses an entry that cannot be carried out.
+func checkDesired(d *records.Desired) error {
+	if _, err := cleanDestination(d.Destination); err != nil {
+		return err
+	}
+	switch {
+	case !isSHA256(d.SHA256):
+		return errors.New("the entry's sha256 is not a SHA-256 in lower-case hex")
+	case d.Size < 0 || d.Size > maxFile:
+		return fmt.Errorf("a file of %d bytes is more than the %d that an agent takes", d.Size, maxFile)
+	case d.Chunks < 0 || d.Chunks > maxFile/chunkSize*4:
+		return fmt.Errorf("%d chunks are more than a file of %d bytes can have", d.Chunks, d.Size)
+	case d.Chunks == 0 && d.Size > 0:
+		return fmt.Errorf("the entry has %d bytes in 0 chunks", d.Size)
+	}
+	return nil
+}
+
+// fetchChunks reads a config's content, consistently, and no more of it than
+// the entry says there is.
+func fetchChunks(ctx context.Context, c *consulkv.Client, prefix keys.Prefix, config string, d *records.Desired) ([]byte, error) {
+	content := make([]byte, 0, d.Size)
+	for n := range d.Chunks {
+		key := prefix.ConfigChunk(config, d.SHA256, n)
+		kv, err := c.Get(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if kv == nil {
+			return nil, fmt.Errorf("content of revision %s: chunk %d of %d is missing (%s)", d.Revision, n+1, d.Chunks, key)
+		}
+		if int64(len(content)+len(kv.Value)) > d.Size {
+			return nil, fmt.Errorf("content of revision %s has more than the %d bytes that its entry says (%s)", d.Revision, d.Size, key)
+		}
+		content = append(content, kv.Value...)
+	}
+	return content, nil
+}
+
+// warnShared tells of another config of this node with the same destination:
+// each has a fence of its own, so neither protects the file from the other.
+func (w *work) warnShared(dest string) {
+	clean, err := cleanDestination(dest)
+	if err != nil {
+		return
+	}
+	for _, st := range states(w.stateDir) {
+		if st.err != nil || st.Config == w.config || st.Desired == nil {
+			continue
+		}
+		if other, err := cleanDestination(st.Desired.Destination); err == nil && other == clean {
+			w.log.Warn("two configs have one destination: they overwrite each other", "config", w.config, "other", st.Config, "destination", clean)
+		}
+	}
+}
+
+// stateOf is one config's state as it stands, or why it cannot be read.
+type stateOf struct {
+	*state
+	dir string
+	err error
+}
+
+// states reads the states of all configs in a state folder, without locks:
+// each was renamed into place whole.
+func states(stateDir string) []stateOf {
+	ents, err := os.ReadDir(filepath.Join(stateDir, "configs"))
+	if err != nil {
+		return nil
+	}
+	var all []stateOf
+	for _, e := range ents {
+		dir := filepath.Join(stateDir, "configs", e.Name())
+		st, err := loadState(dir, "")
+		if errors.Is(err, errNoState) {
+			continue
+		}
+		all = append(all, stateOf{state: st, dir: dir, err: err})
+	}
+	return all
+}

@@ -1,0 +1,328 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator"
+)
+
+// fence applies entries to one node's files. It holds nothing in memory that
+// outlives a call: any number of fences, in any number of processes, may work
+// on one state folder.
+type fence struct {
+	node     string
+	stateDir string
+	root     string
+	agent    string // version, for reports
+	lockWait time.Duration
+	now      func() time.Time
+	log      hclog.Logger
+	// recover reads this node's last report from Consul; nil and no error
+	// where there is none.
+	recover func(ctx context.Context, config string) (*records.Actual, error)
+	// step is called between any two writes; tests end the process there.
+	step func(name string)
+}
+
+// source brings the content that an entry names.
+type source func(context.Context) ([]byte, error)
+
+// outcome is what became of one entry.
+type outcome struct {
+	// Report is the answer; nil where there is nothing new to say.
+	Report *records.Actual
+	// Standing is the answer given before, where the entry was answered.
+	Standing *records.Actual
+	// Refused is why the entry was not taken, at every try.
+	Refused *OlderError
+	// Changed: the file on disk was changed for this entry.
+	Changed bool
+}
+
+// OlderError is an entry whose order is older than one accepted before.
+type OlderError struct {
+	Config         string
+	Order, Highest orchestrator.Order
+}
+
+func (e *OlderError) Error() string {
+	return fmt.Sprintf("%s: order %s (epoch.token.seq) is older than %s, which this node has accepted: refused", e.Config, e.Order, e.Highest)
+}
+
+// configDir is the state folder of one config.
+func configDir(stateDir, config string) string {
+	seg := keys.Escape(config)
+	if len(seg) > 150 {
+		seg = seg[:100] + "~" + sum256([]byte(config))[:16]
+	}
+	return filepath.Join(stateDir, "configs", seg)
+}
+
+// apply brings the node to d, or refuses. A nil error is an answer; an error
+// means that there is none yet: nothing was decided, try again later.
+//
+// The order of the writes is the contract. With the config's lock held:
+//
+//  1. the mark, synced                       from here on nothing older passes
+//  2. copies of what stands, synced          so that it can come back
+//  3. the staged copy, synced, and validated
+//  4. the journal: staged                    after a crash: look at the disk
+//  5. the mark and the lock, checked again
+//  6. the rename, and a sync of the folder
+//  7. reload, healthy; on failure the journal says failing, then the copy of
+//     step 2 is put back and reload runs again
+//  8. the journal: done, with the report
+func (f *fence) apply(ctx context.Context, config string, d *records.Desired, content source) (outcome, error) {
+	if err := keys.CheckName("config", config); err != nil {
+		return outcome{}, err
+	}
+	w, err := f.open(ctx, config)
+	if err != nil {
+		return outcome{}, err
+	}
+	defer w.close()
+
+	switch c := d.Compare(w.st.Mark); {
+	case c < 0:
+		return w.refuse(d)
+	case c == 0 && w.st.Phase == phaseDone:
+		return outcome{Standing: w.st.Report}, nil
+	case c == 0 && w.st.Phase != phaseAccepted:
+		if out, err := w.resume(ctx); !errors.Is(err, errNotStaged) {
+			return out, err
+		}
+	case c == 0:
+	default:
+		if err := w.settle(ctx); err != nil {
+			return outcome{}, err
+		}
+		w.st.Mark, w.st.Phase, w.st.Prev, w.st.Refused = d.Order, phaseAccepted, nil, nil
+	}
+	e := *d
+	w.st.Desired = &e
+	if err := w.save(phaseAccepted); err != nil {
+		return outcome{}, err
+	}
+	return w.carryOut(ctx, content)
+}
+
+// finish brings an unfinished order to its end after a restart. Orders of
+// which nothing is on disk but the mark wait for their entry.
+func (f *fence) finish(ctx context.Context, config string) (outcome, error) {
+	w, err := f.open(ctx, config)
+	if err != nil {
+		return outcome{}, err
+	}
+	defer w.close()
+	if w.st.Phase != phaseStaged && w.st.Phase != phaseFailing {
+		return outcome{}, nil
+	}
+	out, err := w.resume(ctx)
+	if errors.Is(err, errNotStaged) {
+		err = nil
+	}
+	return out, err
+}
+
+// work is one config under its lock.
+type work struct {
+	*fence
+	config string
+	dir    string
+	lock   *configLock
+	blobs  blobs
+	st     *state
+	// fresh: the disk was not touched since the last answer, so a file that
+	// is as wanted has been reloaded too.
+	fresh bool
+}
+
+func (f *fence) open(ctx context.Context, config string) (*work, error) {
+	dir := configDir(f.stateDir, config)
+	if err := folder(dir); err != nil {
+		return nil, fmt.Errorf("state folder of %s: %w", config, err)
+	}
+	l, err := lockConfig(ctx, dir, f.lockWait)
+	if err != nil {
+		return nil, err
+	}
+	w := &work{fence: f, config: config, dir: dir, lock: l, blobs: blobs{filepath.Join(dir, blobDir)}}
+	if w.st, err = w.load(ctx); err != nil {
+		w.close()
+		return nil, err
+	}
+	w.fresh = w.st.Phase == phaseDone || w.st.Phase == phaseAccepted
+	return w, nil
+}
+
+func (w *work) close() { w.lock.unlock() }
+
+// load reads the state, or recovers the mark from Consul where it is lost.
+func (w *work) load(ctx context.Context) (*state, error) {
+	st, err := loadState(w.dir, w.config)
+	if err == nil {
+		return st, nil
+	}
+	corrupt, isCorrupt := errors.AsType[*CorruptError](err)
+	if !isCorrupt && !errors.Is(err, errNoState) {
+		return nil, err
+	}
+	if w.recover == nil {
+		return nil, fmt.Errorf("%s: the node has no state of it, and Consul is not asked", w.config)
+	}
+	rep, rerr := w.recover(ctx, w.config)
+	switch {
+	case rerr != nil && isCorrupt:
+		return nil, fmt.Errorf("%s: %w, and its mark cannot be recovered from Consul: nothing is written until it is: %w", w.config, corrupt, rerr)
+	case rerr != nil:
+		return nil, fmt.Errorf("%s: the node has no state of it, and cannot ask Consul what it has accepted: nothing is written until it can: %w", w.config, rerr)
+	case rep == nil && isCorrupt:
+		return nil, fmt.Errorf("%s: %w, and Consul has no report of this node to recover its mark from: nothing is written; remove the file to take the next order as the first", w.config, corrupt)
+	}
+	st = &state{Config: w.config, Phase: phaseAccepted}
+	if rep == nil {
+		return st, nil
+	}
+	// Not done: the file may be as lost as the state. The same order is
+	// carried out again, which changes nothing where it stands.
+	st.Mark = rep.Order
+	if rep.Result == records.ResultApplied || rep.Result == records.ResultRefused {
+		st.Recovered = rep.Rollout
+	}
+	if isCorrupt {
+		if err := os.Rename(corrupt.Path, corrupt.Path+".damaged"); err != nil {
+			return nil, err
+		}
+		w.log.Error("state file was damaged: moved aside, mark recovered from this node's report in Consul",
+			"config", w.config, "file", corrupt.Path+".damaged", "mark", st.Mark.String())
+	} else {
+		w.log.Warn("state was lost: mark recovered from this node's report in Consul", "config", w.config, "mark", st.Mark.String())
+	}
+	return st, nil
+}
+
+// save moves the journal to p. After it returns, p is on disk.
+//
+// Invariant: the mark on disk never decreases, not even for somebody who lost
+// the lock, because its file was deleted, without noticing yet.
+func (w *work) save(p phase) error {
+	w.step("before " + string(p))
+	if err := w.recheck(); err != nil {
+		return err
+	}
+	w.st.Phase = p
+	b, err := w.st.encode()
+	if err == nil {
+		err = writeDurable(filepath.Join(w.dir, stateFile), b)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: state cannot be written: %w", w.config, err)
+	}
+	w.step("after " + string(p))
+	return nil
+}
+
+// recheck makes sure, just before something is changed, that nobody came
+// between: the lock file is the one held, and no newer order stands on disk.
+func (w *work) recheck() error {
+	if err := w.lock.check(); err != nil {
+		return err
+	}
+	st, err := loadState(w.dir, w.config)
+	if errors.Is(err, errNoState) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if w.st.Mark.Less(st.Mark) {
+		return &OlderError{Config: w.config, Order: w.st.Mark, Highest: st.Mark}
+	}
+	return nil
+}
+
+// refuse answers an order that is older than the mark, once for each.
+func (w *work) refuse(d *records.Desired) (outcome, error) {
+	older := &OlderError{Config: w.config, Order: d.Order, Highest: w.st.Mark}
+	if w.st.Refused != nil && *w.st.Refused == d.Order {
+		return outcome{Refused: older}, nil
+	}
+	w.log.Warn("refused an older order", "config", w.config, "order", d.Order.String(), "mark", w.st.Mark.String(), "rollout", d.Rollout)
+	rep := w.report(records.ResultRefused, d.Rollout, older.Error(), "")
+	o := d.Order
+	rep.Refused = &o
+	if last := w.st.Report; last != nil {
+		rep.Revision, rep.SHA256, rep.Previous = last.Revision, last.SHA256, last.Previous
+	}
+	w.st.Refused, w.st.Report = &o, rep
+	if err := w.save(w.st.Phase); err != nil {
+		return outcome{}, err
+	}
+	return outcome{Report: rep, Refused: older}, nil
+}
+
+func (w *work) report(result, rollout, problem, output string) *records.Actual {
+	return &records.Actual{
+		Version: records.Version, Node: w.node, Config: w.config, Order: w.st.Mark, Rollout: rollout,
+		Result: result, Error: problem, Output: output, Time: w.now().UTC(), Agent: w.agent,
+	}
+}
+
+// settle ends an unfinished order before a newer one is accepted, so that what
+// stands when the newer one begins is either verified or put back. That it
+// fails does not hold the newer order up.
+func (w *work) settle(ctx context.Context) error {
+	if w.st.Phase != phaseStaged && w.st.Phase != phaseFailing {
+		return nil
+	}
+	_, err := w.resume(ctx)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil && !errors.Is(err, errNotStaged) {
+		w.log.Warn("an unfinished order could not be ended", "config", w.config, "order", w.st.Mark.String(), "error", err)
+	}
+	w.fresh = w.st.Phase == phaseDone || w.st.Phase == phaseAccepted
+	return nil
+}
+
+// target opens a destination of this config.
+func (w *work) target(dest string, makeDirs bool) (*target, error) {
+	return openTarget(w.root, dest, w.stateDir+"\x00"+w.config, makeDirs)
+}
+
+// env and subst are what the commands of the order at the mark see.
+func (w *work) env(t *target, staged bool) []string {
+	d := w.st.Desired
+	vars := map[string]string{
+		"AIMLOCK_CONFIG_NAME": w.config,
+		"AIMLOCK_NODE":        w.node,
+		"AIMLOCK_REVISION":    d.Revision,
+		"AIMLOCK_EPOCH":       fmt.Sprint(d.Epoch),
+		"AIMLOCK_TOKEN":       fmt.Sprint(d.Token),
+		"AIMLOCK_SEQ":         fmt.Sprint(d.Seq),
+		"AIMLOCK_DESTINATION": t.path,
+	}
+	if staged {
+		vars["AIMLOCK_STAGED"] = t.stagedPath()
+	}
+	return environment(vars)
+}
+
+func (w *work) run(ctx context.Context, what string, c *records.Command, t *target) error {
+	w.step("before " + what)
+	subst := strings.NewReplacer("${staged}", t.stagedPath(), "${destination}", t.path)
+	err := run(ctx, what, c, w.env(t, what == "validate"), subst)
+	w.step("after " + what)
+	return err
+}

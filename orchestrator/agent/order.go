@@ -1,0 +1,398 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/records"
+)
+
+// plan is what the order at the mark comes to on this node.
+type plan struct {
+	t       *target
+	prev    file // what stands now
+	want    file // what shall stand
+	result  string
+	content []byte // of want, where it exists and is known already
+}
+
+// carryOut does the order at the mark, from the beginning.
+func (w *work) carryOut(ctx context.Context, content source) (outcome, error) {
+	d := w.st.Desired
+	var p *plan
+	var err error
+	switch d.Action {
+	case "", records.ActionApply:
+		p, err = w.planApply(d)
+	case records.ActionRestore:
+		p, err = w.planRestore(d)
+	default:
+		err = fmt.Errorf("action %q is not known to this agent: upgrade it", d.Action)
+	}
+	if err != nil {
+		return w.fail(file{}, err)
+	}
+	if p.t == nil {
+		return w.done(p, false)
+	}
+	defer p.t.close()
+	if p.prev.same(p.want) && ownerStands(d, p) && w.fresh {
+		return w.done(p, false)
+	}
+	if err := w.prepare(ctx, p, content); err != nil {
+		p.t.unstage()
+		if retry := unanswered(ctx, err); retry != nil {
+			return outcome{}, retry
+		}
+		return w.fail(p.prev, err)
+	}
+	if err := w.save(phaseStaged); err != nil {
+		p.t.unstage()
+		return outcome{}, err
+	}
+	if err := w.recheck(); err != nil {
+		// Not ours any more: neither the file nor the journal is touched.
+		p.t.unstage()
+		return outcome{}, err
+	}
+	if err := w.swap(p); err != nil {
+		return w.takeBack(ctx, p.t, err)
+	}
+	return w.verify(ctx, p)
+}
+
+// ownerStands reports whether an owner that the entry names is in place.
+func ownerStands(d *records.Desired, p *plan) bool {
+	return (d.Owner == "" || p.prev.UID == p.want.UID) && (d.Group == "" || p.prev.GID == p.want.GID)
+}
+
+// planApply keeps what stands as the snapshot of the rollout, once.
+func (w *work) planApply(d *records.Desired) (*plan, error) {
+	if err := checkDesired(d); err != nil {
+		return nil, err
+	}
+	w.warnShared(d.Destination)
+	t, err := w.target(d.Destination, true)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{t: t, result: records.ResultApplied}
+	if err := w.look(p); err != nil {
+		t.close()
+		return nil, err
+	}
+	if p.want, err = wanted(d, p.prev); err != nil {
+		t.close()
+		return nil, err
+	}
+	if d.Rollout != "" && w.st.snapshot(d.Rollout) == nil && w.st.Recovered != d.Rollout {
+		w.st.addSnapshot(d.Rollout, p.prev)
+	}
+	return p, nil
+}
+
+// planRestore finds what stood before the rollout. A node that the rollout
+// never touched has nothing to do, and that is an answer too.
+func (w *work) planRestore(d *records.Desired) (*plan, error) {
+	p := &plan{result: records.ResultRolledBack}
+	sn := w.st.snapshot(d.Rollout)
+	switch {
+	case sn == nil && w.st.Recovered != "" && w.st.Recovered == d.Rollout:
+		return nil, fmt.Errorf("what stood before rollout %q is not known: the state of this node was lost since", d.Rollout)
+	case sn == nil:
+		return p, nil
+	case sn.Gone:
+		return nil, fmt.Errorf("what stood before rollout %q is no longer kept: newer rollouts came after it", d.Rollout)
+	}
+	t, err := w.target(sn.File.Destination, sn.File.Exists)
+	if errors.Is(err, fs.ErrNotExist) && !sn.File.Exists {
+		return p, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.t, p.want = t, sn.File
+	if sn.File.Exists {
+		if p.content, err = w.blobs.get(sn.File.SHA256); err != nil {
+			t.close()
+			return nil, fmt.Errorf("what stood before rollout %q: %w", d.Rollout, err)
+		}
+	}
+	if err := w.look(p); err != nil {
+		t.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// look reads what stands and keeps a durable copy of it.
+func (w *work) look(p *plan) error {
+	prev, content, err := p.t.stat()
+	if err != nil {
+		return err
+	}
+	p.prev = prev
+	w.st.Prev = &prev
+	if !prev.Exists {
+		return nil
+	}
+	w.step("before copy")
+	if err := w.blobs.put(prev.SHA256, content); err != nil {
+		return fmt.Errorf("copy of the last good file: %w", err)
+	}
+	w.step("after copy")
+	return nil
+}
+
+// prepare brings the content, stages it and validates it: all that can fail
+// before the file is touched.
+func (w *work) prepare(ctx context.Context, p *plan, content source) error {
+	if !p.want.Exists {
+		return nil
+	}
+	d := w.st.Desired
+	if p.content == nil {
+		c, err := w.fetch(ctx, d, content)
+		if err != nil {
+			return err
+		}
+		p.content = c
+	}
+	w.step("before stage")
+	if err := p.t.stage(p.content, p.want); err != nil {
+		return err
+	}
+	w.step("after stage")
+	if p.result == records.ResultApplied {
+		return w.run(ctx, "validate", d.Validate, p.t)
+	}
+	return nil
+}
+
+// fetch takes the content from a copy on this node, or from where it comes.
+func (w *work) fetch(ctx context.Context, d *records.Desired, content source) ([]byte, error) {
+	if c, err := w.blobs.get(d.SHA256); err == nil {
+		return c, nil
+	}
+	c, err := content(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(c)) != d.Size {
+		return nil, fmt.Errorf("content of revision %s has %d bytes, its entry says %d", d.Revision, len(c), d.Size)
+	}
+	if sum := sum256(c); sum != d.SHA256 {
+		return nil, fmt.Errorf("content of revision %s has the SHA-256 %s, its entry says %s", d.Revision, sum, d.SHA256)
+	}
+	return c, nil
+}
+
+// swap puts the file in place, or takes it away.
+func (w *work) swap(p *plan) error {
+	w.step("before rename")
+	var err error
+	if p.want.Exists {
+		err = p.t.install()
+	} else {
+		err = p.t.remove()
+	}
+	w.step("after rename")
+	return err
+}
+
+// verify runs what comes after the rename.
+func (w *work) verify(ctx context.Context, p *plan) (outcome, error) {
+	d := w.st.Desired
+	err := w.run(ctx, "reload", d.Reload, p.t)
+	if err == nil {
+		err = w.run(ctx, "healthy", d.Healthy, p.t)
+	}
+	switch {
+	case err == nil:
+		return w.done(p, true)
+	case ctx.Err() != nil:
+		return outcome{}, err
+	case p.result == records.ResultRolledBack:
+		// What was put back is the last good file: there is no other.
+		out, ferr := w.fail(p.want, fmt.Errorf("the file from before the rollout was put back, but %w", err))
+		out.Changed = true
+		return out, ferr
+	}
+	return w.takeBack(ctx, p.t, err)
+}
+
+// takeBack puts back what stood before the order at the mark. The journal
+// keeps saying failing until it is done, so that a crash does not stop it.
+func (w *work) takeBack(ctx context.Context, t *target, cause error) (outcome, error) {
+	prev := *w.st.Prev
+	w.st.Report = w.failure(prev, cause)
+	if err := w.save(phaseFailing); err != nil {
+		return outcome{}, err
+	}
+	return w.putBack(ctx, t, prev)
+}
+
+func (w *work) putBack(ctx context.Context, t *target, prev file) (outcome, error) {
+	if err := w.recheck(); err != nil {
+		return outcome{}, err
+	}
+	rep := w.st.Report
+	if err := w.restore(t, prev); err != nil {
+		// The report must not wait for a disk that may never be mended; the
+		// journal stays, so that a restart tries again.
+		rep.Error += "; and the last good file could not be put back: " + err.Error()
+		if cur, _, err := t.stat(); err == nil {
+			rep.Revision, rep.SHA256 = cur.revision(), cur.SHA256
+		}
+		w.log.Error("the last good file could not be put back", "config", w.config, "error", err)
+		return outcome{Report: rep, Changed: true}, nil
+	}
+	if err := w.run(ctx, "reload", w.st.Desired.Reload, t); err != nil {
+		if ctx.Err() != nil {
+			return outcome{}, err
+		}
+		rep.Error += "; and after the last good file was put back, " + err.Error()
+	}
+	if err := w.save(phaseDone); err != nil {
+		return outcome{}, err
+	}
+	w.tidy()
+	w.log.Error("failed", "config", w.config, "order", w.st.Mark.String(), "revision", w.st.Desired.Revision, "error", rep.Error)
+	return outcome{Report: rep, Changed: true}, nil
+}
+
+func (w *work) restore(t *target, prev file) error {
+	cur, _, err := t.stat()
+	if err != nil {
+		return err
+	}
+	if cur.same(prev) && cur.UID == prev.UID && cur.GID == prev.GID {
+		return t.sync()
+	}
+	if !prev.Exists {
+		w.step("before restore")
+		return t.remove()
+	}
+	content, err := w.blobs.get(prev.SHA256)
+	if err != nil {
+		return err
+	}
+	if err := t.stage(content, prev); err != nil {
+		return err
+	}
+	w.step("before restore")
+	err = t.install()
+	w.step("after restore")
+	return err
+}
+
+// resume goes on where a crash or a stop ended the order at the mark.
+func (w *work) resume(ctx context.Context) (outcome, error) {
+	d := w.st.Desired
+	t, err := w.target(w.st.Prev.Destination, true)
+	if err != nil {
+		return w.fail(*w.st.Prev, err)
+	}
+	defer t.close()
+	t.unstage()
+	cur, _, err := t.stat()
+	if err != nil {
+		return w.fail(*w.st.Prev, err)
+	}
+	if w.st.Phase == phaseFailing {
+		return w.putBack(ctx, t, *w.st.Prev)
+	}
+	p := &plan{t: t, prev: *w.st.Prev, result: records.ResultApplied}
+	if d.Action == records.ActionRestore {
+		p.result = records.ResultRolledBack
+		sn := w.st.snapshot(d.Rollout)
+		if sn == nil {
+			return w.fail(cur, fmt.Errorf("what stood before rollout %q is not known", d.Rollout))
+		}
+		p.want = sn.File
+	} else if p.want, err = wanted(d, p.prev); err != nil {
+		return w.fail(cur, err)
+	}
+	if cur.same(p.want) {
+		return w.verify(ctx, p)
+	}
+	// The rename did not happen: the order waits for its entry again.
+	if err := w.save(phaseAccepted); err != nil {
+		return outcome{}, err
+	}
+	return outcome{}, errNotStaged
+}
+
+// errNotStaged: an unfinished order of which the disk shows nothing.
+var errNotStaged = errors.New("nothing of the order stands on disk: it is carried out again")
+
+// done answers the order at the mark.
+func (w *work) done(p *plan, changed bool) (outcome, error) {
+	d := w.st.Desired
+	rep := w.report(p.result, d.Rollout, "", "")
+	switch {
+	case p.t != nil:
+		rep.Revision, rep.SHA256 = p.want.revision(), p.want.SHA256
+		if p.result == records.ResultApplied {
+			rep.Revision = d.Revision
+		}
+	case w.st.Report != nil:
+		rep.Revision, rep.SHA256 = w.st.Report.Revision, w.st.Report.SHA256
+	}
+	if sn := w.st.snapshot(d.Rollout); sn != nil {
+		rep.Previous = sn.File.revision()
+	}
+	w.st.Report, w.st.Prev = rep, nil
+	if err := w.save(phaseDone); err != nil {
+		return outcome{}, err
+	}
+	w.tidy()
+	w.log.Info(rep.Result, "config", w.config, "order", w.st.Mark.String(), "revision", rep.Revision, "changed", changed)
+	return outcome{Report: rep, Changed: changed}, nil
+}
+
+func (w *work) failure(stands file, cause error) *records.Actual {
+	d := w.st.Desired
+	var output string
+	if ce, ok := errors.AsType[*commandError](cause); ok {
+		output = ce.Output
+	}
+	rep := w.report(records.ResultFailed, d.Rollout, cause.Error(), output)
+	rep.Revision, rep.SHA256 = stands.revision(), stands.SHA256
+	if sn := w.st.snapshot(d.Rollout); sn != nil {
+		rep.Previous = sn.File.revision()
+	}
+	return rep
+}
+
+// fail answers the order at the mark where stands is still what stood.
+func (w *work) fail(stands file, cause error) (outcome, error) {
+	if stands == (file{}) && w.st.Report != nil {
+		stands = file{Exists: w.st.Report.SHA256 != "", SHA256: w.st.Report.SHA256}
+	}
+	w.st.Report, w.st.Prev = w.failure(stands, cause), nil
+	if err := w.save(phaseDone); err != nil {
+		return outcome{}, err
+	}
+	w.tidy()
+	w.log.Error("failed", "config", w.config, "order", w.st.Mark.String(), "revision", w.st.Desired.Revision, "error", cause)
+	return outcome{Report: w.st.Report}, nil
+}
+
+// tidy drops the copies that nothing refers to any more.
+func (w *work) tidy() { w.blobs.sweep(w.st.blobs()) }
+
+// unanswered returns the error that a try is to end with, if the order cannot
+// be answered now: the agent stops, or Consul cannot be had.
+func unanswered(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if e, ok := errors.AsType[*consulkv.Error](err); ok && (e.Temporary() || e.Kind == consulkv.NotConsul) {
+		return err
+	}
+	return nil
+}

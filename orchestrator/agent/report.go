@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"context"
+	"sync"
+
+	"github.com/aim-control/aimlock/internal/records"
+)
+
+// reporter brings each config's last answer to Consul and does not give up
+// until it stands there, or there is a newer one.
+type reporter struct {
+	a    *Agent
+	wake chan struct{}
+
+	mu      sync.Mutex
+	pending map[string]pending
+}
+
+type pending struct {
+	rep *records.Actual
+	// compare: write only if Consul has another one.
+	compare bool
+}
+
+func newReporter(a *Agent) *reporter {
+	return &reporter{a: a, wake: make(chan struct{}, 1), pending: map[string]pending{}}
+}
+
+// set makes rep the answer to bring.
+func (r *reporter) set(config string, rep *records.Actual) { r.add(config, pending{rep: rep}) }
+
+// again brings an answer that was given before a restart, if it did not come.
+func (r *reporter) again(config string, rep *records.Actual) {
+	r.add(config, pending{rep: rep, compare: true})
+}
+
+func (r *reporter) add(config string, p pending) {
+	r.mu.Lock()
+	r.pending[config] = p
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns one pending answer.
+func (r *reporter) take() (config string, p pending, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for config, p := range r.pending {
+		return config, p, true
+	}
+	return "", pending{}, false
+}
+
+// sent forgets p unless a newer answer has taken its place.
+func (r *reporter) sent(config string, p pending) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pending[config].rep == p.rep {
+		delete(r.pending, config)
+	}
+}
+
+func (r *reporter) run(ctx context.Context) {
+	b := newBackOff()
+	for ctx.Err() == nil {
+		config, p, ok := r.take()
+		if !ok {
+			select {
+			case <-r.wake:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if err := r.put(ctx, config, p.rep, p.compare); err != nil {
+			r.a.trouble.is(ctx, err)
+			// A newer answer does not make Consul answer sooner.
+			sleep(ctx, b.NextBackOff(), nil)
+			continue
+		}
+		b.Reset()
+		r.sent(config, p)
+	}
+}
+
+// put writes this node's own key. With compare it reads the key first: a
+// thousand agents that restart need not write a thousand keys.
+func (r *reporter) put(ctx context.Context, config string, rep *records.Actual, compare bool) error {
+	if compare {
+		last, err := r.a.lastReport(ctx, config)
+		if err == nil && last != nil && string(records.Encode(last)) == string(records.Encode(rep)) {
+			return nil
+		}
+	}
+	return r.a.cfg.Consul.Put(ctx, r.a.cfg.Prefix.Actual(config, r.a.cfg.Node), records.Encode(rep))
+}
