@@ -264,7 +264,8 @@ func (w *work) refuse(d *records.Desired) (outcome, error) {
 	if last := w.st.Report; last != nil {
 		rep.Revision, rep.SHA256, rep.Previous = last.Revision, last.SHA256, last.Previous
 	}
-	w.st.Refused, w.st.Report = &o, rep
+	// The answer to the mark stays what it is, and so does the journal.
+	w.st.Refused = &o
 	if err := w.save(w.st.Phase); err != nil {
 		return outcome{}, err
 	}

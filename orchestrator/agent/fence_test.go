@@ -70,7 +70,10 @@ func sh(script string) *records.Command {
 
 func (r *rig) path() string { return filepath.Join(r.root, dest) }
 
-func (r *rig) read(t testing.TB) string {
+func (r *rig) read(t interface {
+	Helper()
+	Fatal(...any)
+}) string {
 	t.Helper()
 	b, err := os.ReadFile(r.path())
 	if errors.Is(err, os.ErrNotExist) {

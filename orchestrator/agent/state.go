@@ -91,7 +91,7 @@ type state struct {
 	Prev *file `json:"prev,omitempty"`
 	// Snapshots, oldest first.
 	Snapshots []snapshot `json:"snapshots,omitempty"`
-	// Report is the last answer.
+	// Report answers the mark.
 	Report *records.Actual `json:"report,omitempty"`
 	// Refused is the last order refused, so that each is reported once.
 	Refused *orchestrator.Order `json:"refused,omitempty"`
