@@ -192,8 +192,10 @@ func (c *Consul) listening() bool {
 	return !ended
 }
 
-// WaitReady waits until the agent knows a leader and its node is in the catalog
-// with a passing serfHealth, which sessions are bound to.
+// WaitReady waits until the agent knows a leader, its node is in the catalog with
+// a passing serfHealth, which sessions are bound to, and the agent has synced what
+// only it knows of the node. (One that leaves before that can register its node
+// again by that late sync; Consul notices a minute later.)
 func (c *Consul) WaitReady() {
 	c.t.Helper()
 	client := c.Client()
@@ -204,7 +206,13 @@ func (c *Consul) WaitReady() {
 		}
 	}()
 	Eventually(c.t, startLimit, "consul "+c.Name+" is ready", func() bool {
-		checks, _, err := client.Health().Node(c.Name, &api.QueryOptions{RequireConsistent: true})
+		q := &api.QueryOptions{RequireConsistent: true}
+		node, _, err := client.Catalog().Node(c.Name, q)
+		if err != nil || node == nil || len(node.Node.TaggedAddresses) == 0 {
+			last = fmt.Sprintf("node %v, error %v", node, err)
+			return false
+		}
+		checks, _, err := client.Health().Node(c.Name, q)
 		last = fmt.Sprintf("%d checks, error %v", len(checks), err)
 		for _, check := range checks {
 			if check.CheckID == "serfHealth" && check.Status == api.HealthPassing {
