@@ -58,7 +58,7 @@ func (a *Agent) discover(ctx context.Context, wg *sync.WaitGroup) {
 // sweepDesired finds what discover cannot: entries of a config without content.
 func (a *Agent) sweepDesired(ctx context.Context, wg *sync.WaitGroup) {
 	root := a.cfg.Prefix.DesiredRoot()
-	wait := rand.N(10 * time.Second)
+	wait := rand.N(3 * time.Second)
 	for sleep(ctx, wait, nil) {
 		folders, err := a.cfg.Consul.Keys(ctx, root, "/")
 		if err != nil {

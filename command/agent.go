@@ -1,0 +1,90 @@
+package command
+
+import (
+	"context"
+	"flag"
+	"os"
+
+	"github.com/aim-control/aimlock/internal/version"
+	"github.com/aim-control/aimlock/orchestrator/agent"
+)
+
+// agentFlags are what every command on a node's files is given.
+type agentFlags struct{ node, stateDir, root string }
+
+func (f *agentFlags) register(fs *flag.FlagSet) {
+	fs.StringVar(&f.node, "node", "", "`NAME` of this node in the fleet. Or set AIMLOCK_NODE. Default: this\nhost's name.")
+	fs.StringVar(&f.root, "root", "", "`DIR` that stands before every destination; no symlink leads out of it.")
+	f.registerState(fs)
+}
+
+func (f *agentFlags) registerState(fs *flag.FlagSet) {
+	fs.StringVar(&f.stateDir, "state-dir", "", "`DIR` for marks, journals and last good files. It must survive restarts.\nOr set AIMLOCK_STATE_DIR.")
+}
+
+// stateFolder is the state folder given, which has no default: one that is
+// not the agent's would have no marks.
+func (m *Meta) stateFolder(f *agentFlags) (string, error) {
+	if dir := first(f.stateDir, m.Env("AIMLOCK_STATE_DIR")); dir != "" {
+		return dir, nil
+	}
+	return "", usagef("-state-dir is missing: name a folder that survives restarts, such as /var/lib/aimlock")
+}
+
+// agent makes the agent of this node.
+func (m *Meta) agent(f *agentFlags) (*agent.Agent, error) {
+	dir, err := m.stateFolder(f)
+	if err != nil {
+		return nil, err
+	}
+	node := first(f.node, m.Env("AIMLOCK_NODE"))
+	if node == "" {
+		if node, err = os.Hostname(); err != nil {
+			return nil, usagef("-node is missing, and this host has no name: %w", err)
+		}
+	}
+	client, err := m.Consul()
+	if err != nil {
+		return nil, err
+	}
+	a, err := agent.New(agent.Config{
+		Node: node, StateDir: dir, Root: f.root, Consul: client, Prefix: m.Prefix,
+		Log: m.Log.Named("agent"), Version: version.Get().Version,
+	})
+	if err != nil {
+		return nil, usagef("%w", err)
+	}
+	return a, nil
+}
+
+func newAgent(m *Meta) *command {
+	var f agentFlags
+	return &command{
+		Meta:     m,
+		Synopsis: "Keep this node's files at what is desired",
+		Usage:    "[options]",
+		Description: `Follows this node's entries in Consul and brings its files to them: checks the
+order against the highest that it ever accepted, fetches and checks the content,
+runs validate on a staged copy, keeps the last good file, renames, reloads,
+checks that all is healthy, puts the last good file back if not, and reports.
+
+Without Consul the node keeps what it has, and nothing on it waits.
+
+It registers the service aimlock-agent with a TTL check on the local Consul
+agent, and runs until it is stopped. Several agents may run on one machine,
+each with a -node, a -state-dir and a -root of its own.`,
+		Examples: []example{
+			{"On a machine of the fleet", "aimlock agent -node web-1 -state-dir /var/lib/aimlock"},
+			{"Another one beside it, for trying", "aimlock agent -node web-2 -state-dir /tmp/web-2/state -root /tmp/web-2/root"},
+		},
+		Groups: groupConsul | groupDaemon,
+		Flags:  f.register,
+		Run: func(ctx context.Context, _ *input) error {
+			a, err := m.agent(&f)
+			if err != nil {
+				return err
+			}
+			return a.Run(ctx)
+		},
+	}
+}

@@ -1,0 +1,64 @@
+package agent
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aim-control/aimlock/orchestrator"
+)
+
+// Status is what a node remembers of one config.
+type Status struct {
+	Config string `json:"config"`
+	// Order is the mark: nothing older is accepted.
+	Order orchestrator.Order `json:"order"`
+	// State is the result answered to the order, or "unfinished", or "damaged".
+	State       string              `json:"state"`
+	Revision    string              `json:"revision"`
+	SHA256      string              `json:"sha256"`
+	Destination string              `json:"destination"`
+	Rollout     string              `json:"rollout"`
+	Error       string              `json:"error"`
+	Output      string              `json:"output"`
+	Refused     *orchestrator.Order `json:"refused"`
+	Time        *time.Time          `json:"time"`
+}
+
+// States beside the results of a report.
+const (
+	StateUnfinished = "unfinished"
+	StateDamaged    = "damaged"
+)
+
+// ReadStatus reads a state folder. It needs no Consul, takes no locks and
+// changes nothing.
+func ReadStatus(stateDir string) ([]Status, error) {
+	if _, err := os.Stat(filepath.Join(stateDir, "node")); err != nil {
+		return nil, fmt.Errorf("%s is not the state folder of an agent: %w", stateDir, err)
+	}
+	all := []Status{}
+	for _, st := range states(stateDir) {
+		if st.err != nil {
+			all = append(all, Status{Config: filepath.Base(st.dir), State: StateDamaged, Error: st.err.Error()})
+			continue
+		}
+		s := Status{Config: st.Config, Order: st.Mark, State: StateUnfinished, Refused: st.Refused}
+		if d := st.Desired; d != nil {
+			s.Destination, s.Rollout = d.Destination, d.Rollout
+		}
+		if r := st.Report; r != nil {
+			// The last answer, even while the next is on its way.
+			s.Revision, s.SHA256, s.Time = r.Revision, r.SHA256, &r.Time
+			if st.Phase == phaseDone {
+				s.State, s.Error, s.Output = r.Result, r.Error, r.Output
+			}
+		}
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.Config, b.Config) })
+	return all, nil
+}
