@@ -75,7 +75,7 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("TLS settings for Consul: %w", err)
 	}
-	addr := ac.Address
+	addr := withoutUser(ac.Address)
 	// api.NewClient changes the transport for unix sockets only while it owns
 	// it, so the checks are put around the transport after it is done.
 	ac.HttpClient = hc
@@ -87,7 +87,7 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Wrap != nil {
 		rt = cfg.Wrap(rt)
 	}
-	ac.HttpClient.Transport = &checker{next: rt, addr: addr}
+	ac.HttpClient.Transport = &checker{next: rt, secret: ac.Token}
 
 	c := &Client{api: cl, addr: addr, log: cfg.Log, timeout: cfg.Timeout, retryFor: cfg.RetryFor}
 	if c.log == nil {
@@ -101,6 +101,20 @@ func New(cfg Config) (*Client, error) {
 	}
 	return c, nil
 }
+
+// withoutUser takes a password out of an address that is shown.
+func withoutUser(addr string) string {
+	scheme, rest, ok := strings.Cut(addr, "://")
+	if !ok {
+		scheme, rest = "", addr
+	} else {
+		scheme += "://"
+	}
+	return scheme + rest[strings.LastIndexByte(rest, '@')+1:]
+}
+
+// RetryFor bounds all tries of one operation together.
+func (c *Client) RetryFor() time.Duration { return c.retryFor }
 
 // API is the client beneath, for the endpoints that need no care of ours.
 // Its errors are classified by Classify.

@@ -2,6 +2,8 @@ package consulkv
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +34,8 @@ const (
 	Denied Kind = "denied"
 	// NotConsul: something answered that is not Consul.
 	NotConsul Kind = "not consul"
+	// TLS: no encrypted connection was agreed on, so nothing was sent.
+	TLS Kind = "tls"
 	// TooLarge: a value or transaction over Consul's limits.
 	TooLarge Kind = "too large"
 	// RateLimited: Consul refuses for load.
@@ -66,6 +70,8 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, "this is not Consul's API (%v)", root(e.Err))
 	case Denied:
 		fmt.Fprintf(&b, "permission denied (%v)", root(e.Err))
+	case TLS:
+		fmt.Fprintf(&b, "no TLS connection (%v)", root(e.Err))
 	default:
 		fmt.Fprintf(&b, "%v", root(e.Err))
 	}
@@ -90,6 +96,8 @@ func (e *Error) Hint() string {
 		return "check CONSUL_HTTP_ADDR"
 	case Denied:
 		return "check CONSUL_HTTP_TOKEN and its policies"
+	case TLS:
+		return "check CONSUL_HTTP_SSL, CONSUL_CACERT and the scheme in CONSUL_HTTP_ADDR"
 	}
 	return ""
 }
@@ -124,7 +132,7 @@ func Ambiguous(err error) bool {
 		return false
 	}
 	switch KindOf(err) {
-	case Unreachable, Denied, TooLarge, BadRequest, RateLimited:
+	case Unreachable, TLS, Denied, TooLarge, BadRequest, RateLimited:
 		return false
 	}
 	return true
@@ -138,6 +146,9 @@ func root(err error) error {
 	}
 	if e, ok := errors.AsType[*notConsulError](err); ok {
 		return e
+	}
+	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return e.Err
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return errors.New("timed out")
@@ -168,15 +179,21 @@ type notConsulError struct{ what string }
 
 func (e *notConsulError) Error() string { return e.what }
 
-// maxErrorBody bounds what of a server's error text is kept.
-const maxErrorBody = 300
+// What of an answer is read that is not the data asked for.
+const (
+	// maxErrorBody bounds a server's error text, in an error.
+	maxErrorBody = 300
+	// maxRefusal bounds the answer to a refused transaction.
+	maxRefusal = 1 << 20
+)
 
 // checker turns every answer that is no regular answer of Consul into a typed
 // error before consul/api can take it for data: an HTML page with status 404
-// must not read as "no such key".
+// must not read as "no such key". It also bounds what is read of an error.
 type checker struct {
 	next http.RoundTripper
-	addr string
+	// secret is the ACL token: a proxy may echo it.
+	secret string
 }
 
 func (t *checker) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -188,20 +205,47 @@ func (t *checker) RoundTrip(req *http.Request) (*http.Response, error) {
 		drain(resp)
 		return nil, &notConsulError{what: fmt.Sprintf("it answered HTTP %d with a web page", resp.StatusCode)}
 	}
+	path := req.URL.Path
 	switch {
-	case resp.StatusCode == http.StatusNotFound:
-		if req.Method == http.MethodGet && strings.HasPrefix(req.URL.Path, "/v1/kv/") && resp.Header.Get("X-Consul-Index") == "" {
-			drain(resp)
-			return nil, &notConsulError{what: "it answered HTTP 404 to a read of the KV store"}
+	case resp.StatusCode < 300:
+		return resp, nil
+	case resp.StatusCode == http.StatusNotFound && req.Method == http.MethodGet && strings.Contains(path, "/v1/kv/"):
+		if resp.Header.Get("X-Consul-Index") != "" {
+			return resp, nil
 		}
-	case resp.StatusCode == http.StatusConflict:
-	case resp.StatusCode >= 300:
-		body := make([]byte, maxErrorBody)
-		n, _ := io.ReadFull(resp.Body, body)
 		drain(resp)
-		return nil, &statusError{code: resp.StatusCode, body: strings.TrimSpace(text.Printable(string(body[:n])))}
+		return nil, &notConsulError{what: "it answered HTTP 404 to a read of the KV store"}
+	case resp.StatusCode == http.StatusNotFound && strings.Contains(path, "/v1/session/renew/"):
+		// consul/api takes it for the end of the session, so it must be
+		// Consul that says so.
+		e := t.status(resp)
+		if strings.Contains(e.body, "Session id") {
+			resp.Body = http.NoBody
+			return resp, nil
+		}
+		return nil, &notConsulError{what: "it answered HTTP 404 to the renewal of a session"}
+	case resp.StatusCode == http.StatusConflict && strings.HasSuffix(path, "/v1/txn"):
+		resp.Body = limited{io.LimitReader(resp.Body, maxRefusal), resp.Body}
+		return resp, nil
 	}
-	return resp, nil
+	return nil, t.status(resp)
+}
+
+// status is the error that stands for an answer; it closes the answer.
+func (t *checker) status(resp *http.Response) *statusError {
+	body := make([]byte, 4*maxErrorBody)
+	n, _ := io.ReadFull(resp.Body, body)
+	drain(resp)
+	msg := string(body[:n])
+	if t.secret != "" {
+		msg = strings.ReplaceAll(msg, t.secret, "[token]")
+	}
+	return &statusError{code: resp.StatusCode, body: text.Clip(strings.TrimSpace(text.Printable(msg)), maxErrorBody)}
+}
+
+type limited struct {
+	io.Reader
+	io.Closer
 }
 
 func drain(resp *http.Response) {
@@ -209,8 +253,7 @@ func drain(resp *http.Response) {
 	_ = resp.Body.Close()
 }
 
-// Classify makes an *Error of what consul/api returned. A context that ended
-// is returned as its cause, so that callers see why they were stopped.
+// Classify makes an *Error of what consul/api returned.
 func (c *Client) Classify(op string, err error) error {
 	if err == nil {
 		return nil
@@ -219,32 +262,44 @@ func (c *Client) Classify(op string, err error) error {
 		return err
 	}
 	e := &Error{Op: op, Addr: c.addr, Err: err, Tries: 1}
-	status, isStatus := errors.AsType[*statusError](err)
+	if status, ok := errors.AsType[*statusError](err); ok {
+		e.Kind = kindOfStatus(status)
+		return e
+	}
 	opErr, isOp := errors.AsType[*net.OpError](err)
-	dnsErr, isDNS := errors.AsType[*net.DNSError](err)
+	_, isDNS := errors.AsType[*net.DNSError](err)
 	switch {
-	case isStatus && (status.code == http.StatusForbidden || status.code == http.StatusUnauthorized):
-		e.Kind = Denied
-	case isStatus && status.code == http.StatusRequestEntityTooLarge:
-		e.Kind = TooLarge
-	case isStatus && status.code == http.StatusTooManyRequests:
-		e.Kind = RateLimited
-	case isStatus && status.code >= 500 && isNoLeader(status.body):
-		e.Kind = NoLeader
-	case isStatus && status.code >= 500 && isDenied(status.body):
-		e.Kind = Denied
-	case isStatus && status.code >= 500:
-		e.Kind = ServerError
-	case isStatus:
-		e.Kind = BadRequest
 	case isNotConsul(err):
 		e.Kind = NotConsul
-	case isOp && opErr.Op == "dial", isDNS && dnsErr != nil:
+	case isTLS(err):
+		e.Kind = TLS
+	case isOp && opErr.Op == "dial", isDNS:
 		e.Kind = Unreachable
 	default:
 		e.Kind = Broken
 	}
 	return e
+}
+
+func kindOfStatus(e *statusError) Kind {
+	switch {
+	case e.code == http.StatusForbidden, e.code == http.StatusUnauthorized:
+		return Denied
+	case e.code == http.StatusRequestEntityTooLarge:
+		return TooLarge
+	case e.code == http.StatusTooManyRequests:
+		return RateLimited
+	case e.code == http.StatusRequestTimeout:
+		// A proxy lost patience: with whom is not known.
+		return Broken
+	case e.code >= 500 && isNoLeader(e.body):
+		return NoLeader
+	case e.code >= 500 && isDenied(e.body):
+		return Denied
+	case e.code >= 500:
+		return ServerError
+	}
+	return BadRequest
 }
 
 func isNoLeader(body string) bool {
@@ -263,6 +318,20 @@ func isNotConsul(err error) bool {
 	if _, ok := errors.AsType[*url.Error](err); ok {
 		return strings.Contains(err.Error(), "malformed HTTP")
 	}
+	if _, ok := errors.AsType[base64.CorruptInputError](err); ok {
+		return true
+	}
+	// consul/api does not wrap all errors of its decoder.
 	s := err.Error()
 	return strings.Contains(s, "invalid character") || strings.Contains(s, "cannot unmarshal")
+}
+
+func isTLS(err error) bool {
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		return true
+	}
+	_, cert := errors.AsType[*tls.CertificateVerificationError](err)
+	_, alert := errors.AsType[tls.AlertError](err)
+	_, record := errors.AsType[tls.RecordHeaderError](err)
+	return cert || alert || record
 }

@@ -2,10 +2,13 @@ package consulkv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/text"
 )
 
 // Limits of one transaction, found on Consul 1.14.11: 128 operations, and
@@ -70,6 +73,9 @@ func (e *Refused) First(key string) (OpError, bool) {
 // *Refused (it does not), or another, of which Ambiguous tells whether it may
 // stand: then read before anything else is done.
 func (c *Client) Txn(ctx context.Context, ops ...Op) (Results, error) {
+	if len(ops) == 0 {
+		return nil, errors.New("transaction of no operations")
+	}
 	if len(ops) > MaxTxnOps {
 		return nil, fmt.Errorf("transaction of %d operations: Consul takes %d at most", len(ops), MaxTxnOps)
 	}
@@ -80,7 +86,8 @@ func (c *Client) Txn(ctx context.Context, ops ...Op) (Results, error) {
 	name := "transaction on " + ops[0].Key
 	tctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	ok, resp, _, err := c.api.Txn().Txn(list, (&api.QueryOptions{}).WithContext(tctx))
+	q := &api.QueryOptions{RequireConsistent: !writes(ops)}
+	ok, resp, _, err := c.api.Txn().Txn(list, q.WithContext(tctx))
 	if err != nil {
 		return nil, c.Classify(name, err)
 	}
@@ -96,10 +103,23 @@ func (c *Client) Txn(ctx context.Context, ops ...Op) (Results, error) {
 	return res, nil
 }
 
+// writes tells whether a transaction goes through the log of the servers. One
+// that does not is a read, and reads are consistent here.
+func writes(ops []Op) bool {
+	for _, op := range ops {
+		switch op.Verb {
+		case api.KVGet, api.KVGetOrEmpty, api.KVGetTree, api.KVCheckSession, api.KVCheckIndex, api.KVCheckNotExists:
+		default:
+			return true
+		}
+	}
+	return false
+}
+
 func refusal(ops []Op, errs api.TxnErrors, c *Client, name string) error {
 	ref := &Refused{}
 	for _, e := range errs {
-		o := OpError{Index: e.OpIndex, What: e.What}
+		o := OpError{Index: e.OpIndex, What: text.Clip(text.Printable(e.What), maxErrorBody)}
 		if e.OpIndex >= 0 && e.OpIndex < len(ops) {
 			o.Verb, o.Key = string(ops[e.OpIndex].Verb), ops[e.OpIndex].Key
 		}

@@ -32,7 +32,15 @@ type Watcher[T any] struct {
 
 	index uint64
 	last  time.Time
+	// idle is set after an answer that brought nothing new sooner than a
+	// server that blocks would have sent it.
+	idle bool
 }
+
+// idlePause is the least time between two reads of which the first brought
+// nothing new: whatever answers does not block (a proxy that drops the index),
+// and would be asked without end.
+const idlePause = time.Second
 
 // NewWatcher makes a watcher of what fetch reads. fetch passes the options on
 // to consul/api.
@@ -57,12 +65,13 @@ func (w *Watcher[T]) Next(ctx context.Context) (T, error) {
 		if err != nil {
 			return v, err
 		}
-		index := meta.LastIndex
+		before, index := w.index, meta.LastIndex
+		w.idle = before != 0 && index <= before
 		switch {
-		case index < w.index:
+		case index < before:
 			w.index = 0
 			return v, nil
-		case index == w.index && index != 0:
+		case index == before && index != 0:
 			continue
 		}
 		// Index 0 would turn the next query into one that does not block.
@@ -74,9 +83,13 @@ func (w *Watcher[T]) Next(ctx context.Context) (T, error) {
 // Index is the Raft index of the answer returned last; 0 before the first.
 func (w *Watcher[T]) Index() uint64 { return w.index }
 
-// pause keeps MinInterval between reads.
+// pause keeps MinInterval between reads, and idlePause where it is due.
 func (w *Watcher[T]) pause(ctx context.Context) error {
-	wait := w.opts.MinInterval - time.Since(w.last)
+	least := w.opts.MinInterval
+	if w.idle {
+		least = max(least, idlePause)
+	}
+	wait := least - time.Since(w.last)
 	if w.last.IsZero() || wait <= 0 {
 		return ctxErr(ctx)
 	}
