@@ -1,8 +1,10 @@
 package policies
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"regexp"
 	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
@@ -15,41 +17,37 @@ const maxShown = 50
 // terminal of the given width (0: no wrapping). What a file holds cannot
 // control the terminal.
 func WriteDiagnostics(w io.Writer, files map[string]*hcl.File, diags hcl.Diagnostics, width uint, color bool) {
-	clean := make(map[string]*hcl.File, len(files))
 	shown := diags
 	if len(shown) > maxShown {
 		shown = shown[:maxShown]
 	}
+	var b bytes.Buffer
+	dw := hcl.NewDiagnosticTextWriter(&b, files, width, color)
 	for _, d := range shown {
-		if d.Subject == nil {
-			continue
-		}
-		name := d.Subject.Filename
-		if f := files[name]; f != nil && clean[name] == nil {
-			c := *f
-			c.Bytes = cleanBytes(f.Bytes)
-			clean[name] = &c
-		}
-	}
-	dw := hcl.NewDiagnosticTextWriter(w, clean, width, color)
-	for _, d := range shown {
-		c := *d
-		c.Summary, c.Detail = printable(d.Summary), cleanText(d.Detail)
-		_ = dw.WriteDiagnostic(&c)
+		_ = dw.WriteDiagnostic(d) // a buffer does not fail
 	}
 	if n := len(diags) - len(shown); n > 0 {
-		_, _ = fmt.Fprintf(w, "… and %d more.\n", n)
+		_, _ = fmt.Fprintf(&b, "… and %d more.\n", n)
 	}
+	rest := b.Bytes()
+	var out []byte
+	for color && len(rest) > 0 {
+		at := colorCode.FindIndex(rest)
+		if at == nil {
+			break
+		}
+		out = append(out, cleanBytes(rest[:at[0]])...)
+		out = append(out, rest[at[0]:at[1]]...)
+		rest = rest[at[1]:]
+	}
+	_, _ = w.Write(append(out, cleanBytes(rest)...))
 }
 
-// cleanText is printable that keeps line breaks.
-func cleanText(s string) string {
-	b := []byte(s)
-	return string(cleanBytes(b))
-}
+// colorCode is what HCL writes where it was asked for colour.
+var colorCode = regexp.MustCompile(`\x1b\[(31|33|0|1;4)m`)
 
-// cleanBytes replaces control characters by question marks, byte for byte, so
-// that ranges still fit.
+// cleanBytes replaces control characters, and what turns the direction of
+// writing, by question marks.
 func cleanBytes(src []byte) []byte {
 	var out []byte
 	for i := 0; i < len(src); {

@@ -77,7 +77,7 @@ func (r *factRef) value(f Facts) (v cty.Value, why string) {
 	if v.IsMarked() {
 		v, _ = v.UnmarkDeep()
 	}
-	if t := v.Type(); r.typ != cty.DynamicPseudoType && t != r.typ && !t.Equals(r.typ) {
+	if t := v.Type(); r.typ != cty.DynamicPseudoType && !t.Equals(r.typ) {
 		if v.IsNull() {
 			return cty.NullVal(r.typ), ""
 		}

@@ -46,6 +46,10 @@ func (t Tri) String() string {
 // At the top N (null) is false. U && N is N: whatever the unknown turns out to
 // be, the conjunction does not hold. U || N is U, because it may yet hold.
 //
+// Invariant: a rule that holds goes on holding whatever the unknown facts turn
+// out to be. (One that does not hold may come to hold only where a null stands
+// beside an unknown under a negation: !(N && U).)
+//
 // They do their work in ShortCircuit, which HCL calls with both operands
 // converted; Impl only declares the operands' types. An operand that is an
 // error arrives as unknown with diagnostics, and ShortCircuit passes these on
