@@ -169,6 +169,19 @@ var blockingTests = []test{
 			e.Errorf("the index of the prefix went from %d to %d", after, gone)
 		}
 	}},
+	// A trap, and a reason to delete the keys that somebody watches one by one.
+	{"a watcher is not told of the deletion of a shorter prefix, if an older deletion is under his", func(e *env) {
+		e.put(e.key("t/b/1"), "1")
+		e.put(e.key("t/b/2"), "1")
+		e.delete(e.key("t/b/1"))
+		before := e.index(e.key("t/b/"))
+		_, err := e.kv.DeleteTree(e.key("t/"), e.w())
+		e.must(err)
+		same(e, "index of the longer prefix", e.index(e.key("t/b/")), before)
+		if idx := e.index(e.key("t/")); idx <= before {
+			e.Errorf("the index of the deleted prefix stands at %d, not above %d", idx, before)
+		}
+	}},
 	{"one key", func(e *env) {
 		const wait = 300 * time.Millisecond
 		p := e.put(e.key("a"), "1")

@@ -23,6 +23,7 @@ func start(t *testing.T, cfg devconsul.Config) *devconsul.Server {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	conformance.Run(t, func(t *testing.T) conformance.Target {
 		s := start(t, devconsul.Config{SessionTTLMin: time.Second})
 		return conformance.Target{Addr: s.Addr(), MinTTL: time.Second, TTLFactor: 2, Slack: 5 * time.Second}

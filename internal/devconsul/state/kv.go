@@ -241,7 +241,8 @@ func (w *wtx) kvDeleteTree(prefix string) error {
 		return nil
 	}
 	// One tombstone covers the tree; none is needed for all of KV, whose index is
-	// the table's.
+	// the table's. As in Consul, it does not cover prefixes longer than itself: who
+	// watches one of those, where an older tombstone is left, is not told.
 	if prefix != "" {
 		if err := w.bury(prefix); err != nil {
 			return err
