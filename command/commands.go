@@ -20,10 +20,14 @@ package command
 // "lock" needs no line, only one in parents.
 func commands() map[string]constructor {
 	return map[string]constructor{
+		"agent":        newAgent,
+		"agent apply":  newAgentApply,
+		"agent status": newAgentStatus,
 		"demo":         newDemo,
 		"dev":          newDev,
 		"lock approve": newLockApprove,
 		"lock break":   newLockBreak,
+		"lock exec":    newLockExec,
 		"lock explain": newLockExplain,
 		"lock list":    newLockList,
 		"lock request": newLockRequest,

@@ -10,6 +10,7 @@ import (
 
 	"github.com/aim-control/aimlock/command"
 	"github.com/aim-control/aimlock/internal/signals"
+	"github.com/aim-control/aimlock/internal/supervise"
 )
 
 // TestMain makes the test binary double as aimlock: scripts run it as a child
@@ -17,6 +18,9 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"aimlock": func() {
+			if len(os.Args) > 1 && os.Args[1] == supervise.Subcommand {
+				os.Exit(supervise.Main(os.Args[2:]))
+			}
 			ctx, stop := signals.Notify(context.Background(), os.Exit)
 			code := command.Run(ctx, os.Args[1:], command.OS())
 			stop()

@@ -1,0 +1,223 @@
+package command
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/signals"
+	"github.com/aim-control/aimlock/internal/supervise"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+)
+
+// execOptions are the flags of "lock exec".
+type execOptions struct {
+	wait    time.Duration
+	try     bool
+	noBreak bool
+	ttl     time.Duration
+	grace   time.Duration
+}
+
+func newLockExec(m *Meta) *command {
+	o := execOptions{ttl: locksmith.DefaultTTL, grace: 5 * time.Second}
+	return &command{
+		Meta:     m,
+		Synopsis: "Run a command while holding a lock",
+		Usage:    "[options] NAME -- CMD…",
+		Description: `Takes the lock, runs the command, and lets the lock go when it ends. While it
+waits it judges whoever is in the way by the policies in force and breaks a HOT
+lock where they let it.
+
+The command finds the fencing token in AIMLOCK_TOKEN and the epoch in
+AIMLOCK_EPOCH: have whatever it writes to refuse an older pair. The command and
+all that it started end before the lock can pass to another: when the lock is
+lost, and also when aimlock itself is killed.
+
+The exit code is the command's (128 + n for signal n). aimlock's own refusals
+and losses print ERROR: first and exit with 4, 5 or 7.`,
+		Examples: []example{
+			{"One deploy at a time", "aimlock lock exec deploy -- ./deploy.sh --all"},
+			{"Only if it is free now", "aimlock lock exec -try nightly -- ./report"},
+		},
+		Groups: groupConsul | groupPolicy,
+		Flags: func(fs *flag.FlagSet) {
+			fs.DurationVar(&o.wait, "wait", 0, "Give up after `DURATION`. Default: wait without limit.")
+			fs.BoolVar(&o.try, "try", false, "Do not wait.")
+			fs.BoolVar(&o.noBreak, "no-break", false, "Never break, whatever the policies say.")
+			fs.DurationVar(&o.ttl, "ttl", o.ttl, "TTL of the session, from 10s to 24h.")
+			fs.DurationVar(&o.grace, "grace", o.grace, "Time between SIGTERM and SIGKILL when the command must end.")
+		},
+		MinArgs: 1, MaxArgs: -1,
+		CommandLine: true,
+		Run: func(ctx context.Context, in *input) error {
+			argv := in.Command
+			if len(argv) == 0 {
+				argv = in.Args[1:]
+			} else if len(in.Args) > 1 {
+				return usagef("aimlock lock exec takes one lock's name before --, and %q stands there too", in.Args[1])
+			}
+			if len(argv) == 0 {
+				return usagef("no command given. Usage: aimlock lock exec [options] NAME -- CMD…")
+			}
+			name, err := lockName(in.Args[0])
+			if err != nil {
+				return err
+			}
+			if err := o.check(in); err != nil {
+				return err
+			}
+			return m.lockExec(ctx, name, argv, &o)
+		},
+	}
+}
+
+func (o *execOptions) check(in *input) error {
+	switch {
+	case o.try && in.Set("wait"):
+		return usagef("-try and -wait exclude each other")
+	case o.wait < 0:
+		return usagef("-wait %s: it must not be negative", o.wait)
+	case o.grace < 0:
+		return usagef("-grace %s: it must not be negative", o.grace)
+	}
+	return checkTTL(o.ttl)
+}
+
+func checkTTL(ttl time.Duration) error {
+	if ttl < 10*time.Second || ttl > 24*time.Hour {
+		return usagef("-ttl %s: Consul takes from 10s to 24h", ttl)
+	}
+	return nil
+}
+
+// extendEvery is how often the supervisor is told how long the lease still is.
+const extendEvery = time.Second
+
+func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *execOptions) error {
+	c, err := m.Locksmith()
+	if err != nil {
+		return err
+	}
+	nonce := locksmith.NewNonce()
+	// The supervisor is there before the lock is: its pid is in the holder
+	// record, so that others can prove the whole tree dead.
+	sup, err := supervise.Prepare(supervise.Config{Log: m.Log.Named("supervise"), Nonce: nonce, Grace: o.grace})
+	if err != nil {
+		return fmt.Errorf("prepare the command's supervisor: %w", err)
+	}
+	defer func() { _ = sup.Close() }()
+
+	h, err := c.Acquire(ctx, locksmith.Request{
+		Names: []string{name}, Operation: "lock exec", AllocID: m.Env("NOMAD_ALLOC_ID"),
+		TTL: o.ttl, Quiesce: locksmith.DefaultQuiesce, Nonce: nonce, Processes: []records.Process{sup.Process()},
+		Try: o.try, Wait: o.wait, NoBreak: o.noBreak, Notify: m.notices(),
+	})
+	if err != nil {
+		return lockError(err)
+	}
+	code, err := m.runChild(ctx, h, sup, argv, o.grace)
+
+	if errors.Is(err, supervise.ErrSurvivors) {
+		// The next holder must not start before what is left has had its time.
+		h.Abandon(ctx)
+		return exitf(ExitFailed, "the lock is let go unclean, and its next holder waits: %w", err)
+	}
+	// Only now is nothing of the command left, so the next holder owes nothing.
+	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	rerr := h.Release(rctx)
+	switch {
+	case errors.Is(err, supervise.ErrLease):
+		return lockError(cmp.Or(context.Cause(h.Context()), err))
+	case err != nil:
+		if start, ok := errors.AsType[*supervise.StartError](err); ok {
+			return exitf(start.Code, "%w", err)
+		}
+		return lockError(err)
+	case rerr != nil && errors.Is(rerr, locksmith.ErrLost):
+		return lockError(rerr)
+	case rerr != nil:
+		// The command is done. The session ends by itself.
+		m.Notef("Warning: %v\n", rerr)
+	}
+	return exit(code)
+}
+
+// runChild runs the command until it ends or must end. When it returns,
+// nothing of the command is left.
+func (m *Meta) runChild(ctx context.Context, h *locksmith.Hold, sup *supervise.Supervisor, argv []string, grace time.Duration) (int, error) {
+	if err := sup.ExtendTo(h.LeaseEnd()); err != nil {
+		return ExitFailed, err
+	}
+	env := append(os.Environ(),
+		"AIMLOCK_LOCK="+h.Names()[0],
+		"AIMLOCK_TOKEN="+strconv.FormatUint(h.Token(), 10),
+		"AIMLOCK_EPOCH="+strconv.FormatUint(h.Epoch(), 10))
+	if err := sup.Start(argv, env, os.Stdin, os.Stdout, os.Stderr); err != nil {
+		return ExitFailed, err
+	}
+	type end struct {
+		code int
+		err  error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		code, err := sup.Wait(context.WithoutCancel(ctx))
+		ended <- end{code, err}
+	}()
+	tick := time.NewTicker(extendEvery)
+	defer tick.Stop()
+	lost := h.Context().Done()
+	stopped := ctx.Done()
+	for {
+		select {
+		case e := <-ended:
+			return e.code, e.err
+		case <-tick.C:
+			if h.Context().Err() != nil {
+				continue
+			}
+			if err := sup.ExtendTo(h.LeaseEnd()); err != nil {
+				m.Log.Debug("extend the command's lease", "error", err)
+			}
+		case <-stopped:
+			// The command decides what the signal means; it ends by it or not.
+			stopped = nil
+			if err := sup.Signal(signalOf(ctx)); err != nil {
+				m.Log.Debug("pass the signal on", "error", err)
+			}
+		case <-lost:
+			cause := context.Cause(h.Context())
+			bound := grace
+			if errors.Is(cause, locksmith.ErrLost) {
+				// Another may hold the lock already: no time is left to give.
+				bound = min(grace, max(0, h.LeaseLeft()/2))
+			}
+			m.Notef("%s: stopping the command: %v\n", h.Names()[0], cause)
+			if err := sup.Stop(bound); err != nil {
+				m.Log.Error("stop the command", "error", err)
+			}
+			e := <-ended
+			if errors.Is(cause, locksmith.ErrRequested) {
+				return e.code, refused(ExitLost, fmt.Sprintf("ERROR: %s: LET GO\n  %-9s %v\n", h.Names()[0], "why", cause))
+			}
+			return e.code, cause
+		}
+	}
+}
+
+// signalOf is the signal that ended ctx, SIGTERM if it was none.
+func signalOf(ctx context.Context) os.Signal {
+	if sig, ok := errors.AsType[signals.Error](context.Cause(ctx)); ok {
+		return sig.Signal
+	}
+	return syscall.SIGTERM
+}

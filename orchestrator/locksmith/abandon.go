@@ -1,0 +1,26 @@
+package locksmith
+
+import (
+	"context"
+	"time"
+)
+
+// LeaseEnd is when this process must have stopped work if Consul never answers
+// again, on its monotonic clock.
+func (h *Hold) LeaseEnd() time.Time { return h.sess.leaseEnd() }
+
+// Abandon ends the hold without marking it released: something that ran under
+// it may still run, so the next holder owes the quiesce that the record asks
+// for. It is safe to call after Release, when it does nothing.
+func (h *Hold) Abandon(ctx context.Context) {
+	h.mu.Lock()
+	if h.released {
+		h.mu.Unlock()
+		return
+	}
+	h.released = true
+	h.mu.Unlock()
+	h.cancel(ErrReleased)
+	h.wg.Wait()
+	h.sess.close(ctx)
+}

@@ -1,0 +1,232 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+)
+
+// commandRecord is an operator's command, at rollouts/<id>/command. Operators
+// write it by CAS, each with the next number; whoever drives the rollout takes
+// it and notes its number and what became of it in the header.
+type commandRecord struct {
+	Version int               `json:"version"`
+	N       uint64            `json:"n"`
+	Verb    orchestrator.Verb `json:"verb"`
+	Nodes   []string          `json:"nodes,omitempty"`
+	By      string            `json:"by"`
+	Reason  string            `json:"reason,omitempty"`
+	At      time.Time         `json:"at"`
+}
+
+func (c *commandRecord) event() orchestrator.OperatorCommand {
+	return orchestrator.OperatorCommand{N: c.N, Verb: c.Verb, Nodes: c.Nodes, By: c.By, Reason: c.Reason}
+}
+
+func (r *Runner) commandKey(id string) string { return r.keys.Rollout(id) + "/command" }
+
+// Order is an operator's command for one rollout.
+type Order struct {
+	ID     string
+	Verb   orchestrator.Verb
+	Nodes  []string
+	Reason string
+}
+
+// obeyWithin is how long a running orchestrator has to take a command before
+// this process looks whether it can take it itself.
+const obeyWithin = 5 * time.Second
+
+// ErrNotTaken: a command was given, and nobody has taken it yet.
+var ErrNotTaken = errors.New("nobody has taken the command yet")
+
+// Command gives an operator's command. A running orchestrator takes it; where
+// none runs, this process takes the locks for a moment and does it itself. It
+// returns the header once the command was taken; Header.Command says whether it
+// was obeyed. Two operators at once are safe: each command has a number of its
+// own, and one that is not taken yet is not overwritten.
+func (r *Runner) Command(ctx context.Context, o Order) (*orchestrator.Header, error) {
+	head, err := r.header(ctx, o.ID)
+	if err != nil {
+		return nil, err
+	}
+	if head.FinishedAt != nil {
+		return head, fmt.Errorf("rollout %s is %s: it has ended", o.ID, head.State)
+	}
+	n, err := r.writeCommand(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	taken := func(h *orchestrator.Header) bool {
+		return h.Command != nil && h.Command.N >= n || h.FinishedAt != nil
+	}
+	for try := 0; ; try++ {
+		wait := obeyWithin
+		if try == 0 && !r.driven(ctx, head) {
+			wait = 0
+		}
+		if wait > 0 {
+			head, err = r.awaitHeader(ctx, o.ID, wait, taken)
+			if err != nil || taken(head) {
+				return head, err
+			}
+		}
+		head, err = r.obey(ctx, o.ID, n)
+		switch ref, busy := errors.AsType[*locksmith.RefusedError](err); {
+		case !busy || err == nil:
+			return head, err
+		case try >= 2:
+			return nil, fmt.Errorf("rollout %s: %w: lock %s is %s; it stands, and whoever drives the rollout next takes it", o.ID, ErrNotTaken, ref.Status.Name, ref.Status.State)
+		}
+	}
+}
+
+// driven reports whether somebody holds the lock of the rollout's first
+// config.
+func (r *Runner) driven(ctx context.Context, h *orchestrator.Header) bool {
+	if len(h.Configs) == 0 {
+		return false
+	}
+	p, err := r.consul.Get(ctx, r.keys.Lock(h.Configs[0].Name))
+	return err == nil && p != nil && p.Session != ""
+}
+
+// writeCommand writes the next command once the one before it was taken.
+func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
+	key := r.commandKey(o.ID)
+	deadline := time.Now().Add(2 * obeyWithin)
+	for {
+		p, err := r.consul.Get(ctx, key)
+		if err != nil {
+			return 0, err
+		}
+		head, err := r.header(ctx, o.ID)
+		if err != nil {
+			return 0, err
+		}
+		var last commandRecord
+		index := uint64(0)
+		if p != nil {
+			index = p.ModifyIndex
+			if err := records.Decode(key, p.Value, &last); err != nil {
+				return 0, err
+			}
+		}
+		seen := uint64(0)
+		if head.Command != nil {
+			seen = head.Command.N
+		}
+		if last.N > seen && last.Verb != o.Verb && time.Now().Before(deadline) && r.driven(ctx, head) {
+			// Another operator's command is on its way.
+			pause(ctx, 200*time.Millisecond)
+			if ctx.Err() != nil {
+				return 0, context.Cause(ctx)
+			}
+			continue
+		}
+		rec := commandRecord{Version: records.Version, N: max(last.N, seen) + 1, Verb: o.Verb, Nodes: o.Nodes, By: r.by, Reason: o.Reason, At: time.Now().UTC()}
+		ok, err := r.consul.CAS(ctx, key, records.Encode(&rec), index)
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			return rec.N, nil
+		}
+	}
+}
+
+// awaitHeader follows a rollout's header until cond holds, at most d; then it
+// returns the last one read.
+func (r *Runner) awaitHeader(ctx context.Context, id string, d time.Duration, cond func(*orchestrator.Header) bool) (*orchestrator.Header, error) {
+	wctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	w := r.headerWatcher(id)
+	for {
+		h, err := w.Next(wctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case wctx.Err() != nil:
+			return r.header(ctx, id)
+		case err != nil:
+			return nil, err
+		case h != nil && cond(h):
+			return h, nil
+		}
+	}
+}
+
+func (r *Runner) headerWatcher(id string) *consulkv.Watcher[*orchestrator.Header] {
+	key := r.keys.Rollout(id)
+	return consulkv.NewWatcher(r.consul, consulkv.WatchOptions{Name: key, MinInterval: 100 * time.Millisecond},
+		func(q *api.QueryOptions) (*orchestrator.Header, *api.QueryMeta, error) {
+			p, meta, err := r.consul.API().KV().Get(key, q)
+			if err != nil || p == nil {
+				return nil, meta, err
+			}
+			var h orchestrator.Header
+			if err := records.Decode(key, p.Value, &h); err != nil {
+				return nil, meta, err
+			}
+			return &h, meta, nil
+		})
+}
+
+// obey takes a command in this process: it drives the rollout under its locks
+// until the command is taken and, where it leads to an end, to that end.
+func (r *Runner) obey(ctx context.Context, id string, n uint64) (*orchestrator.Header, error) {
+	head, err := r.header(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := r.plan(ctx, head)
+	if err != nil {
+		return nil, err
+	}
+	h, _, err := r.acquire(ctx, &plan.Spec, id, untilObeyed)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err := release(ctx, h); err != nil && !Lost(err) {
+			r.log.Warn("releasing the locks", "error", err)
+		}
+	}()
+	// Somebody may have driven it between the first look and the lock.
+	if head, err = r.header(ctx, id); err != nil || head.FinishedAt != nil {
+		return head, err
+	}
+	given, reports, prev, err := r.given(ctx, plan)
+	if err != nil {
+		return nil, err
+	}
+	d := &drive{r: r, h: h, plan: plan, wait: untilObeyed, obeyed: n, prev: prev, header: *head, chunks: head.PlanChunks}
+	if d.state, err = orchestrator.Recover(plan, *head, given, reports); err != nil {
+		return nil, err
+	}
+	// The command is the first thing that is fed, so that nothing else is begun
+	// before it.
+	key := r.commandKey(id)
+	p, err := r.consul.Get(ctx, key)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	var c commandRecord
+	if err := records.Decode(key, p.Value, &c); err != nil {
+		return nil, err
+	}
+	d.first = []orchestrator.Event{c.event()}
+	if err := d.run(ctx); err != nil {
+		return nil, err
+	}
+	out := d.present()
+	return &out, nil
+}

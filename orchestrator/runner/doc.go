@@ -1,0 +1,26 @@
+// Package runner carries out what the pure core (package orchestrator)
+// decides: it takes the locks, persists, gives orders, follows the answers,
+// and feeds all of it back as events.
+//
+//	Start, Tick   start.go    which rollout this is: new, resumed, follow-up
+//	Command       command.go  an operator's word, from any terminal
+//	Show, List    show.go     what is known of rollouts; reads only
+//	drive         drive.go    the loop: Step, effects in order, next event
+//	              follow.go   what wakes the loop, by blocking queries
+//	              store.go    rollouts/, configs/, desired/, actual/
+//	              window.go, gate.go, fleet.go
+//
+// # Invariants
+//
+//  1. Everything that a rollout writes is a transaction under the guards of
+//     its locks (locksmith.Hold.Txn). There is no other write path.
+//  2. The effects of one Step are done in their order. The first that fails
+//     ends the drive; the next one recovers from what stands in Consul.
+//  3. One goroutine, drive's caller, owns the state. Everything else sends it
+//     events.
+//  4. What is read to follow N nodes is O(N) bytes in all: a wake-up reads the
+//     answers of the nodes in flight and of no others.
+//
+// It may import the core, locksmith, consulkv, keys and records. Next: package
+// orchestrator for the decisions.
+package runner

@@ -1,0 +1,237 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator"
+)
+
+// Show reads how a rollout stands, with the counts as the nodes' answers give
+// them now. It changes nothing.
+func (r *Runner) Show(ctx context.Context, id string) (*orchestrator.Header, error) {
+	h, err := r.header(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return r.live(ctx, h)
+}
+
+// live brings a header's counts up to date: they are persisted at decisions
+// only.
+func (r *Runner) live(ctx context.Context, h *orchestrator.Header) (*orchestrator.Header, error) {
+	if h.FinishedAt != nil || h.PlanChunks == 0 {
+		return h, nil
+	}
+	plan, err := r.plan(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	given, reports, _, err := r.given(ctx, plan)
+	if err != nil {
+		return nil, err
+	}
+	s, err := orchestrator.Recover(plan, *h, given, reports)
+	if errors.Is(err, orchestrator.ErrDataLost) {
+		// It is shown as it was written; whoever drives it says what is wrong.
+		return h, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := s.Header()
+	out.PlanChunks, out.UpdatedAt = h.PlanChunks, h.UpdatedAt
+	return &out, nil
+}
+
+// Find returns the rollout that a person means: an id, or a name, of which the
+// unfinished and else the newest one is meant. Empty means the only unfinished
+// one, or else the newest of all.
+func (r *Runner) Find(ctx context.Context, ref string) (string, error) {
+	heads, err := r.Headers(ctx)
+	if err != nil {
+		return "", err
+	}
+	best := ""
+	var open []string
+	for _, h := range heads {
+		if h.ID == ref {
+			return h.ID, nil
+		}
+		if ref != "" && h.Name != ref {
+			continue
+		}
+		if best == "" {
+			best = h.ID
+		}
+		if h.FinishedAt == nil {
+			open = append(open, h.ID)
+		}
+	}
+	switch {
+	case len(open) == 1:
+		return open[0], nil
+	case len(open) > 1:
+		return "", fmt.Errorf("%d rollouts are unfinished: name one of %s", len(open), strings.Join(open, ", "))
+	case best != "":
+		return best, nil
+	case ref != "":
+		return "", fmt.Errorf("rollout %q: %w; `aimlock rollout list` shows them", ref, ErrNotFound)
+	}
+	return "", fmt.Errorf("%w: there is none yet", ErrNotFound)
+}
+
+// Watch calls fn with the rollout's state, first and at each change, until it
+// has ended or fn returns false.
+func (r *Runner) Watch(ctx context.Context, id string, fn func(*orchestrator.Header) bool) error {
+	head, err := r.header(ctx, id)
+	if err != nil {
+		return err
+	}
+	// One prefix wakes for the answers of all nodes; the header for decisions.
+	wctx, cancel := context.WithCancel(ctx)
+	wake, done := make(chan struct{}, 1), make(chan struct{}, 8)
+	poke := func() {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}
+	n := 1
+	go func() {
+		defer func() { done <- struct{}{} }()
+		each(wctx, r, r.headerWatcher(id), func(*orchestrator.Header) { poke() })
+	}()
+	for _, c := range head.Configs[:min(len(head.Configs), 4)] {
+		n++
+		prefix := r.keys.ActualAll(c.Name)
+		w := consulkv.NewWatcher(r.consul, consulkv.WatchOptions{Name: prefix, MinInterval: time.Second},
+			func(q *api.QueryOptions) ([]string, *api.QueryMeta, error) {
+				return r.consul.API().KV().Keys(prefix, "/", q)
+			})
+		go func() { defer func() { done <- struct{}{} }(); each(wctx, r, w, func([]string) { poke() }) }()
+	}
+	defer func() {
+		cancel()
+		for range n {
+			<-done
+		}
+	}()
+	for {
+		h, err := r.Show(ctx, id)
+		if err != nil {
+			return err
+		}
+		if !fn(h) || h.FinishedAt != nil {
+			return nil
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Preview is what a rollout would do.
+type Preview struct {
+	Plan *orchestrator.Plan
+	// Resumes is the unfinished rollout that would go on; empty for a new one.
+	Resumes string
+	// Supersedes are unfinished rollouts whose place it would take.
+	Supersedes []string
+	// NothingToDo: every node has this revision.
+	NothingToDo bool
+	Note        string
+	// Now are the contents that most nodes have now, by config; nil where
+	// there is none or it is not known.
+	Now map[string][]byte
+	// Revisions counts, for each config, how many nodes of the plan have which
+	// revision; "" is none.
+	Revisions map[string]map[string]int
+}
+
+// Preview says what Start would do. It changes nothing.
+func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
+	j, done, err := r.decide(ctx, &in)
+	if err != nil {
+		return nil, err
+	}
+	p := &Preview{Now: map[string][]byte{}, Revisions: map[string]map[string]int{}}
+	if done != nil {
+		p.NothingToDo, p.Note = true, done.Note
+		fleet, err := in.Fleet.Nodes(ctx, r.consul)
+		if err != nil {
+			return nil, err
+		}
+		if p.Plan, err = orchestrator.NewPlan(done.ID, in.Spec, fleet, time.Now().UTC()); err != nil {
+			return nil, err
+		}
+	} else {
+		p.Plan, p.Note = j.plan, j.note
+		if j.resume != nil {
+			p.Resumes = j.resume.ID
+		}
+		for _, o := range j.older {
+			p.Supersedes = append(p.Supersedes, o.ID)
+		}
+	}
+	return p, r.compare(ctx, p)
+}
+
+// compare finds what the plan's nodes have now.
+func (r *Runner) compare(ctx context.Context, p *Preview) error {
+	index := p.Plan.Index()
+	for _, c := range p.Plan.Spec.Configs {
+		list, err := r.consul.List(ctx, r.keys.ActualAll(c.Name))
+		if err != nil {
+			return err
+		}
+		count, sums := map[string]int{}, map[string]string{}
+		known := 0
+		for _, kv := range list {
+			var a records.Actual
+			if _, ours := index[keys.LastSegment(kv.Key)]; !ours || records.Decode(kv.Key, kv.Value, &a) != nil {
+				continue
+			}
+			known++
+			count[a.Revision]++
+			sums[a.Revision] = a.SHA256
+		}
+		count[""] += len(p.Plan.Nodes) - known
+		if count[""] == 0 {
+			delete(count, "")
+		}
+		p.Revisions[c.Name] = count
+		most := ""
+		for rev, n := range count {
+			if rev != "" && (most == "" || n > count[most] || n == count[most] && rev < most) {
+				most = rev
+			}
+		}
+		if most == "" || sums[most] == "" {
+			continue
+		}
+		parts, err := r.consul.List(ctx, r.keys.Config(c.Name, sums[most]))
+		if err != nil {
+			return err
+		}
+		var content []byte
+		for _, kv := range parts {
+			content = slices.Concat(content, kv.Value)
+		}
+		if len(parts) > 0 {
+			p.Now[c.Name] = content
+		}
+	}
+	return nil
+}

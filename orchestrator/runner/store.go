@@ -1,0 +1,303 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator"
+)
+
+const (
+	// chunkSize is the most bytes of content in one value: Consul's limit is
+	// 512 KiB of JSON in base64 for a whole transaction.
+	chunkSize = 256 << 10
+	// planChunk is about how many bytes of names one chunk of a plan has.
+	planChunk = 128 << 10
+	// keepHeader bounds a header: what is larger is a defect, found before it
+	// is written.
+	keepHeader = 400 << 10
+)
+
+// batcher fills fenced transactions to their limits, by operations and by
+// encoded bytes.
+type batcher struct {
+	h     Hold
+	ops   []consulkv.Op
+	bytes int
+}
+
+// add puts operations that belong together into the next transaction, and
+// sends the one before if they do not fit beside it.
+func (b *batcher) add(ctx context.Context, ops ...consulkv.Op) error {
+	size := 0
+	for _, op := range ops {
+		size += consulkv.Size(op)
+	}
+	// The guards take a little as well.
+	guards := (consulkv.MaxTxnOps - b.h.MaxOps()) * 300
+	if len(b.ops) > 0 && (len(b.ops)+len(ops) > b.h.MaxOps() || b.bytes+size+guards > consulkv.MaxTxnBytes) {
+		if err := b.flush(ctx); err != nil {
+			return err
+		}
+	}
+	b.ops, b.bytes = append(b.ops, ops...), b.bytes+size
+	return nil
+}
+
+func (b *batcher) flush(ctx context.Context) error {
+	if len(b.ops) == 0 {
+		return nil
+	}
+	ops := b.ops
+	b.ops, b.bytes = nil, 0
+	_, err := b.h.Txn(ctx, ops...)
+	return err
+}
+
+// writeContents puts the configs' contents into Consul, where they are not
+// there yet. A revision's chunks never change, so those there are left.
+func (r *Runner) writeContents(ctx context.Context, h Hold, in *Input) error {
+	for _, c := range in.Spec.Configs {
+		content := in.Contents[c.Name]
+		have, err := r.consul.Keys(ctx, r.keys.Config(c.Name, c.SHA256), "")
+		if err != nil {
+			return err
+		}
+		for n := range chunks(c.Size) {
+			key := r.keys.ConfigChunk(c.Name, c.SHA256, n)
+			if slices.Contains(have, key) {
+				continue
+			}
+			part := content[n*chunkSize : min((n+1)*chunkSize, len(content))]
+			if _, err := h.Txn(ctx, consulkv.Set(key, part)); err != nil {
+				return fmt.Errorf("write config %s: %w", c.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// chunks is how many values hold size bytes; an empty file has one.
+func chunks(size int64) int { return int(max(1, (size+chunkSize-1)/chunkSize)) }
+
+// writePlan writes a new rollout: the plan's chunks, then the header that says
+// that the plan is whole.
+func (r *Runner) writePlan(ctx context.Context, h Hold, plan *orchestrator.Plan, head *orchestrator.Header) error {
+	parts, err := plan.Encode(planChunk)
+	if err != nil {
+		return err
+	}
+	b := batcher{h: h}
+	for i, p := range parts {
+		if len(p) > keepHeader {
+			return fmt.Errorf("the spec of rollout %s is too large: %d bytes", plan.Spec.Name, len(p))
+		}
+		if err := b.add(ctx, consulkv.Set(r.keys.RolloutPart(plan.ID, "plan", i), p)); err != nil {
+			return err
+		}
+	}
+	if err := b.flush(ctx); err != nil {
+		return err
+	}
+	head.PlanChunks = len(parts)
+	return r.writeHeader(ctx, h, head)
+}
+
+func (r *Runner) writeHeader(ctx context.Context, h Hold, head *orchestrator.Header) error {
+	v := records.Encode(head)
+	if len(v) > keepHeader {
+		return fmt.Errorf("the state of rollout %s has grown to %d bytes: Consul takes no more", head.ID, len(v))
+	}
+	_, err := h.Txn(ctx, consulkv.Set(r.keys.Rollout(head.ID), v))
+	return err
+}
+
+// header reads the header of a rollout.
+func (r *Runner) header(ctx context.Context, id string) (*orchestrator.Header, error) {
+	p, err := r.consul.Get(ctx, r.keys.Rollout(id))
+	if err != nil {
+		return nil, err
+	}
+	if p == nil {
+		return nil, fmt.Errorf("rollout %s: %w", id, ErrNotFound)
+	}
+	var h orchestrator.Header
+	if err := records.Decode(p.Key, p.Value, &h); err != nil {
+		return nil, err
+	}
+	return &h, nil
+}
+
+// plan reads the plan of a rollout.
+func (r *Runner) plan(ctx context.Context, h *orchestrator.Header) (*orchestrator.Plan, error) {
+	if h.PlanChunks == 0 {
+		return nil, fmt.Errorf("rollout %s was never planned", h.ID)
+	}
+	list, err := r.consul.List(ctx, r.keys.Rollout(h.ID)+"/plan/")
+	if err != nil {
+		return nil, err
+	}
+	// The list is in the order of the keys, whose numbers are padded.
+	parts := make([][]byte, len(list))
+	for i, p := range list {
+		parts[i] = p.Value
+	}
+	plan, err := orchestrator.DecodePlan(parts)
+	if err != nil {
+		return nil, fmt.Errorf("rollout %s: %w", h.ID, err)
+	}
+	return plan, nil
+}
+
+// Headers reads all rollouts' headers, the newest first. What cannot be read
+// is left out and logged.
+func (r *Runner) Headers(ctx context.Context) ([]*orchestrator.Header, error) {
+	names, err := r.consul.Keys(ctx, r.keys.Rollouts(), "/")
+	if err != nil {
+		return nil, err
+	}
+	names = slices.DeleteFunc(names, func(k string) bool { return strings.HasSuffix(k, "/") })
+	pairs, err := r.getMany(ctx, "read the rollouts", names)
+	if err != nil {
+		return nil, err
+	}
+	var out []*orchestrator.Header
+	for _, p := range pairs {
+		if p.ModifyIndex == 0 {
+			continue
+		}
+		var h orchestrator.Header
+		if err := records.Decode(p.Key, p.Value, &h); err != nil {
+			if _, newer := errors.AsType[*records.ErrNewer](err); newer {
+				return nil, err
+			}
+			r.log.Warn("not a rollout", "error", err)
+			continue
+		}
+		out = append(out, &h)
+	}
+	slices.SortStableFunc(out, func(a, b *orchestrator.Header) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	return out, nil
+}
+
+// getMany reads keys in filled transactions; a missing one has ModifyIndex 0.
+// They are read consistently, as a transaction that only reads is.
+func (r *Runner) getMany(ctx context.Context, what string, ks []string) ([]*api.KVPair, error) {
+	out := make([]*api.KVPair, 0, len(ks))
+	for part := range slices.Chunk(ks, consulkv.MaxTxnOps) {
+		ops := make([]consulkv.Op, len(part))
+		for i, k := range part {
+			ops[i] = consulkv.GetOrEmpty(k)
+		}
+		res, err := consulkv.Retry(ctx, r.consul, what, func(ctx context.Context) (consulkv.Results, error) {
+			return r.consul.Txn(ctx, ops...)
+		})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, res...)
+	}
+	return out, nil
+}
+
+// given reads the orders of this rollout that stand in Consul, and the answers
+// to them.
+func (r *Runner) given(ctx context.Context, plan *orchestrator.Plan) ([]orchestrator.Given, []orchestrator.Report, previous, error) {
+	index := plan.Index()
+	var given []orchestrator.Given
+	var reports []orchestrator.Report
+	prev := previous{}
+	for ci, c := range plan.Spec.Configs {
+		list, err := r.consul.List(ctx, r.keys.DesiredAll(c.Name))
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		for _, p := range list {
+			i, ours := index[lastSegment(p.Key)]
+			if !ours {
+				continue
+			}
+			var d records.Desired
+			if err := records.Decode(p.Key, p.Value, &d); err != nil {
+				return nil, nil, nil, err
+			}
+			if d.Rollout == plan.ID {
+				given = append(given, orchestrator.Given{Node: i, Config: ci, Order: d.Order, Restore: d.Action == records.ActionRestore})
+			}
+		}
+		answers, err := r.consul.List(ctx, r.keys.ActualAll(c.Name))
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		for _, p := range answers {
+			if i, ours := index[lastSegment(p.Key)]; ours {
+				if rep, ok := r.answer(p, plan.ID, i, ci, prev); ok {
+					reports = append(reports, rep)
+				}
+			}
+		}
+	}
+	return given, reports, prev, nil
+}
+
+// previous is what each node had of each config before this rollout, as far as
+// its answers told: what a restore brings back.
+type previous map[[2]int]string
+
+// answer makes a report of an actual entry; ok is false for one that says
+// nothing about an order of this rollout. Whatever a node wrote is foreign: what
+// cannot be read counts as no answer, and the deadline deals with the node.
+func (r *Runner) answer(p *api.KVPair, rollout string, node, config int, prev previous) (orchestrator.Report, bool) {
+	var a records.Actual
+	if err := records.Decode(p.Key, p.Value, &a); err != nil {
+		r.log.Warn("a node's answer cannot be read", "key", p.Key, "error", err)
+		return orchestrator.Report{}, false
+	}
+	rep := orchestrator.Report{Node: node, Config: config, Order: a.Order, Why: why(&a)}
+	if a.Rollout == rollout && a.Result == records.ResultApplied {
+		prev[[2]int{node, config}] = a.Previous
+	}
+	switch a.Result {
+	case records.ResultApplied:
+		rep.Result = orchestrator.ResultApplied
+	case records.ResultFailed:
+		rep.Result = orchestrator.ResultFailed
+	case records.ResultRolledBack:
+		rep.Result = orchestrator.ResultRolledBack
+	case records.ResultRefused:
+		if a.Refused == nil {
+			return rep, false
+		}
+		rep.Result, rep.Order = orchestrator.ResultRefused, *a.Refused
+	default:
+		return rep, false
+	}
+	return rep, true
+}
+
+func why(a *records.Actual) string {
+	switch {
+	case a.Error != "" && a.Output != "":
+		return a.Error + ": " + a.Output
+	case a.Error != "":
+		return a.Error
+	}
+	return a.Output
+}
+
+func lastSegment(key string) string { return keys.LastSegment(key) }
+
+// newID names a new rollout: its name, when it was made, and what tells two of
+// one second apart.
+func newID(name string, at time.Time, nonce string) string {
+	return fmt.Sprintf("%s-%s-%s", name, at.UTC().Format("20060102-150405"), strings.ToLower(nonce[:4]))
+}
