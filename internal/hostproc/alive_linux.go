@@ -100,7 +100,7 @@ func SignalProcess(pid int, startTicks uint64, sig unix.Signal) error {
 	case err != nil:
 		return fmt.Errorf("signal pid %d: pidfd_open (needs Linux 5.3): %w: %w", pid, err, ErrUnverified)
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written to it
+	defer unix.Close(fd)
 	s, err := readStat(pid)
 	switch {
 	case errors.Is(err, errVanished):

@@ -51,6 +51,12 @@ type Process struct {
 	StartTicks uint64
 }
 
+// Relative is a process and the pid of its parent.
+type Relative struct {
+	Process
+	Parent int
+}
+
 // Identity says which process this is, and which host, boot and namespaces it
 // belongs to. What an operating system does not have is empty.
 type Identity struct {

@@ -263,7 +263,7 @@ func TestTreeGone(t *testing.T) {
 		syscall.Kill(p.PID, syscall.SIGKILL)
 		p.waitDead(t)
 		gone(t, "n-grand", self.StartTicks, False)
-		if m, err := Marked("n-grand", self.StartTicks); err != nil || len(m) != 1 || m[0] != ds[0] {
+		if m, err := Marked("n-grand", self.StartTicks); err != nil || len(m) != 1 || m[0] != ds[0].Process {
 			t.Errorf("Marked = %v, %v, want %v", m, err, ds)
 		}
 		if err := SignalProcess(ds[0].PID, ds[0].StartTicks, syscall.SIGKILL); err != nil {

@@ -66,4 +66,7 @@ func Marked(string, uint64) ([]Process, error) {
 }
 
 // Descendants is not to be had here.
-func Descendants(int) ([]Process, error) { return nil, errors.ErrUnsupported }
+func Descendants(int) ([]Relative, error) { return nil, errors.ErrUnsupported }
+
+// Group is not to be had here.
+func Group(int, uint64) ([]Relative, error) { return nil, errors.ErrUnsupported }

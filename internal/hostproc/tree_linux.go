@@ -244,34 +244,72 @@ func hasNonce(env []byte, nonce string) bool {
 	return false
 }
 
-// Descendants lists the processes whose ancestor is root, nearest first, as one
-// look at /proc shows them. A process that forks while it is under way may be
-// missed; so may the children of one that just ended: look again.
-func Descendants(root int) ([]Process, error) {
-	all, err := pids()
+// Descendants lists the live processes whose ancestor is root, nearest first, as
+// one look at /proc shows them. A process that forks while it is under way may
+// be missed; so may the children of one that just ended: look again.
+func Descendants(root int) ([]Relative, error) {
+	all, err := stats()
 	if err != nil {
 		return nil, err
 	}
 	children := map[int][]stat{}
-	for _, pid := range all {
-		if s, err := readStat(pid); err == nil {
-			children[s.ppid] = append(children[s.ppid], s)
-		}
+	for _, s := range all {
+		children[s.ppid] = append(children[s.ppid], s)
 	}
-	var out []Process
+	var out []Relative
 	for queue := []int{root}; len(queue) > 0; queue = queue[1:] {
 		for _, s := range children[queue[0]] {
-			if s.dead() {
-				if tid, err := liveThread(s.pid); err == nil && tid == 0 {
-					continue
-				}
+			if s.gone() {
+				continue
 			}
-			out = append(out, Process{PID: s.pid, StartTicks: s.startTicks})
+			out = append(out, s.relative())
 			queue = append(queue, s.pid)
 		}
-		// A pid can have one parent only, but a look that is not of one moment
-		// may show a circle.
+		// A look that is not of one moment may show a circle.
 		delete(children, queue[0])
 	}
 	return out, nil
+}
+
+// Group lists the live processes of a process group that started at
+// startedAfter or later.
+func Group(pgrp int, startedAfter uint64) ([]Relative, error) {
+	all, err := stats()
+	if err != nil {
+		return nil, err
+	}
+	var out []Relative
+	for _, s := range all {
+		if s.pgrp == pgrp && s.startTicks >= startedAfter && !s.gone() {
+			out = append(out, s.relative())
+		}
+	}
+	return out, nil
+}
+
+func stats() ([]stat, error) {
+	all, err := pids()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]stat, 0, len(all))
+	for _, pid := range all {
+		if s, err := readStat(pid); err == nil {
+			out = append(out, s)
+		}
+	}
+	return out, nil
+}
+
+func (s stat) relative() Relative {
+	return Relative{Process: Process{PID: s.pid, StartTicks: s.startTicks}, Parent: s.ppid}
+}
+
+// gone is dead of the whole process: a leader may end before its threads.
+func (s stat) gone() bool {
+	if !s.dead() {
+		return false
+	}
+	tid, err := liveThread(s.pid)
+	return err == nil && tid == 0
 }

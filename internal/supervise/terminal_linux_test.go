@@ -1,0 +1,152 @@
+package supervise
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lines collects what is read from a stream.
+type lines struct {
+	mu  sync.Mutex
+	got []string
+}
+
+// newLines reads a command's stdout.
+func newLines(t *testing.T, c *exec.Cmd) *lines {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Stdout, c.Stderr = w, os.Stderr
+	t.Cleanup(func() { w.Close() })
+	return readLines(t, r)
+}
+
+func readLines(t *testing.T, r io.ReadCloser) *lines {
+	l := &lines{}
+	t.Cleanup(func() { r.Close() })
+	go func() {
+		for in := bufio.NewScanner(r); in.Scan(); {
+			l.mu.Lock()
+			l.got = append(l.got, strings.TrimRight(in.Text(), "\r"))
+			l.mu.Unlock()
+		}
+	}()
+	return l
+}
+
+func (l *lines) last() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.got) == 0 {
+		return ""
+	}
+	return l.got[len(l.got)-1]
+}
+
+// want waits until a line contains part.
+func (l *lines) want(t *testing.T, part string) {
+	t.Helper()
+	err := poll(time.Minute, "the line "+part, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, g := range l.got {
+			if strings.Contains(g, part) {
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		t.Fatalf("%v; there is: %q", err, l.got)
+	}
+}
+
+// onTerminal starts a parent as the leader of a session with a terminal of its
+// own, and a command under it that reads from it.
+func onTerminal(t *testing.T, stdout func(*exec.Cmd, *os.File)) (keys *os.File, screen *lines, c *exec.Cmd) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("SKIPPED: no pseudo terminals here: %v", err)
+	}
+	n, err := unix.IoctlGetUint32(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("SKIPPED: no pseudo terminals here: %v", err)
+	}
+	defer tty.Close()
+	argv := role("parent", append([]string{t.TempDir(), "0s"}, role("terminal")...)...)
+	c = exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+	c.Stdin, c.Stdout, c.Stderr = tty, tty, os.Stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if stdout != nil {
+		stdout(c, tty)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Process.Kill()
+		c.Wait()
+	})
+	return master, readLines(t, master), c
+}
+
+func press(t *testing.T, keys *os.File, s string) {
+	t.Helper()
+	if _, err := keys.WriteString(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	t.Parallel()
+	keys, screen, _ := onTerminal(t, nil)
+	screen.want(t, "command ready")
+	press(t, keys, "one\n")
+	screen.want(t, `command got "one"`)
+	// ^Z does not suspend it.
+	press(t, keys, "\x1a")
+	press(t, keys, "two\n")
+	screen.want(t, `command got "two"`)
+	// ^C ends the command, and not its parent.
+	press(t, keys, "\x03")
+	screen.want(t, "parent: code 130, survivors false, error <nil>")
+	press(t, keys, "three\n")
+	screen.want(t, `parent got "three\n" <nil>`)
+}
+
+// Where stdout goes to another program, the command gets the terminal when it
+// reads from it.
+func TestTerminalOnDemand(t *testing.T) {
+	t.Parallel()
+	var out *lines
+	keys, _, _ := onTerminal(t, func(c *exec.Cmd, _ *os.File) { out = newLines(t, c) })
+	out.want(t, "command ready")
+	press(t, keys, "one\n")
+	out.want(t, `command got "one"`)
+	press(t, keys, "\x04")
+	out.want(t, "parent: code 0, survivors false, error <nil>")
+	press(t, keys, "two\n")
+	out.want(t, `parent got "two\n" <nil>`)
+}
