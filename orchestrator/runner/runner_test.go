@@ -1,0 +1,453 @@
+package runner_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/devconsul"
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/agent"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/orchestrator/runner"
+)
+
+const config = "app.conf"
+
+// fleet is a Consul, agents of this process and the files that they write.
+type fleet struct {
+	t     *testing.T
+	kv    *consulkv.Client
+	dir   string
+	nodes []orchestrator.Node
+	stop  map[string]context.CancelFunc
+	done  map[string]chan struct{}
+}
+
+func newFleet(t *testing.T, n int) *fleet {
+	t.Helper()
+	srv, err := devconsul.Start(devconsul.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = srv.Close() })
+	kv, err := consulkv.New(consulkv.Config{Address: srv.Addr()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fleet{t: t, kv: kv, dir: t.TempDir(), stop: map[string]context.CancelFunc{}, done: map[string]chan struct{}{}}
+	for i := range n {
+		f.nodes = append(f.nodes, orchestrator.Node{Name: fmt.Sprintf("n%02d", i)})
+	}
+	for _, n := range f.nodes {
+		f.startAgent(n.Name)
+	}
+	f.until("agents to register", func() bool {
+		l, _, err := kv.API().Health().Service(runner.AgentService, "", true, nil)
+		return err == nil && len(l) == n
+	})
+	return f
+}
+
+func (f *fleet) startAgent(node string) {
+	f.t.Helper()
+	if err := os.MkdirAll(filepath.Join(f.dir, node, "root"), 0o755); err != nil {
+		f.t.Fatal(err)
+	}
+	a, err := agent.New(agent.Config{
+		Node: node, StateDir: filepath.Join(f.dir, node, "state"), Root: filepath.Join(f.dir, node, "root"),
+		Consul: f.kv, Prefix: keys.DefaultPrefix,
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = a.Run(ctx) }()
+	f.stop[node], f.done[node] = cancel, done
+	f.t.Cleanup(func() { cancel(); <-done })
+}
+
+func (f *fleet) until(what string, cond func() bool) {
+	f.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !cond() {
+		if time.Now().After(deadline) {
+			f.t.Fatalf("waited too long for %s", what)
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-f.t.Context().Done():
+			f.t.Fatal(f.t.Context().Err())
+		}
+	}
+}
+
+func (f *fleet) runner() *runner.Runner {
+	f.t.Helper()
+	c, err := locksmith.New(locksmith.Config{Consul: f.kv, Prefix: keys.DefaultPrefix})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return runner.New(runner.Config{Consul: f.kv, Prefix: keys.DefaultPrefix, Locks: runner.Locksmith(c), By: "tester",
+		Tell: func(p runner.Progress) {
+			if p.Text != "" {
+				f.t.Logf("%s %s", p.Node, p.Text)
+			}
+		}})
+}
+
+func (f *fleet) input(content string, stages ...orchestrator.Stage) runner.Input {
+	sum := sha256.Sum256([]byte(content))
+	hash := hex.EncodeToString(sum[:])
+	return runner.Input{
+		Spec: orchestrator.Spec{
+			Name: "app", Hash: hash,
+			Configs: []orchestrator.Config{{Name: config, SHA256: hash, Revision: hash[:12], Size: int64(len(content)), Destination: "/etc/app.conf"}},
+			Lock:    orchestrator.Lock{TTL: 15 * time.Second, Wait: time.Minute},
+			Stages:  stages,
+			Failure: orchestrator.Failure{Then: orchestrator.ThenPause, MaxUnreachablePercent: 100},
+		},
+		Contents: map[string][]byte{config: []byte(content)},
+		Fleet:    runner.StaticFleet(f.nodes),
+	}
+}
+
+func (f *fleet) file(node string) string {
+	b, err := os.ReadFile(filepath.Join(f.dir, node, "root/etc/app.conf"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		f.t.Fatal(err)
+	}
+	return string(b)
+}
+
+func (f *fleet) count(content string) int {
+	n := 0
+	for _, x := range f.nodes {
+		if f.file(x.Name) == content {
+			n++
+		}
+	}
+	return n
+}
+
+var (
+	canary = orchestrator.Stage{Name: "canary", Nodes: 1}
+	half   = orchestrator.Stage{Name: "half", Percent: 50, MaxParallel: 2}
+	rest   = orchestrator.Stage{Name: "rest", Percent: 100}
+)
+
+func TestStart(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 8)
+	r := f.runner()
+	out, err := r.Start(t.Context(), f.input("one", canary, half, rest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !out.Converged || out.Header.State != orchestrator.Succeeded || out.Header.Counts[orchestrator.ClassApplied] != 8 {
+		t.Fatalf("%+v", out.Header)
+	}
+	if n := f.count("one"); n != 8 {
+		t.Fatalf("%d of 8 files", n)
+	}
+	head, err := r.Show(t.Context(), out.ID)
+	if err != nil || head.State != orchestrator.Succeeded || head.FinishedAt == nil {
+		t.Fatalf("%+v, %v", head, err)
+	}
+	again, err := r.Start(t.Context(), f.input("one", canary, half, rest))
+	if err != nil || !again.Converged || again.ID != out.ID {
+		t.Fatalf("a second start of the same: %+v, %v", again, err)
+	}
+	f.nodes = append(f.nodes, orchestrator.Node{Name: "late"})
+	f.startAgent("late")
+	late, err := r.Start(t.Context(), f.input("one", canary, half, rest))
+	if err != nil || late.Header.Follows != out.ID || late.Header.Total != 1 || f.file("late") != "one" {
+		t.Fatalf("a late joiner: %+v, %v", late, err)
+	}
+}
+
+// A canary that fails sends every node back to what it had.
+func TestFailureRollsBack(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 4)
+	r := f.runner()
+	if _, err := r.Start(t.Context(), f.input("one", rest)); err != nil {
+		t.Fatal(err)
+	}
+	in := f.input("two", canary, orchestrator.Stage{Name: "two", Nodes: 2}, rest)
+	in.Spec.Failure = orchestrator.Failure{Then: orchestrator.ThenRollback, MaxUnreachablePercent: 100}
+	// The canary, n00, is healthy; n01 is not.
+	in.Spec.Configs[0].Healthy = &orchestrator.Command{Argv: []string{"sh", "-c", `case "$AIMLOCK_STAGED$AIMLOCK_DESTINATION" in *n01*) echo no good; exit 1;; esac`}}
+	out, err := r.Start(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out.Header.State != orchestrator.RolledBack {
+		t.Fatalf("%s: %s", out.Header.State, out.Header.Reason)
+	}
+	if n := f.count("one"); n != 4 {
+		t.Fatalf("%d of 4 nodes are back", n)
+	}
+	c := out.Header.Counts
+	if c.Total() != 4 || c[orchestrator.ClassFailed] != 1 || c[orchestrator.ClassRolledBack] != 2 || c[orchestrator.ClassSkipped] != 1 {
+		t.Fatalf("counts %v", c)
+	}
+}
+
+// crashHold dies, like a process, before its n-th write.
+type crashHold struct {
+	runner.Hold
+	mu   sync.Mutex
+	left int
+}
+
+var errCrash = errors.New("crashed")
+
+func (h *crashHold) Txn(ctx context.Context, ops ...consulkv.Op) (consulkv.Results, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.left == 0 {
+		return nil, errCrash
+	}
+	h.left--
+	return h.Hold.Txn(ctx, ops...)
+}
+
+func (h *crashHold) Progress(ctx context.Context, done, total int64, unit, note string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.left == 0 {
+		return errCrash
+	}
+	return h.Hold.Progress(ctx, done, total, unit, note)
+}
+
+// crashLocks hands out holds that crash.
+type crashLocks struct {
+	runner.Locker
+	after int
+}
+
+func (l *crashLocks) Acquire(ctx context.Context, req locksmith.Request) (runner.Hold, error) {
+	h, err := l.Locker.Acquire(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return &crashHold{Hold: h, left: l.after}, nil
+}
+
+// Whatever write it dies before, the next one goes on and finishes, and no
+// node is given more than one order for the same rollout.
+func TestResumeAfterACrashBeforeAnyWrite(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 4)
+	c, err := locksmith.New(locksmith.Config{Consul: f.kv, Prefix: keys.DefaultPrefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	writes := 0
+	for after := 0; ; after++ {
+		content := fmt.Sprintf("revision %d", after)
+		in := f.input(content, canary, half, rest)
+		locks := &crashLocks{Locker: runner.Locksmith(c), after: after}
+		r := runner.New(runner.Config{Consul: f.kv, Prefix: keys.DefaultPrefix, Locks: locks, By: "tester"})
+		_, err := r.Start(t.Context(), in)
+		if err == nil {
+			writes = after
+			break
+		}
+		if !errors.Is(err, errCrash) {
+			t.Fatalf("crash before write %d: %v", after+1, err)
+		}
+		out, err := f.runner().Start(t.Context(), in)
+		if err != nil {
+			t.Fatalf("resume after a crash before write %d: %v", after+1, err)
+		}
+		if out.Header.State != orchestrator.Succeeded || f.count(content) != 4 {
+			t.Fatalf("after a crash before write %d: %s, %d files", after+1, out.Header.State, f.count(content))
+		}
+	}
+	if writes < 6 {
+		t.Fatalf("only %d writes were tried", writes)
+	}
+}
+
+func TestTickDoesWhatItCanAndLeaves(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 4)
+	r := f.runner()
+	bake := canary
+	bake.Bake = 2 * time.Second
+	in := f.input("one", bake, rest)
+	out, err := r.Tick(t.Context(), in)
+	if err != nil || out.Converged || out.Header.State != orchestrator.Baking {
+		t.Fatalf("%+v %v", out, err)
+	}
+	if f.count("one") != 1 {
+		t.Fatalf("%d files", f.count("one"))
+	}
+	p, err := f.kv.Get(t.Context(), keys.Prefix(keys.DefaultPrefix).Lock(config))
+	if err != nil || p.Session != "" {
+		t.Fatalf("a tick kept the lock: %v", err)
+	}
+	f.until("the bake to end and a tick to finish", func() bool {
+		out, err = r.Tick(t.Context(), in)
+		return err == nil && out.Converged
+	})
+	if f.count("one") != 4 {
+		t.Fatalf("%d files", f.count("one"))
+	}
+}
+
+func TestTickLeavesItToAnotherCopy(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	c, err := locksmith.New(locksmith.Config{Consul: f.kv, Prefix: keys.DefaultPrefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := c.Acquire(t.Context(), locksmith.Request{Names: []string{config}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := f.runner().Tick(t.Context(), f.input("one", rest))
+	if err != nil || out.Busy == nil || out.Busy.Name != config {
+		t.Fatalf("%+v %v", out, err)
+	}
+	if err := h.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Commands work from another process while the rollout runs, and while nobody
+// runs it.
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 4)
+	r := f.runner()
+	bake := canary
+	bake.Bake = time.Hour
+	in := f.input("one", bake, rest)
+	ended := make(chan error, 1)
+	go func() {
+		out, err := r.Start(t.Context(), in)
+		if err == nil && out.Header.State != orchestrator.Succeeded {
+			err = fmt.Errorf("it is %s", out.Header.State)
+		}
+		ended <- err
+	}()
+	other := f.runner()
+	id := ""
+	f.until("the canary to bake", func() bool {
+		var err error
+		if id, err = other.Find(t.Context(), "app"); err != nil {
+			return false
+		}
+		h, err := other.Show(t.Context(), id)
+		return err == nil && h.State == orchestrator.Baking
+	})
+	for _, step := range []struct {
+		verb orchestrator.Verb
+		want orchestrator.Status
+	}{{orchestrator.Pause, orchestrator.Paused}, {orchestrator.Resume, orchestrator.Baking}} {
+		h, err := other.Command(t.Context(), runner.Order{ID: id, Verb: step.verb})
+		if err != nil || !h.Command.OK || h.State != step.want {
+			t.Fatalf("%s: %+v %v", step.verb, h, err)
+		}
+	}
+	if h, err := other.Command(t.Context(), runner.Order{ID: id, Verb: orchestrator.Promote}); err != nil || !h.Command.OK {
+		t.Fatalf("promote: %+v %v", h, err)
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if f.count("one") != 4 {
+		t.Fatalf("%d files", f.count("one"))
+	}
+
+	// Nobody drives this one.
+	in = f.input("two", bake, rest)
+	out, err := r.Tick(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := other.Command(t.Context(), runner.Order{ID: out.ID, Verb: orchestrator.Rollback, Reason: "no good"})
+	if err != nil || h.State != orchestrator.RolledBack {
+		t.Fatalf("%+v %v", h, err)
+	}
+	if f.count("one") != 4 {
+		t.Fatalf("%d nodes are back", f.count("one"))
+	}
+	if _, err := other.Command(t.Context(), runner.Order{ID: out.ID, Verb: orchestrator.Pause}); err == nil {
+		t.Fatal("a rollout that has ended was paused")
+	}
+}
+
+// A new content takes the place of an unfinished rollout of the same config.
+func TestSupersede(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	r := f.runner()
+	bake := canary
+	bake.Bake = time.Hour
+	old, err := r.Tick(t.Context(), f.input("one", bake, rest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.Start(t.Context(), f.input("two", rest))
+	if err != nil || out.Header.State != orchestrator.Succeeded {
+		t.Fatalf("%+v %v", out, err)
+	}
+	h, err := r.Show(t.Context(), old.ID)
+	if err != nil || h.State != orchestrator.Superseded || h.SupersededBy != out.ID {
+		t.Fatalf("%+v %v", h, err)
+	}
+	if f.count("two") != 2 {
+		t.Fatalf("%d files", f.count("two"))
+	}
+}
+
+// A node whose agent is gone ends as unreachable and holds nobody up.
+func TestUnreachable(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	f.nodes = append(f.nodes, orchestrator.Node{Name: "zz-never-there"})
+	out, err := f.runner().Start(t.Context(), f.input("one", rest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out.Header.State != orchestrator.Succeeded || out.Header.Counts[orchestrator.ClassUnreachable] != 1 || out.Header.Counts[orchestrator.ClassApplied] != 3 {
+		t.Fatalf("%s %v", out.Header.State, out.Header.Counts)
+	}
+	// It has its order all the same, and gets it when it comes.
+	p, err := f.kv.Get(t.Context(), keys.Prefix(keys.DefaultPrefix).Desired(config, "zz-never-there"))
+	if err != nil || p == nil {
+		t.Fatalf("it has no order: %v", err)
+	}
+	var d records.Desired
+	if err := records.Decode(p.Key, p.Value, &d); err != nil || d.Token != out.Header.Token {
+		t.Fatalf("%+v %v", d, err)
+	}
+}
+
+func TestAnEmptyFileIsAFileToo(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	if _, err := f.runner().Start(t.Context(), f.input("", rest)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(f.dir, "n00/root/etc/app.conf")); err != nil {
+		t.Fatal(err)
+	}
+}
