@@ -162,6 +162,9 @@ func (d *decoder) unreachable() {
 
 func (d *decoder) policy(b *hcl.Block) *Policy {
 	p := &Policy{Name: b.Labels[0], Range: b.DefRange}
+	if body, ok := b.Body.(*hclsyntax.Body); ok {
+		p.Source = d.text(hcl.RangeBetween(b.DefRange, body.SrcRange))
+	}
 	content := d.content(b.Body, policySchema)
 	if a := content.Attributes["description"]; a != nil {
 		p.Description, _ = d.stringAttr(a)
@@ -423,12 +426,14 @@ func (d *decoder) wordAttr(a *hcl.Attribute, words ...string) (string, bool) {
 }
 
 // source is the text of a range, on one line.
-func (d *decoder) source(r hcl.Range) string {
+func (d *decoder) source(r hcl.Range) string { return strings.Join(strings.Fields(d.text(r)), " ") }
+
+func (d *decoder) text(r hcl.Range) string {
 	src := d.src[r.Filename]
 	if !r.CanSliceBytes(src) {
 		return ""
 	}
-	return strings.Join(strings.Fields(string(r.SliceBytes(src))), " ")
+	return string(r.SliceBytes(src))
 }
 
 func upperFirst(s string) string {

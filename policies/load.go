@@ -28,6 +28,8 @@ type Set struct {
 	Builtin bool
 	// Tests are the test blocks, which judge nothing.
 	Tests []*Test
+	// Values are the variables and local values, as "var.x" and "local.x".
+	Values map[string]cty.Value
 	// Files are the sources, by the name in diagnostics.
 	Files map[string]*hcl.File
 }
@@ -266,7 +268,7 @@ func (l *loader) finish(opts Options) (*Set, hcl.Diagnostics) {
 	if d.diags.HasErrors() {
 		return set, sorted(d.diags)
 	}
-	set.Policies, set.Tests = d.policies, d.tests
+	set.Policies, set.Tests, set.Values = d.policies, d.tests, d.consts
 	set.Hash = hash(l.parsed, d.vars)
 	return set, sorted(d.diags)
 }

@@ -21,6 +21,9 @@ type Policy struct {
 	// Range is the block's header.
 	Range hcl.Range
 
+	// Source is the whole block as it stands in its file.
+	Source string
+
 	globs []*glob
 	rules []*Rule // warm and hot, in the order of the file
 	reads []*factRef
@@ -28,12 +31,18 @@ type Policy struct {
 
 // Matches reports whether the policy is for the lock.
 func (p *Policy) Matches(id LockID) bool {
+	_, ok := p.Pattern(id)
+	return ok
+}
+
+// Pattern returns the first of the policy's patterns that matches the lock.
+func (p *Policy) Pattern(id LockID) (string, bool) {
 	for _, g := range p.globs {
 		if g.match(id) {
-			return true
+			return g.text, true
 		}
 	}
-	return false
+	return "", false
 }
 
 // Rules returns the policy's rules, warm and hot, in the order of the file.
