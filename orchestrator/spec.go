@@ -93,8 +93,8 @@ const (
 type Failure struct {
 	// MaxFailed is how many failed nodes are still tolerated. Default 0.
 	MaxFailed int `json:"max_failed"`
-	// MaxUnreachablePercent of the fleet is still tolerated. Default 0: but a
-	// rollout without a failure block tolerates any number (100).
+	// MaxUnreachablePercent of the fleet is still tolerated. Default 100: any
+	// number, because a fleet of some size always has a machine that is down.
 	MaxUnreachablePercent int `json:"max_unreachable_percent"`
 	// Then is pause, rollback or abort. Default pause.
 	Then string `json:"then"`

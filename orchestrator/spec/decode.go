@@ -1,0 +1,405 @@
+package spec
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/schedule"
+)
+
+// Defaults and bounds of a spec.
+const (
+	defaultTTL  = 15 * time.Second
+	defaultWait = 10 * time.Minute
+	day         = 24 * time.Hour
+	// maxNodes bounds counts of nodes.
+	maxNodes = 10_000_000
+	maxArgs  = 256
+)
+
+func attrs(names ...string) []hcl.AttributeSchema {
+	var out []hcl.AttributeSchema
+	for _, n := range names {
+		n, required := strings.CutSuffix(n, "!")
+		out = append(out, hcl.AttributeSchema{Name: n, Required: required})
+	}
+	return out
+}
+
+func blocks(names ...string) []hcl.BlockHeaderSchema {
+	var out []hcl.BlockHeaderSchema
+	for _, n := range names {
+		typ, label, ok := strings.Cut(n, " ")
+		b := hcl.BlockHeaderSchema{Type: typ}
+		if ok {
+			b.LabelNames = []string{label}
+		}
+		out = append(out, b)
+	}
+	return out
+}
+
+func (d *decoder) root(body hcl.Body) {
+	c := d.content(body, &hcl.BodySchema{Blocks: blocks("rollout name")})
+	switch {
+	case len(c.Blocks) == 0:
+		if !d.diags.HasErrors() {
+			d.fail(body.MissingItemRange(), "No rollout", "A rollout's file must have one block: rollout \"name\" { … }.")
+		}
+		return
+	case len(c.Blocks) > 1:
+		for _, b := range c.Blocks[1:] {
+			d.fail(b.DefRange, "Second rollout", "The first is at %s: put each rollout into a file of its own.", c.Blocks[0].DefRange)
+		}
+	}
+	d.rollout(c.Blocks[0])
+}
+
+func (d *decoder) rollout(b *hcl.Block) {
+	s := &d.file.Spec
+	s.Name = b.Labels[0]
+	d.name("rollout", b)
+	c := d.content(b.Body, &hcl.BodySchema{
+		Attributes: attrs("node_deadline"),
+		Blocks:     blocks("config name", "fleet", "lock", "stage name", "gate name", "failure", "window"),
+	})
+	s.NodeDeadline = orchestrator.DefaultNodeDeadline
+	if v, _, ok := d.duration(c, "node_deadline", time.Second, day); ok {
+		s.NodeDeadline = v
+	}
+	d.configs(b, c)
+	if fl := d.single(c, "fleet"); fl != nil {
+		d.fleet(fl)
+	} else {
+		d.fail(b.DefRange, "No fleet", "A rollout needs a fleet block that says which nodes it goes to.")
+	}
+	d.lock(d.single(c, "lock"))
+	gates := d.gates(c)
+	d.stages(b, c, gates)
+	d.failure(d.single(c, "failure"))
+	d.window(d.single(c, "window"))
+}
+
+// name checks the label of a block that becomes part of keys.
+func (d *decoder) name(what string, b *hcl.Block) {
+	if err := keys.CheckName(what, b.Labels[0]); err != nil {
+		d.add(hcl.DiagError, b.LabelRanges[0], b.DefRange, "Invalid name", "%s", sentence(err))
+	}
+}
+
+// sentence makes an error's text one.
+func sentence(err error) string {
+	s := err.Error()
+	s = strings.ToUpper(s[:1]) + s[1:]
+	return strings.TrimSuffix(s, ".") + "."
+}
+
+// unique refuses a second block of a type with the same label.
+func (d *decoder) unique(seen map[string]*hcl.Block, b *hcl.Block) bool {
+	name := b.Labels[0]
+	if first := seen[name]; first != nil {
+		d.add(hcl.DiagError, b.LabelRanges[0], b.DefRange, "Duplicate "+b.Type, "A %s %q is there already at %s.", b.Type, name, first.DefRange)
+		return false
+	}
+	seen[name] = b
+	return true
+}
+
+func (d *decoder) configs(rollout *hcl.Block, c *hcl.BodyContent) {
+	seen := map[string]*hcl.Block{}
+	dest := map[string]*hcl.Attribute{}
+	n := 0
+	for _, b := range c.Blocks.OfType("config") {
+		if n++; n == orchestrator.MaxConfigs+1 {
+			d.fail(b.DefRange, "Too many configs", "A rollout delivers %d configs at most.", orchestrator.MaxConfigs)
+		}
+		d.name("config", b)
+		d.unique(seen, b)
+		cfg, at := d.config(b)
+		if at != nil && cfg.Destination != "" {
+			if first := dest[cfg.Destination]; first != nil {
+				d.bad(at, "Duplicate destination", "%s is the destination of another config already at %s: two configs cannot be one file.", cfg.Destination, first.Range)
+			}
+			dest[cfg.Destination] = at
+		}
+		d.file.Spec.Configs = append(d.file.Spec.Configs, cfg)
+	}
+	if n == 0 && !d.diags.HasErrors() {
+		d.fail(rollout.DefRange, "No config", "A rollout needs a config block: config \"name\" { source = …, destination = … }.")
+	}
+}
+
+var modePattern = regexp.MustCompile(`^0?[0-7]{3}$`)
+
+func (d *decoder) config(b *hcl.Block) (orchestrator.Config, *hcl.Attribute) {
+	cfg := orchestrator.Config{Name: b.Labels[0]}
+	c := d.content(b.Body, &hcl.BodySchema{
+		Attributes: attrs("source!", "destination!", "mode", "owner", "group", "validate", "reload", "healthy", "timeout"),
+	})
+	if s, a, ok := d.text(c, "source"); ok {
+		cfg.Source = s
+		content, err := d.read(s, MaxContent)
+		if err != nil {
+			d.bad(a, "Cannot read the source", "%s", sentence(err))
+		}
+		sum := sha256.Sum256(content)
+		cfg.SHA256, cfg.Size = hex.EncodeToString(sum[:]), int64(len(content))
+		cfg.Revision = cfg.SHA256[:12]
+		d.file.Contents[cfg.Name] = content
+	}
+	var at *hcl.Attribute
+	if s, a, ok := d.text(c, "destination"); ok {
+		cfg.Destination, at = s, a
+		d.destination(a, s)
+	}
+	if s, a, ok := d.text(c, "mode"); ok {
+		if cfg.Mode = s; !modePattern.MatchString(s) {
+			d.bad(a, "Invalid mode", "%q must be a file's permission in octal, such as \"0640\".", "mode")
+		}
+	}
+	cfg.Owner, _, _ = d.text(c, "owner")
+	cfg.Group, _, _ = d.text(c, "group")
+	timeout, _, _ := d.duration(c, "timeout", time.Second, time.Hour)
+	cfg.Validate = d.command(c, "validate", timeout)
+	cfg.Reload = d.command(c, "reload", timeout)
+	cfg.Healthy = d.command(c, "healthy", timeout)
+	return cfg, at
+}
+
+func (d *decoder) command(c *hcl.BodyContent, name string, timeout time.Duration) *orchestrator.Command {
+	argv, a, ok := d.strings(c, name)
+	switch {
+	case !ok:
+	case len(argv) == 0 || argv[0] == "":
+		d.bad(a, "Empty command", "%q must begin with a program; leave it out to run none.", name)
+	case len(argv) > maxArgs:
+		d.bad(a, "Command is too long", "%q may have %d arguments.", name, maxArgs)
+	case slices.ContainsFunc(argv, func(s string) bool { return strings.ContainsRune(s, 0) }):
+		d.bad(a, "Invalid argument", "%q holds a zero byte, which no program can be given.", name)
+	default:
+		return &orchestrator.Command{Argv: argv, Timeout: timeout}
+	}
+	return nil
+}
+
+// destination must be an absolute path of a file, written in one way only: two
+// configs must not be the same file by two names.
+func (d *decoder) destination(a *hcl.Attribute, s string) {
+	const sum = "Invalid destination"
+	switch {
+	case !strings.HasPrefix(s, "/"):
+		d.bad(a, sum, "The destination %q is relative: give the file's absolute path on the nodes.", s)
+	case strings.HasSuffix(s, "/"):
+		d.bad(a, sum, "The destination %q is a folder: add the file's name.", s)
+	case slices.Contains(strings.Split(s, "/"), ".."):
+		d.bad(a, sum, "The destination %q has a segment \"..\": write where it leads to.", s)
+	case path.Clean(s) != s:
+		d.bad(a, sum, "The destination %q is written in a roundabout way: write %q.", s, path.Clean(s))
+	case strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f }):
+		d.bad(a, sum, "The destination holds a control character.")
+	case len(s) > 4000:
+		d.bad(a, sum, "The destination is longer than a path may be.")
+	}
+}
+
+func (d *decoder) lock(b *hcl.Block) {
+	l := &d.file.Spec.Lock
+	l.TTL, l.Wait = defaultTTL, defaultWait
+	if b == nil {
+		return
+	}
+	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("ttl", "wait")})
+	if v, _, ok := d.duration(c, "ttl", 10*time.Second, day); ok {
+		l.TTL = v
+	}
+	if v, _, ok := d.duration(c, "wait", 0, 30*day); ok {
+		l.Wait = v
+	}
+}
+
+// gateKinds are the kinds of the design; the value says whether this version
+// has them.
+var gateKinds = map[string]bool{
+	"consul_checks": true, "nomad_deployment": false, "http": false, "prometheus": false, "exec": false, "plugin": false,
+}
+
+func (d *decoder) gates(c *hcl.BodyContent) map[string]*hcl.Block {
+	seen := map[string]*hcl.Block{}
+	for _, b := range c.Blocks.OfType("gate") {
+		d.name("gate", b)
+		d.unique(seen, b)
+		g := orchestrator.Gate{Name: b.Labels[0]}
+		schema := &hcl.BodySchema{}
+		for _, k := range []string{"consul_checks", "nomad_deployment", "http", "prometheus", "exec", "plugin"} {
+			schema.Blocks = append(schema.Blocks, hcl.BlockHeaderSchema{Type: k})
+		}
+		gc := d.content(b.Body, schema)
+		switch {
+		case len(gc.Blocks) == 0:
+			d.fail(b.DefRange, "No kind of gate", "Gate %q needs one block that says what is asked: consul_checks { … }.", g.Name)
+		case len(gc.Blocks) > 1:
+			d.fail(gc.Blocks[1].DefRange, "Second kind of gate", "A gate asks one thing: make another gate of this, and name both in the stage.")
+		case !gateKinds[gc.Blocks[0].Type]:
+			d.fail(gc.Blocks[0].TypeRange, "Not available in this version", "Gates of the kind %s are not available in this version of aimlock: use consul_checks.", gc.Blocks[0].Type)
+		default:
+			d.consulChecks(&g, gc.Blocks[0])
+		}
+		d.file.Spec.Gates = append(d.file.Spec.Gates, g)
+	}
+	return seen
+}
+
+func (d *decoder) consulChecks(g *orchestrator.Gate, b *hcl.Block) {
+	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("service!", "min_passing_percent")})
+	g.Kind, g.MinPassingPercent = "consul_checks", 100
+	g.Service, _, _ = d.text(c, "service")
+	if n, _, ok := d.number(c, "min_passing_percent", 1, 100); ok {
+		g.MinPassingPercent = n
+	}
+}
+
+func (d *decoder) stages(rollout *hcl.Block, c *hcl.BodyContent, gates map[string]*hcl.Block) {
+	seen := map[string]*hcl.Block{}
+	used := map[string]bool{}
+	var last *hcl.Block
+	percent, whole := 0, false
+	for _, b := range c.Blocks.OfType("stage") {
+		last = b
+		d.name("stage", b)
+		d.unique(seen, b)
+		st := orchestrator.Stage{Name: b.Labels[0]}
+		sc := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("nodes", "percent", "max_parallel", "bake", "gate")})
+		st.Nodes, _, _ = d.number(sc, "nodes", 1, maxNodes)
+		if n, a, ok := d.number(sc, "percent", 1, 100); ok {
+			if n < percent {
+				d.bad(a, "Percent falls", "A stage before this one ends at %d percent: percent is the share of the whole fleet that is done when the stage ends.", percent)
+			}
+			st.Percent, percent = n, max(n, percent)
+			whole = whole || n == 100
+		}
+		switch n, p := sc.Attributes["nodes"], sc.Attributes["percent"]; {
+		case n != nil && p != nil:
+			d.bad(p, "Nodes and percent", "Stage %q has both nodes and percent: nodes adds that many, percent is a share of the whole fleet.", st.Name)
+		case n == nil && p == nil:
+			d.fail(b.DefRange, "Stage without nodes", "Stage %q needs nodes or percent: how far it goes.", st.Name)
+		}
+		st.MaxParallel, _, _ = d.number(sc, "max_parallel", 1, maxNodes)
+		st.Bake, _, _ = d.duration(sc, "bake", 0, 30*day)
+		names, a, _ := d.strings(sc, "gate")
+		for _, g := range names {
+			switch {
+			case gates[g] == nil:
+				d.bad(a, "Unknown gate", "There is no gate %q in this rollout.%s", g, meant(g, labels(gates)))
+			case slices.Contains(st.Gate, g):
+				d.bad(a, "Duplicate gate", "Gate %q is named twice.", g)
+			default:
+				st.Gate = append(st.Gate, g)
+			}
+			used[g] = true
+		}
+		d.file.Spec.Stages = append(d.file.Spec.Stages, st)
+	}
+	if last == nil {
+		d.file.Spec.Stages = []orchestrator.Stage{{Name: "all", Percent: 100}}
+		d.warn(rollout.DefRange, "No stages", "Without a stage block the config goes to the whole fleet at once.")
+		return
+	}
+	for _, b := range c.Blocks.OfType("gate") {
+		if !used[b.Labels[0]] {
+			d.add(hcl.DiagWarning, b.LabelRanges[0], b.DefRange, "Gate is not used", "No stage names gate %q: it is never asked.", b.Labels[0])
+		}
+	}
+	if !whole {
+		d.reach(last)
+	}
+}
+
+// reach warns where the stages end before the whole fleet does. Of a fleet
+// that is not known here only percent = 100 is sure to reach it.
+func (d *decoder) reach(last *hcl.Block) {
+	nodes := d.file.Fleet.Nodes
+	if len(nodes) == 0 {
+		d.warn(last.DefRange, "Stages may not reach the whole fleet", "No stage has percent = 100: nodes that no stage reaches are skipped.")
+		return
+	}
+	plan, err := orchestrator.NewPlan("", d.file.Spec, nodes, time.Time{})
+	if err != nil {
+		return // said elsewhere
+	}
+	if end := plan.Ends[len(plan.Ends)-1]; end < len(nodes) {
+		d.warn(last.DefRange, "Stages do not reach the whole fleet", "They end after %d of %d nodes: the rest is skipped. A last stage with percent = 100 reaches all.", end, len(nodes))
+	}
+}
+
+func labels(m map[string]*hcl.Block) []string {
+	var out []string
+	for n := range m {
+		out = append(out, n)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (d *decoder) failure(b *hcl.Block) {
+	f := &d.file.Spec.Failure
+	*f = orchestrator.Failure{MaxUnreachablePercent: 100, Then: orchestrator.ThenPause}
+	if b == nil {
+		return
+	}
+	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("max_failed", "max_unreachable_percent", "then")})
+	f.MaxFailed, _, _ = d.number(c, "max_failed", 0, maxNodes)
+	if n, _, ok := d.number(c, "max_unreachable_percent", 0, 100); ok {
+		f.MaxUnreachablePercent = n
+	}
+	if s, a, ok := d.str(c, "then"); ok {
+		known := []string{orchestrator.ThenPause, orchestrator.ThenRollback, orchestrator.ThenAbort}
+		if f.Then = s; !slices.Contains(known, s) {
+			d.bad(a, "Unknown action", "\"then\" must be %q, %q or %q.%s", known[0], known[1], known[2], meant(s, known))
+		}
+	}
+}
+
+func (d *decoder) window(b *hcl.Block) {
+	if b == nil {
+		return
+	}
+	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("schedule!", "duration!", "timezone")})
+	w := &orchestrator.Window{Timezone: "UTC"}
+	at := map[string]*hcl.Attribute{}
+	var ok, ok2 bool
+	w.Schedule, at["schedule"], ok = d.text(c, "schedule")
+	w.Duration, at["duration"], ok2 = d.duration(c, "duration", time.Minute, schedule.MaxDuration)
+	if s, a, ok := d.text(c, "timezone"); ok {
+		w.Timezone, at["timezone"] = s, a
+	}
+	if !ok || !ok2 {
+		return
+	}
+	_, err := schedule.Parse(*w)
+	each(err, func(err error) {
+		var fe *schedule.FieldError
+		if a := at[fieldOf(err, &fe)]; a != nil {
+			d.bad(a, "Invalid window", "%s", sentence(fe.Err))
+			return
+		}
+		d.fail(b.DefRange, "Invalid window", "%s", sentence(err))
+	})
+	d.file.Spec.Window = w
+}
+
+func fieldOf(err error, fe **schedule.FieldError) string {
+	if errors.As(err, fe) {
+		return (*fe).Field
+	}
+	return ""
+}
