@@ -260,6 +260,9 @@ func TestTreeGone(t *testing.T) {
 		if err != nil || len(ds) != 1 {
 			t.Fatalf("Descendants = %v, %v, want one", ds, err)
 		}
+		if cs, err := Children(p.PID); err == nil && (len(cs) != 1 || cs[0] != ds[0].PID) {
+			t.Errorf("Children = %v, want %d", cs, ds[0].PID)
+		}
 		syscall.Kill(p.PID, syscall.SIGKILL)
 		p.waitDead(t)
 		gone(t, "n-grand", self.StartTicks, False)

@@ -68,5 +68,8 @@ func Marked(string, uint64) ([]Process, error) {
 // Descendants is not to be had here.
 func Descendants(int) ([]Relative, error) { return nil, errors.ErrUnsupported }
 
+// Children is not to be had here.
+func Children(int) ([]int, error) { return nil, errors.ErrUnsupported }
+
 // Group is not to be had here.
 func Group(int, uint64) ([]Relative, error) { return nil, errors.ErrUnsupported }

@@ -271,6 +271,34 @@ func Descendants(root int) ([]Relative, error) {
 	return out, nil
 }
 
+// Children lists the pids of the children of root, zombies included. It takes
+// microseconds where the kernel keeps such lists (CONFIG_PROC_CHILDREN), and is
+// an error elsewhere.
+func Children(root int) ([]int, error) {
+	d, err := os.Open(procPath(root, "task"))
+	if err != nil {
+		return nil, vanished(err)
+	}
+	defer d.Close()
+	tids, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, vanished(err)
+	}
+	var out []int
+	for _, tid := range tids {
+		b, err := os.ReadFile(procPath(root, "task/"+tid+"/children"))
+		if _, gone := os.Stat(procPath(root, "task/"+tid)); err != nil && gone == nil {
+			return nil, err
+		}
+		for f := range bytes.FieldsSeq(b) {
+			if pid, err := strconv.Atoi(string(f)); err == nil {
+				out = append(out, pid)
+			}
+		}
+	}
+	return out, nil
+}
+
 // Group lists the live processes of a process group that started at
 // startedAfter or later.
 func Group(pgrp int, startedAfter uint64) ([]Relative, error) {

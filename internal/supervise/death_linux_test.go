@@ -49,6 +49,41 @@ func TestParentKilledWhileTreeIsStopped(t *testing.T) {
 	mustDie(t, limit, tree)
 }
 
+// What forks and ends all the time is never there when a search is over.
+func TestParentKilledMovingTarget(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	script := filepath.Join(dir, "hydra")
+	if err := os.WriteFile(script, []byte("setsid sh \"$0\" &\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	argv := role("parent", append([]string{dir, "0s"}, sh(`sh "$1" & sh "$1" & echo up; exec sleep 600`, script)...)...)
+	c := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+	out := newLines(t, c)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Process.Kill()
+		c.Wait()
+	})
+	out.want(t, "up")
+	sup := mustAwait(t, dir, "supervisor")
+	// Beyond its first generations.
+	nonce := nonceOf(dir)
+	if err := poll(limit, "the generations", func() bool {
+		heads, err := hostproc.Marked(nonce, sup.StartTicks+10)
+		return err == nil && len(heads) > 0
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c.Process.Kill()
+	mustDie(t, limit, map[string]hostproc.Process{"supervisor": sup})
+	if gone, why := hostproc.TreeGone(nonce, sup.StartTicks, ""); gone != hostproc.True {
+		t.Error(why)
+	}
+}
+
 // The parent is stopped, so that nobody renews the lease: all must be over
 // before it is.
 func TestLeaseRunsOut(t *testing.T) {
@@ -77,8 +112,12 @@ func TestLeaseRunsOut(t *testing.T) {
 func TestSupervisorKilled(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := prepare(t, Config{})
-	err := s.Start(role("tree", dir, "stay", "plain", "setsid", "daemon", "stubborn"), os.Environ(), nil, nil, os.Stderr)
+	s, err := Prepare(Config{Nonce: nonceOf(dir)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	err = s.Start(role("tree", dir, "stay", "plain", "setsid", "daemon", "stubborn"), os.Environ(), nil, nil, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,10 +130,10 @@ func TestSupervisorKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, err := wait(t, s)
-	if code != 137 || !errors.Is(err, ErrSupervisorDied) || errors.Is(err, ErrSurvivors) {
-		t.Errorf("Wait = %d, %v, want 137, ErrSupervisorDied and no survivors", code, err)
+	if code != 137 || !errors.Is(err, ErrSupervisorDied) || !errors.Is(err, ErrSurvivors) {
+		t.Errorf("Wait = %d, %v, want 137, ErrSupervisorDied and no proof of death", code, err)
 	}
-	// Wait has just said that nothing is left.
+	// All the same they are dead.
 	mustDie(t, time.Nanosecond, tree)
 }
 

@@ -20,7 +20,8 @@
 //     that goes on while the machine is suspended.
 //   - The supervisor itself is killed: the kernel kills the command (parent-death
 //     signal), and the parent kills what it finds of the rest, by process group
-//     and by the nonce in the environment.
+//     and by the nonce in the environment. That finds all but what cleaned its
+//     environment and left the group, so it counts as no proof.
 //
 // The tree is every descendant of the supervisor: it is the reaper of orphans
 // (PR_SET_CHILD_SUBREAPER), so what calls setsid or forks twice is still its own,
@@ -36,7 +37,7 @@
 // who may signal it; then [ErrSurvivors] says so. If parent and supervisor are
 // both killed with SIGKILL at the same time, the command dies, and what it had
 // started lives on, visible to hostproc.TreeGone by its nonce. The supervisor
-// calls itself "lock-supervisor", so that `pkill aimlock` does not hit both.
+// calls itself "lock-supervisor", so that `pkill -f aimlock` does not hit both.
 //
 // Outside Linux there is no reaper of orphans and no parent-death signal: there
 // only the command's process group is ended.

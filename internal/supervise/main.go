@@ -102,7 +102,9 @@ type supervisor struct {
 	orphaned bool
 
 	killSince time.Duration
+	// killPause comes before the next search for what is left, at killNext.
 	killPause time.Duration
+	killNext  time.Duration
 	stuck     bool
 }
 
@@ -197,7 +199,7 @@ func (s *supervisor) do(a act) bool {
 		s.askTree()
 	case kill:
 		s.tell(event{Kind: eventEnding, Why: s.m.why, Text: "SIGKILL"})
-		s.killSince, s.killPause = bootNow(), killEvery
+		s.killSince, s.killPause, s.killNext = bootNow(), killEvery, 0
 		s.killTree()
 	case leave:
 		return true
@@ -213,9 +215,7 @@ func (s *supervisor) do(a act) bool {
 // pause is how long to wait for something to happen.
 func (s *supervisor) pause() time.Duration {
 	if s.m.phase == killing {
-		p := s.killPause
-		s.killPause = min(2*p, killRarely)
-		return p
+		return max(s.killNext-bootNow(), 0)
 	}
 	if at, ok := s.m.wake(); ok {
 		return min(max(at-bootNow(), 0), checkEvery)
@@ -297,7 +297,7 @@ func (s *supervisor) reap() bool {
 
 func (s *supervisor) childEnded(ws unix.WaitStatus) {
 	// With a dead parent the terminal is back with the shell already.
-	s.term.end(os.Getppid() == s.parent)
+	s.term.end(os.Getppid() == s.parent, ws.Signaled())
 	s.child = 0
 	code := ws.ExitStatus()
 	if ws.Signaled() {
@@ -355,8 +355,14 @@ func (s *supervisor) askTree() {
 }
 
 func (s *supervisor) killTree() {
+	s.killNearest()
+	if bootNow() < s.killNext {
+		return
+	}
 	left, err := s.signalTree(syscall.SIGKILL)
-	if s.stuck || bootNow()-s.killSince < stuckAfter {
+	now := bootNow()
+	s.killNext, s.killPause = now+s.killPause, min(2*s.killPause, killRarely)
+	if s.stuck || now-s.killSince < stuckAfter {
 		return
 	}
 	s.stuck = true
@@ -387,7 +393,7 @@ func lookPath(name string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil
 	}
-	path := ""
+	path := "/usr/bin:/bin" // where env has no PATH
 	for _, kv := range env {
 		if p, ok := strings.CutPrefix(kv, "PATH="); ok {
 			path = p

@@ -34,9 +34,8 @@ func becomeReaper() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become the reaper of orphans: %w", err)
 	}
-	// A name of its own, for who looks and for who kills by name. Without /proc
-	// it keeps the old one.
-	_ = os.WriteFile("/proc/self/comm", []byte("lock-supervisor"), 0)
+	// Without /proc it keeps the name of the file that it was started from.
+	_ = os.WriteFile("/proc/self/comm", []byte(supervisorName), 0)
 	return nil
 }
 
@@ -48,13 +47,27 @@ func childAttr() *syscall.SysProcAttr {
 // that the tree is empty, as every orphan of it becomes one.
 func (s *supervisor) emptied() act { return s.m.empty() }
 
+// killNearest kills the command's group and the supervisor's own children, to
+// which every orphan belongs: at once, without a search of all processes. So it
+// catches up with what forks and ends faster than a search takes. Their pids are
+// theirs, as nobody else reaps them.
+func (s *supervisor) killNearest() {
+	// The outcome shows in what is found afterwards.
+	if s.child != 0 {
+		_ = unix.Kill(-s.child, unix.SIGKILL)
+	}
+	children, err := hostproc.Children(os.Getpid())
+	if err != nil {
+		return // the search finds them
+	}
+	for _, pid := range children {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
 // signalTree sends sig to all of the tree. It returns the names of all that it
 // found, or of those that it could not reach, with the reason.
 func (s *supervisor) signalTree(sig syscall.Signal) (left string, err error) {
-	if sig == syscall.SIGKILL && s.child != 0 {
-		// At once, before the search. Its outcome shows in what is found.
-		_ = unix.Kill(-s.child, sig)
-	}
 	self := os.Getpid()
 	ds, err := hostproc.Descendants(self)
 	if err != nil {
@@ -93,6 +106,8 @@ type terminal struct {
 	// eager: the command gets it at its start, and not when it asks for it.
 	eager bool
 	lent  bool
+	// modes are what to set when the command could not do so itself.
+	modes *unix.Termios
 }
 
 // lendable keeps a command's stdin if it is a terminal. Where its stdout goes
@@ -130,15 +145,22 @@ func (t *terminal) lend(group int) bool {
 	case now != t.pgrp:
 		return false
 	}
+	if t.modes == nil {
+		t.modes, _ = unix.IoctlGetTermios(int(t.file.Fd()), unix.TCGETS)
+	}
 	t.lent = setForeground(t.file, group) == nil
 	return t.lent
 }
 
-// end gives the terminal back if the parent is there to have it.
-func (t *terminal) end(parentAlive bool) {
+// end gives the terminal back if the parent is there to have it, as it was if the
+// command was killed over it.
+func (t *terminal) end(parentAlive, killed bool) {
 	if t.lent && parentAlive {
 		// A terminal that hung up needs no owner.
 		_ = setForeground(t.file, t.pgrp)
+		if killed && t.modes != nil {
+			_ = withoutTTOU(func() error { return unix.IoctlSetTermios(int(t.file.Fd()), unix.TCSETSW, t.modes) })
+		}
 	}
 	t.lent = false
 	if t.file != nil {
@@ -152,10 +174,14 @@ func foreground(f *os.File) (pgrp int, err error) {
 	return int(v), err
 }
 
-// setForeground is for the locked thread: a process in the background that
-// sets the terminal's group is stopped, unless it blocks SIGTTOU. It is blocked
-// no longer than that, as the command would inherit it.
 func setForeground(f *os.File, pgrp int) error {
+	return withoutTTOU(func() error { return unix.IoctlSetPointerInt(int(f.Fd()), unix.TIOCSPGRP, pgrp) })
+}
+
+// withoutTTOU is for the locked thread: a process in the background that changes
+// its terminal is stopped, unless it blocks SIGTTOU. It is blocked no longer
+// than that, as the command would inherit it.
+func withoutTTOU(change func() error) error {
 	var block, old unix.Sigset_t
 	// A set has 1024 signals, in words of this architecture.
 	n, word := uint(unix.SIGTTOU)-1, 1024/uint(len(block.Val))
@@ -163,6 +189,5 @@ func setForeground(f *os.File, pgrp int) error {
 	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &block, &old); err != nil {
 		return err
 	}
-	err := unix.IoctlSetPointerInt(int(f.Fd()), unix.TIOCSPGRP, pgrp)
-	return errors.Join(err, unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil))
+	return errors.Join(change(), unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil))
 }

@@ -31,6 +31,9 @@ func (s *supervisor) emptied() act {
 	return s.m.commandEnded(bootNow())
 }
 
+// killNearest has nothing that signalTree has not.
+func (s *supervisor) killNearest() {}
+
 // signalTree sends sig to the command's process group, which is all that can be
 // found here.
 func (s *supervisor) signalTree(sig syscall.Signal) (left string, err error) {
@@ -49,4 +52,4 @@ func lendable(_, _ *os.File, _ int) terminal { return terminal{} }
 
 func (t *terminal) lend(int) bool { return false }
 
-func (t *terminal) end(bool) {}
+func (t *terminal) end(_, _ bool) {}

@@ -27,7 +27,8 @@ var (
 	// ErrLease: the lease ran out, so the command was ended, or not started.
 	ErrLease = errors.New("the lease of the command ran out")
 	// ErrSupervisorDied: somebody killed the supervisor. Its command was killed
-	// with it.
+	// with it, and so was what could be found of the rest; but that is no proof,
+	// so ErrSurvivors comes with it.
 	ErrSupervisorDied = errors.New("the supervisor of the command was killed")
 	// ErrNotStarted: there is no command to do this to.
 	ErrNotStarted = errors.New("no command was started")
@@ -55,6 +56,9 @@ const (
 	// rescueTimeout bounds the search for what a dead supervisor left.
 	rescueTimeout = 5 * time.Second
 )
+
+// supervisorName is what a list of processes shows: 15 bytes at most.
+const supervisorName = "lock-supervisor"
 
 // Config is for Prepare.
 type Config struct {
@@ -145,8 +149,9 @@ func (s *Supervisor) launch() (err error) {
 		return err
 	}
 	defer null.Close()
-	// Its own group: what a terminal sends is not for it.
-	s.proc, err = os.StartProcess(path, []string{os.Args[0], Subcommand}, &os.ProcAttr{
+	// Its own group and name: what a terminal sends is not for it, nor what kills
+	// this process by name.
+	s.proc, err = os.StartProcess(path, []string{supervisorName, Subcommand}, &os.ProcAttr{
 		Env:   supervisorEnv(os.Environ()),
 		Files: []*os.File{null, null, os.Stderr, theirs},
 		Sys:   &syscall.SysProcAttr{Setpgid: true},

@@ -132,21 +132,20 @@ func (s *Supervisor) rescue() {
 		if len(left) == 0 && err == nil {
 			var gone hostproc.Tri
 			if gone, why = hostproc.TreeGone(s.cfg.Nonce, s.id.StartTicks, cgroup); gone == hostproc.True {
-				s.mu.Lock()
-				s.gone, s.stuck = true, ""
-				s.mu.Unlock()
-				return
+				why = "its supervisor was killed, and who cleaned its environment cannot be found"
+				break
 			}
 		}
 		select {
 		case <-tick.C:
+			continue
 		case <-deadline.C:
-			s.mu.Lock()
-			s.stuck = why
-			s.mu.Unlock()
-			return
 		}
+		break
 	}
+	s.mu.Lock()
+	s.stuck = why
+	s.mu.Unlock()
 }
 
 func (s *Supervisor) killOne(p hostproc.Process) {
