@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -14,16 +15,21 @@ import (
 // many sessions ended in the last minute. A cluster that loses many sessions
 // at once has an event of its own, and its holders are not therefore dead.
 //
-// Make one with WatchCluster; until it has watched for a minute, what it
-// cannot know is unknown.
+// Make one with WatchCluster; until it has watched for a minute without a gap,
+// what it cannot know is unknown.
 type Cluster struct {
-	mu       sync.Mutex
-	started  time.Time // when the first answers were in; zero before
-	leader   string
-	changed  time.Time // last change of the leader seen; zero: none yet
-	sessions map[string]struct{}
-	lost     []time.Time // when sessions were seen to be gone, oldest first
-	err      error
+	mu      sync.Mutex
+	started time.Time // when a leader was known first; zero before
+	leader  string    // "" while it is not known
+	changed time.Time // last change of the leader seen; zero: none yet
+	err     error     // why the leader is not known
+
+	// sessions are those seen last; nil while they are not known, and
+	// sessionsErr says why. following is since when they are, without a gap.
+	sessions    map[string]struct{}
+	sessionsErr error
+	following   time.Time
+	lost        []time.Time // when sessions were seen to be gone, oldest first
 }
 
 // lostWindow is the span of cluster.sessions_lost.
@@ -66,7 +72,6 @@ func (cl *Cluster) sawLeader(leader string, err error, now time.Time) {
 	defer cl.mu.Unlock()
 	cl.err = err
 	if err != nil {
-		// Without an answer the leader may have changed unseen.
 		leader = ""
 	}
 	switch {
@@ -75,34 +80,59 @@ func (cl *Cluster) sawLeader(leader string, err error, now time.Time) {
 			return
 		}
 		cl.started = now
-	case leader != cl.leader:
+	case leader == "", leader != cl.leader:
+		// Without an answer it may change unseen.
 		cl.changed = now
 	}
 	cl.leader = leader
 }
 
+// sessionsLeast is the least time between two reads of all sessions.
+const sessionsLeast = 2 * time.Second
+
+type sessionList struct {
+	entries  []*api.SessionEntry
+	filtered bool
+}
+
 func (cl *Cluster) followSessions(ctx context.Context, c *consulkv.Client) {
-	w := consulkv.NewWatcher(c, consulkv.WatchOptions{Name: "sessions", MinInterval: 2 * time.Second},
-		func(q *api.QueryOptions) ([]*api.SessionEntry, *api.QueryMeta, error) {
-			return c.API().Session().List(q)
+	w := consulkv.NewWatcher(c, consulkv.WatchOptions{Name: "sessions", MinInterval: sessionsLeast},
+		func(q *api.QueryOptions) (sessionList, *api.QueryMeta, error) {
+			list, meta, err := c.API().Session().List(q)
+			if err != nil {
+				return sessionList{}, meta, err
+			}
+			return sessionList{list, meta.ResultsFilteredByACLs}, meta, nil
 		})
 	for ctx.Err() == nil {
 		list, err := w.Next(ctx)
-		if err != nil {
-			cl.forgetSessions()
+		switch {
+		case err != nil:
+			cl.forgetSessions(err)
 			if !pause(ctx, time.Second) {
 				return
 			}
-			continue
+		case list.filtered:
+			cl.forgetSessions(errSessionsHidden)
+		case len(list.entries) == 0:
+			// To a token without session:read Consul shows none, and says
+			// so only in newer versions.
+			cl.forgetSessions(errNoSessions)
+		default:
+			cl.sawSessions(list.entries, time.Now())
 		}
-		cl.sawSessions(list, time.Now())
 	}
 }
 
-func (cl *Cluster) forgetSessions() {
+var (
+	errSessionsHidden = errors.New("the token may not read all sessions: it needs session:read")
+	errNoSessions     = errors.New("Consul shows no sessions: all ended, or the token lacks session:read")
+)
+
+func (cl *Cluster) forgetSessions(why error) {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	cl.sessions = nil
+	cl.sessions, cl.sessionsErr, cl.following = nil, why, time.Time{}
 }
 
 func (cl *Cluster) sawSessions(list []*api.SessionEntry, now time.Time) {
@@ -117,35 +147,59 @@ func (cl *Cluster) sawSessions(list []*api.SessionEntry, now time.Time) {
 			cl.lost = append(cl.lost, now)
 		}
 	}
-	cl.sessions = next
+	if cl.sessions == nil {
+		// Sessions that ended before this moment were not seen to end.
+		cl.following = now
+	}
+	cl.sessions, cl.sessionsErr = next, nil
 }
 
 // view is what a Cluster knows now.
 type view struct {
-	leader     string
-	sinceStart time.Duration
-	watching   bool
+	leader string
+	// why says why nothing is known of the leader; empty if it is.
+	why        string
+	watched    time.Duration
 	changedAgo time.Duration
 	changed    bool
-	lost       int
-	err        error
+
+	lost int
+	// lostWhole: lost is the number of the whole window, and not only of a
+	// part of it. lostWhy says why there is none.
+	lostWhole bool
+	lostWhy   string
 }
+
+const notWatched = "nobody here has watched the cluster"
 
 func (cl *Cluster) view(now time.Time) view {
 	if cl == nil {
-		return view{}
+		return view{why: notWatched, lostWhy: notWatched}
 	}
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
 	for len(cl.lost) > 0 && now.Sub(cl.lost[0]) > lostWindow {
 		cl.lost = cl.lost[1:]
 	}
-	v := view{leader: cl.leader, err: cl.err, watching: !cl.started.IsZero() && cl.sessions != nil, lost: len(cl.lost)}
-	if !cl.started.IsZero() {
-		v.sinceStart = now.Sub(cl.started)
+	v := view{leader: cl.leader, lost: len(cl.lost)}
+	switch {
+	case !cl.started.IsZero():
+		v.watched = now.Sub(cl.started)
+	case cl.err != nil:
+		v.why = cl.err.Error()
+	default:
+		v.why = notWatched
 	}
 	if !cl.changed.IsZero() {
 		v.changed, v.changedAgo = true, now.Sub(cl.changed)
+	}
+	switch {
+	case cl.sessions == nil && cl.sessionsErr != nil:
+		v.lostWhy = cl.sessionsErr.Error()
+	case cl.sessions == nil:
+		v.lostWhy = notWatched
+	default:
+		v.lostWhole = now.Sub(cl.following) >= lostWindow
 	}
 	return v
 }

@@ -38,7 +38,14 @@ func (s *set) known(name string, v cty.Value, src string) {
 	s.facts[name] = policies.Known(v, src, s.at)
 }
 
-func (s *set) str(name, v, src string) { s.known(name, cty.StringVal(v), src) }
+// maxText bounds a text that comes from a record or from Consul.
+const maxText = 300
+
+// str is a text. Most come from records that anybody with key:write can write,
+// and are shown to people: control characters do not pass.
+func (s *set) str(name, v, src string) {
+	s.known(name, cty.StringVal(text.Clip(text.Printable(v), maxText)), src)
+}
 
 // strOr is str, and null for what is empty: the fact cannot apply.
 func (s *set) strOr(name, v, src string) {
@@ -96,9 +103,10 @@ func (r *Reader) Facts(s *Snapshot, mem *Memory, cl *Cluster, now time.Time) pol
 		"check":    r.checkFacts(s, mem, now),
 		"node":     r.nodeFacts(s),
 		"holder":   r.holderFacts(s, now),
-		"nomad":    r.nomadFacts(s),
+		"nomad":    nomadFacts(s),
 		"progress": r.progressFacts(s, mem, now),
 		"rollout":  r.rolloutFacts(s, mem, now),
+		"file":     nulls("file", srcKV, s.ReadAt), // a lock of Consul is no file's
 		"cluster":  clusterFacts(cl, now),
 		"now":      nowFacts(now),
 	}
@@ -114,15 +122,16 @@ func (r *Reader) lockFacts(s *Snapshot, mem *Memory, now time.Time) map[string]p
 	f := newSet(s.ReadAt)
 	f.str("name", s.Name, srcKV)
 	f.str("key", s.Key, srcKV)
+	f.unknown("waiters", cty.Number, srcMemory, "Consul does not tell who waits")
 	if !s.Held() {
 		f.null("token", cty.Number, srcKV)
 		f.null("held_for", cty.Number, srcKV)
-	} else {
-		f.known("token", cty.NumberUIntVal(s.Index()), srcKV)
-		r.heldFor(f, s, mem, now)
+		f.unknown("delay_left", cty.Number, srcMemory, "Consul does not tell the lock-delay that is left")
+		return f.facts
 	}
-	f.unknown("waiters", cty.Number, srcMemory, "Consul does not tell who waits")
-	f.unknown("delay_left", cty.Number, srcMemory, "Consul does not tell the lock-delay that is left")
+	f.known("token", cty.NumberUIntVal(s.Index()), srcKV)
+	f.null("delay_left", cty.Number, srcKV)
+	r.heldFor(f, s, mem, now)
 	return f.facts
 }
 
@@ -190,7 +199,7 @@ func (r *Reader) checkFacts(s *Snapshot, mem *Memory, now time.Time) map[string]
 	f := newSet(s.ReadAt)
 	f.str("status", c.Status, srcHealth)
 	f.str("output", c.Output, srcHealth)
-	d, whole, _ := mem.standing("check "+id+" "+c.Status, now)
+	d, whole, _ := mem.standing("check "+id, now)
 	if whole {
 		f.num("age", d.Seconds(), srcMemory)
 	} else {
@@ -223,8 +232,10 @@ func (r *Reader) nodeFacts(s *Snapshot) map[string]policies.Fact {
 		f.unknown("serf", cty.String, srcHealth, "the node has no serfHealth check")
 	case c.Status == api.HealthPassing:
 		f.str("serf", "alive", srcHealth)
-	default:
+	case c.Status == api.HealthCritical:
 		f.str("serf", "failed", srcHealth)
+	default:
+		f.unknown("serf", cty.String, srcHealth, "serfHealth is "+text.Clip(text.Printable(c.Status), maxText))
 	}
 	return f.facts
 }
@@ -236,7 +247,11 @@ func (r *Reader) holderFacts(s *Snapshot, now time.Time) map[string]policies.Fac
 	f := newSet(s.ReadAt)
 	h := s.Holder
 	if h == nil {
-		f.facts = unknowns("holder", srcKV, s.ReadAt, "the lock's value is not a holder record of aimlock")
+		why := s.HolderWhy
+		if why == "" {
+			why = "the lock's value is not a holder record of aimlock"
+		}
+		f.facts = unknowns("holder", srcKV, s.ReadAt, why)
 		f.str("tool", s.Tool, srcKV)
 		return f.facts
 	}
@@ -314,28 +329,53 @@ func (r *Reader) ProvedDead(h *records.Holder, p *records.Progress) (bool, strin
 }
 
 // nomadFacts are null for a holder that no allocation runs.
-func (r *Reader) nomadFacts(s *Snapshot) map[string]policies.Fact {
-	if s.Holder == nil || s.Holder.AllocID == "" {
+func nomadFacts(s *Snapshot) map[string]policies.Fact {
+	switch {
+	case !s.Held(), s.Holder != nil && s.Holder.AllocID == "":
 		return nulls("nomad", srcRecord, s.ReadAt)
+	case s.Holder == nil:
+		// Whoever holds it may well be one.
+		return unknowns("nomad", srcRecord, s.ReadAt, "the holder did not record an allocation")
 	}
 	f := newSet(s.ReadAt)
-	f.facts = unknowns("nomad", srcNomad, s.ReadAt, "Nomad was not asked")
+	a := s.Alloc
+	switch {
+	case a == nil:
+		f.facts = unknowns("nomad", srcNomad, s.ReadAt, s.AllocWhy)
+	case a.Gone:
+		f.facts = nulls("nomad", srcNomad, s.ReadAt)
+		f.boolean("gone", true, srcNomad)
+	default:
+		f.boolean("gone", false, srcNomad)
+		f.str("client_status", a.ClientStatus, srcNomad)
+		f.str("desired_status", a.DesiredStatus, srcNomad)
+		f.str("job", a.Job, srcNomad)
+		if a.NodeStatus != "" {
+			f.str("node_status", a.NodeStatus, srcNomad)
+		} else {
+			f.unknown("node_status", cty.String, srcNomad, a.NodeWhy)
+		}
+	}
 	f.str("alloc_id", s.Holder.AllocID, srcRecord)
 	return f.facts
 }
 
 func (r *Reader) progressFacts(s *Snapshot, mem *Memory, now time.Time) map[string]policies.Fact {
 	switch {
-	case s.ProgressWhy != "":
+	case s.Held() && s.ProgressWhy != "":
 		return unknowns("progress", srcKV, s.ReadAt, s.ProgressWhy)
-	case s.Progress == nil:
+	case !s.Held(), s.Progress == nil:
 		return nulls("progress", srcKV, s.ReadAt)
 	}
 	p, f := s.Progress, newSet(s.ReadAt)
 	f.num("done", float64(p.Done), srcKV)
 	f.num("total", float64(p.Total), srcKV)
 	f.str("unit", p.Unit, srcKV)
-	f.unknown("rate", cty.Number, srcMemory, "this observer has not watched it long enough")
+	if rate, ok := mem.rate(now); ok {
+		f.num("rate", rate, srcMemory)
+	} else {
+		f.unknown("rate", cty.Number, srcMemory, "this observer has not watched it long enough")
+	}
 	d, _, _ := mem.standing("progress", now)
 	if r.sameBoot(p.BootID) && p.Boot > 0 {
 		// Same kernel, same clock: the record's own time is exact. It is
@@ -380,26 +420,28 @@ func (r *Reader) rolloutFacts(s *Snapshot, mem *Memory, now time.Time) map[strin
 func clusterFacts(cl *Cluster, now time.Time) map[string]policies.Fact {
 	v := cl.view(now)
 	f := newSet(now)
-	if !v.watching {
-		why := "nobody here has watched the cluster"
-		if v.err != nil {
-			why = v.err.Error()
-		}
-		return unknowns("cluster", srcCluster, now, why)
-	}
-	if v.leader == "" {
-		f.unknown("leader", cty.String, srcCluster, "Consul names no leader")
-	} else {
+	switch {
+	case v.leader != "":
 		f.str("leader", v.leader, srcCluster)
+	case v.why != "":
+		f.unknown("leader", cty.String, srcCluster, v.why)
+	default:
+		f.unknown("leader", cty.String, srcCluster, "Consul names no leader")
 	}
-	if v.changed {
+	switch {
+	case v.changed:
 		f.num("leader_changed_ago", v.changedAgo.Seconds(), srcMemory)
-	} else {
-		f.atLeast("leader_changed_ago", v.sinceStart, srcMemory, "no change was seen yet")
+	case v.why != "":
+		f.unknown("leader_changed_ago", cty.Number, srcMemory, v.why)
+	default:
+		f.atLeast("leader_changed_ago", v.watched, srcMemory, "no change was seen yet")
 	}
-	if v.sinceStart >= lostWindow {
+	switch {
+	case v.lostWhole:
 		f.num("sessions_lost", float64(v.lost), srcMemory)
-	} else {
+	case v.lostWhy != "":
+		f.unknown("sessions_lost", cty.Number, srcMemory, v.lostWhy)
+	default:
 		f.facts["sessions_lost"] = policies.Fact{
 			Value: cty.UnknownVal(cty.Number).Refine().NotNull().
 				NumberRangeLowerBound(cty.NumberIntVal(int64(v.lost)), true).NewValue(),

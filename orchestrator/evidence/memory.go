@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"strconv"
 	"sync"
 	"time"
 )
@@ -14,14 +15,27 @@ type Memory struct {
 	// since holds, for each thing watched, the version seen last and when it
 	// was seen first.
 	since map[string]seen
+	// first and last are the progress of the hold as it was seen first and
+	// when it was seen to change last.
+	first, last worked
 }
 
+// seen is a version of one thing.
+//
+// Invariant: at is not before the version stood, so that an age counted from it
+// is never more than the true one.
 type seen struct {
-	version uint64
+	version string
 	at      time.Time
 	// changed: the version was seen to change, so at is when it did and not
 	// only when watching began.
 	changed bool
+}
+
+type worked struct {
+	session string
+	done    int64
+	at      time.Time
 }
 
 // Observe notes a snapshot. Times of an earlier hold are forgotten.
@@ -31,18 +45,29 @@ func (m *Memory) Observe(s *Snapshot, r *Reader) {
 	if h := s.Hold(); m.since == nil || h != m.hold {
 		hadHold := m.since != nil
 		m.hold, m.since = h, map[string]seen{}
-		m.note("hold", 1, s.ReadAt, hadHold)
+		m.first, m.last = worked{}, worked{}
+		m.note("hold", h, s.ReadAt, hadHold)
 	}
-	m.note("progress", s.Deps[r.Keys.Progress(s.Name)], s.ReadAt, false)
+	m.note("progress", version(s.Deps[r.Keys.Progress(s.Name)]), s.ReadAt, false)
 	if s.Holder != nil && s.Holder.RolloutID != "" {
-		m.note("rollout", s.Deps[r.Keys.Rollout(s.Holder.RolloutID)], s.ReadAt, false)
+		m.note("rollout", version(s.Deps[r.Keys.Rollout(s.Holder.RolloutID)]), s.ReadAt, false)
 	}
 	if id, c := s.checkOf(); c != nil {
-		m.note("check "+id+" "+c.Status, 1, s.ReadAt, false)
+		m.note("check "+id, c.Status, s.ReadAt, false)
+	}
+	if p := s.Progress; p != nil && s.Held() {
+		now := worked{session: p.Session, done: p.Done, at: s.ReadAt}
+		if m.first.session != p.Session {
+			m.first, m.last = now, now
+		} else if m.last.done != p.Done {
+			m.last = now
+		}
 	}
 }
 
-func (m *Memory) note(what string, version uint64, at time.Time, changed bool) {
+func version(index uint64) string { return strconv.FormatUint(index, 10) }
+
+func (m *Memory) note(what, version string, at time.Time, changed bool) {
 	old, ok := m.since[what]
 	if ok && old.version == version {
 		return
@@ -63,4 +88,21 @@ func (m *Memory) standing(what string, now time.Time) (d time.Duration, whole, o
 		return 0, false, false
 	}
 	return max(0, now.Sub(s.at)), s.changed, true
+}
+
+// rateSpan is the least time that a rate is told over.
+const rateSpan = 10 * time.Second
+
+// rate is how many units of work a second this observer saw done.
+func (m *Memory) rate(now time.Time) (float64, bool) {
+	if m == nil {
+		return 0, false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	span := now.Sub(m.first.at)
+	if m.first.session == "" || span < rateSpan {
+		return 0, false
+	}
+	return float64(m.last.done-m.first.done) / span.Seconds(), true
 }

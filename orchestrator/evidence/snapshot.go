@@ -29,7 +29,11 @@ type Snapshot struct {
 	// Holder is the decoded record of whoever holds or held the lock; nil if
 	// there is none or it is not aimlock's.
 	Holder *records.Holder
-	// Tool is what the holder is: aimlock, consul-lock, terraform, unknown.
+	// HolderWhy says why a value that looks like a holder record is not taken
+	// for one.
+	HolderWhy string
+	// Tool is what the holder is: aimlock, consul-lock, terraform, vault,
+	// consul-template, unknown.
 	Tool string
 
 	// Session is nil if Consul did not answer with one: SessionWhy says why.
@@ -39,17 +43,27 @@ type Snapshot struct {
 	Checks    api.HealthChecks
 	ChecksWhy string
 
+	// Progress is that of the hold or, of a free lock, of its last one; never
+	// that of an earlier hold.
 	Progress    *records.Progress
 	ProgressWhy string
 	Rollout     *RolloutHead
 	RolloutWhy  string
 	Fence       *records.Fence
-	Request     *records.Request
-	Approval    *records.Approval
+	// FenceErr: what quiesce is owed cannot be read, so that nobody may take
+	// or break the lock.
+	FenceErr error
+	Request  *records.Request
+	Approval *records.Approval
+
+	// Alloc is the holder's Nomad allocation; nil: AllocWhy says why.
+	Alloc    *Alloc
+	AllocWhy string
 
 	// Deps are the KV keys read, with their ModifyIndex; 0: did not exist.
 	Deps map[string]uint64
-	// ReadAt is when the reading began.
+	// ReadAt is when the reading was done: all that was read stood by then, so
+	// that an age counted from it is never too much.
 	ReadAt time.Time
 }
 
@@ -92,10 +106,9 @@ type Reader struct {
 	Consul *consulkv.Client
 	Keys   keys.Prefix
 	Self   hostproc.Identity
+	// Nomad may be nil: then nothing is known of allocations.
+	Nomad Nomad
 }
-
-// consulLockFlag marks keys that consul/api's Lock made: LockFlagValue there.
-const consulLockFlag = api.LockFlagValue
 
 // Read takes a snapshot of the lock called name. The error is about the lock's
 // own keys; whatever else cannot be had is unknown, with a reason.
@@ -120,7 +133,7 @@ func (r *Reader) complete(ctx context.Context, name, key string, pair *api.KVPai
 	if own {
 		name = short
 	}
-	s := &Snapshot{Name: name, Key: key, Own: own, Pair: pair, ReadAt: time.Now(), Deps: map[string]uint64{}}
+	s := &Snapshot{Name: name, Key: key, Own: own, Pair: pair, Deps: map[string]uint64{}}
 	s.Deps[key] = s.Index()
 	s.decodeHolder()
 	if beside || own || s.Holder != nil {
@@ -128,34 +141,58 @@ func (r *Reader) complete(ctx context.Context, name, key string, pair *api.KVPai
 			return nil, err
 		}
 	}
-	if !s.Held() {
-		return s, nil
+	if s.Held() {
+		if err := r.readHeld(ctx, s); err != nil {
+			return nil, err
+		}
 	}
-	if err := r.readSession(ctx, s); err != nil {
-		return nil, err
-	}
-	r.readChecks(ctx, s)
+	s.ReadAt = time.Now()
 	return s, nil
 }
 
+// readHeld reads what there is only while somebody holds the lock.
+func (r *Reader) readHeld(ctx context.Context, s *Snapshot) error {
+	if s.Holder == nil {
+		if err := r.readInfo(ctx, s); err != nil {
+			return err
+		}
+	}
+	if err := r.readSession(ctx, s); err != nil {
+		return err
+	}
+	r.readChecks(ctx, s)
+	r.readAlloc(ctx, s)
+	return nil
+}
+
+// decodeHolder takes the value for a holder record only where it is the record
+// of this very hold: people copy values, and other tools lock keys that have
+// one. Whoever took a stale record for the holder's would prove a live holder
+// dead.
 func (s *Snapshot) decodeHolder() {
-	s.Tool = "unknown"
+	s.Tool = ToolUnknown
 	if s.Pair == nil {
 		return
 	}
 	if s.Own || strings.Contains(string(s.Pair.Value), `"tool"`) {
 		var h records.Holder
-		if err := records.Decode(s.Key, s.Pair.Value, &h); err == nil && h.Tool == "aimlock" && h.Lock == s.Name {
+		err := records.Decode(s.Key, s.Pair.Value, &h)
+		switch {
+		case err != nil:
+			s.HolderWhy = err.Error()
+		case h.Tool != ToolAimlock:
+		case h.Lock != s.Name:
+			s.HolderWhy = "the holder record is a copy of that of another lock"
+		case s.Held() && h.Session != s.Pair.Session:
+			s.HolderWhy = "the holder record is that of an earlier session: whoever holds the lock did not write one"
+		case s.Held() && h.Released:
+			s.HolderWhy = "the holder record is that of a hold that was released: whoever holds the lock did not write one"
+		default:
 			s.Holder, s.Tool = &h, h.Tool
 			return
 		}
 	}
-	switch {
-	case strings.HasSuffix(s.Key, "/.lock") && s.Pair.Flags == consulLockFlag:
-		s.Tool = "consul-lock"
-	case s.Pair.Flags == consulLockFlag, s.Pair.Flags == api.SemaphoreFlagValue:
-		s.Tool = "consul-lock"
-	}
+	s.Tool = toolOf(s.Pair, false)
 }
 
 // readOwn reads the keys beside a lock of aimlock's own in one transaction, so
@@ -185,20 +222,15 @@ func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
 		return p.Value
 	}
 	if b := value(0); b != nil {
-		var p records.Progress
-		if err := records.Decode(ks[0], b, &p); err != nil {
-			s.ProgressWhy = err.Error()
-		} else if s.Held() && p.Session == s.SessionID() {
-			// A record of an earlier hold says nothing of this one.
-			s.Progress = &p
-		}
+		s.decodeProgress(ks[0], b)
 	}
 	if b := value(1); b != nil {
 		var f records.Fence
 		if err := records.Decode(ks[1], b, &f); err != nil {
-			return fmt.Errorf("%w: it says what quiesce is owed; put it right or delete it by hand", err)
+			s.FenceErr = fmt.Errorf("%w: it says what quiesce is owed; put it right or delete it by hand", err)
+		} else {
+			s.Fence = &f
 		}
-		s.Fence = &f
 	}
 	if b := value(2); b != nil {
 		var q records.Request
@@ -227,6 +259,20 @@ func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
 	return nil
 }
 
+// decodeProgress takes only the record of the hold that is, or that was last.
+func (s *Snapshot) decodeProgress(key string, b []byte) {
+	session := s.SessionID()
+	if session == "" && s.Holder != nil {
+		session = s.Holder.Session
+	}
+	var p records.Progress
+	if err := records.Decode(key, b, &p); err != nil {
+		s.ProgressWhy = err.Error()
+	} else if session != "" && p.Session == session {
+		s.Progress = &p
+	}
+}
+
 var errSessionEmpty = errors.New("empty answer")
 
 func (r *Reader) readSession(ctx context.Context, s *Snapshot) error {
@@ -245,7 +291,7 @@ func (r *Reader) readSession(ctx context.Context, s *Snapshot) error {
 	case errors.Is(err, errSessionEmpty):
 		// Consul answers with nothing, and not with an error, where the token
 		// has no session:read: "gone" would be a guess.
-		s.SessionWhy = "Consul answered with no such session: it ended this moment, or the token lacks session:read"
+		s.SessionWhy = "Consul shows no such session: it ended this moment, or the token lacks session:read"
 	default:
 		s.SessionWhy = err.Error()
 	}

@@ -86,6 +86,9 @@ func (c *Client) owed(s *evidence.Snapshot) (*records.Fence, string) {
 // usable refuses a lock key that somebody uses for something else: taking it
 // would overwrite what stands there.
 func usable(s *evidence.Snapshot) error {
+	if s.FenceErr != nil {
+		return fmt.Errorf("lock %s: %w", s.Name, s.FenceErr)
+	}
 	if s.Pair == nil || len(s.Pair.Value) == 0 || s.Holder != nil || s.Held() {
 		return nil
 	}

@@ -1,0 +1,71 @@
+package evidence
+
+import (
+	"context"
+	"path"
+	"strings"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// Tools that are told by what they leave in a lock's key.
+const (
+	ToolAimlock        = "aimlock"
+	ToolConsulLock     = "consul-lock"
+	ToolTerraform      = "terraform"
+	ToolVault          = "vault"
+	ToolConsulTemplate = "consul-template"
+	ToolUnknown        = "unknown"
+)
+
+// toolOf tells which program made a lock, from where and how it stands. info
+// is whether a key with Terraform's lock info stands beside it.
+//
+// Everything that uses the lock of consul/api marks its keys with the same flag,
+// so that only names and neighbours tell the tools apart.
+func toolOf(p *api.KVPair, info bool) string {
+	switch p.Flags {
+	case api.SemaphoreFlagValue:
+		// consul lock -n: a holders list at <prefix>/.lock, and one key for
+		// each contender.
+		return ToolConsulLock
+	case api.LockFlagValue:
+	default:
+		return ToolUnknown
+	}
+	dir, base := path.Split(p.Key)
+	dir = strings.TrimSuffix(dir, "/")
+	switch {
+	case base == ".lock" && info:
+		return ToolTerraform
+	case base == ".lock":
+		return ToolConsulLock
+	case base == "lock" && path.Base(dir) == "core":
+		return ToolVault
+	case base == "lock" && path.Base(path.Dir(dir)) == "dedup":
+		return ToolConsulTemplate
+	}
+	return ToolUnknown
+}
+
+// InfoKey is the key beside a lock in which Terraform says who has it.
+func InfoKey(key string) (string, bool) {
+	if path.Base(key) != ".lock" {
+		return "", false
+	}
+	return strings.TrimSuffix(key, ".lock") + ".lockinfo", true
+}
+
+// readInfo looks for Terraform's lock info beside a lock of consul/api's.
+func (r *Reader) readInfo(ctx context.Context, s *Snapshot) error {
+	info, ok := InfoKey(s.Key)
+	if !ok || s.Tool != ToolConsulLock || s.Pair.Flags != api.LockFlagValue {
+		return nil
+	}
+	p, err := r.Consul.Get(ctx, info)
+	if err != nil {
+		return err
+	}
+	s.Tool = toolOf(s.Pair, p != nil)
+	return nil
+}
