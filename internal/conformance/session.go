@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"encoding/json"
+	"net/http"
 	"strings"
 	"time"
 
@@ -43,7 +44,7 @@ var sessionTests = []test{
 	}},
 	{"lock-delay as it may be written", func(e *env) {
 		for text, want := range map[string]time.Duration{
-			`"5s"`: 5 * time.Second, `7`: 7 * time.Second, `3000000`: 3 * time.Millisecond, `0`: 0,
+			`"5s"`: 5 * time.Second, `7`: 7 * time.Second, `3000000`: 3 * time.Millisecond, `0`: 0, `null`: 15 * time.Second,
 		} {
 			a := e.raw("PUT", "/v1/session/create", `{"LockDelay":`+text+`}`)
 			var out struct{ ID string }
@@ -53,6 +54,34 @@ var sessionTests = []test{
 			se, _, err := e.c.Session().Info(out.ID, e.q())
 			e.must(err)
 			same(e, "lock-delay of "+text, se.LockDelay, want)
+			e.destroy(out.ID)
+		}
+	}},
+	{"checks as they may be written", func(e *env) {
+		for body, want := range map[string]string{
+			`{}`:                        "serfHealth",
+			`{"NodeChecks":[]}`:         "",
+			`{"Checks":[]}`:             "",
+			`{"Checks":null}`:           "",
+			`{"Checks":["serfHealth"]}`: "serfHealth",
+			`{"Checks":["serfHealth"],"NodeChecks":[]}`:     "",
+			`{"Checks":["no-such-one"]}`:                    "Missing check 'no-such-one'",
+			`{"ServiceChecks":[{"ID":"no-such-one"}]}`:      "Missing check 'no-such-one'",
+			`{"Checks":["no-such-one"],"NodeChecks":[]}`:    "",
+			`{"NodeChecks":["serfHealth"],"Odd":"ignored"}`: "serfHealth",
+		} {
+			a := e.raw("PUT", "/v1/session/create", body)
+			if a.code != http.StatusOK {
+				if want == "" || !strings.Contains(a.body, want) {
+					e.Errorf("%s: %d %s, want %q", body, a.code, a.body, want)
+				}
+				continue
+			}
+			var out struct{ ID string }
+			e.must(json.Unmarshal([]byte(a.body), &out))
+			se, _, err := e.c.Session().Info(out.ID, e.q())
+			e.must(err)
+			same(e, "checks of "+body, strings.Join(append(se.Checks, se.NodeChecks...), ","), want)
 			e.destroy(out.ID)
 		}
 	}},

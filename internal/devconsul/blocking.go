@@ -116,11 +116,11 @@ func (s *Server) block(ctx context.Context, q query, read func(memdb.WatchSet) (
 	}
 	ctx, cancel := context.WithTimeout(ctx, q.timeout())
 	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
 
 	foundNothing := false
 	for {
 		ws := memdb.NewWatchSet()
+		ws.Add(s.closing)
 		idx, err := read(ws)
 		idx = max(idx, 1) // an answer with index 0 would make clients spin
 		switch {
@@ -135,10 +135,13 @@ func (s *Server) block(ctx context.Context, q query, read func(memdb.WatchSet) (
 		if idx > q.minIndex {
 			return idx, nil
 		}
-		if err := ws.WatchCtx(ctx); err != nil {
-			if s.ctx.Err() != nil {
-				return 0, errShutdown
-			}
+		timeout := ws.WatchCtx(ctx) != nil
+		select {
+		case <-s.closing:
+			return 0, errShutdown
+		default:
+		}
+		if timeout {
 			return idx, nil
 		}
 	}

@@ -92,9 +92,9 @@ type Server struct {
 	timers  *timers
 	handler http.Handler
 
-	ctx  context.Context // ends when Close begins
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	closing <-chan struct{} // closed when Close begins
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
 
 	listener net.Listener
 	http     *http.Server
@@ -106,18 +106,20 @@ func New(cfg Config) (*Server, error) {
 	if cfg.SessionTTLFactor < 1 {
 		return nil, fmt.Errorf("devconsul: session TTL factor %v is below 1: a session would end before its TTL", cfg.SessionTTLFactor)
 	}
-	s := &Server{cfg: cfg, timers: newTimers()}
-	s.ctx, s.stop = context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Server{cfg: cfg, timers: newTimers(), closing: ctx.Done(), stop: stop}
 	store, err := state.New(func(ids []string) {
 		for _, id := range ids {
 			s.timers.Stop(sessionTimer(id))
 		}
 	})
 	if err != nil {
+		stop()
 		return nil, fmt.Errorf("devconsul: %w", err)
 	}
 	s.store = store
 	if s.agent, err = newAgent(cfg, store, s.timers); err != nil {
+		stop()
 		return nil, fmt.Errorf("devconsul: %w", err)
 	}
 	s.handler = s.routes()
@@ -137,10 +139,13 @@ func Start(cfg Config) (*Server, error) {
 	if s.listener, err = net.Listen("tcp", s.cfg.Addr); err != nil {
 		return nil, errors.Join(fmt.Errorf("devconsul: listen on %s: %w", s.cfg.Addr, err), s.Close())
 	}
+	base, cancel := context.WithCancel(context.Background())
+	stop := s.stop
+	s.stop = func() { stop(); cancel() }
 	s.http = &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: 30 * time.Second,
-		BaseContext:       func(net.Listener) context.Context { return s.ctx },
+		BaseContext:       func(net.Listener) context.Context { return base },
 		ErrorLog:          s.cfg.Log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
 	s.wg.Go(func() {
@@ -200,7 +205,7 @@ func (s *Server) housekeep() {
 	for {
 		var err error
 		select {
-		case <-s.ctx.Done():
+		case <-s.closing:
 			return
 		case <-reap.C:
 			err = errors.Join(s.agent.reapServices(), s.store.Reap(tombstoneTTL))

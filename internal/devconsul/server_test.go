@@ -185,7 +185,7 @@ func TestNotServed(t *testing.T) {
 		}
 		body, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		if err != nil || resp.StatusCode != 400 || !strings.Contains(string(body), r.says) {
+		if err != nil || resp.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), r.says) {
 			t.Errorf("%s %s: %d %q, want 400 and %q", r.method, r.path, resp.StatusCode, body, r.says)
 		}
 	}
@@ -281,4 +281,74 @@ func TestFaults(t *testing.T) {
 	if got := value(); got != "1" {
 		t.Errorf("at the end the value is %s", got)
 	}
+}
+
+// Nobody who follows the index rules misses what many write at once, and
+// sessions that end meanwhile leave no key held.
+func TestFollowersMissNothing(t *testing.T) {
+	t.Parallel()
+	const writers, writes, followers = 8, 50, 8
+	c := client(t, start(t, devconsul.Config{}))
+	var wg sync.WaitGroup
+	for range followers {
+		wg.Go(func() {
+			// Every writer's last word is "end": who sees them all has missed none.
+			q := &api.QueryOptions{WaitTime: time.Minute}
+			var last uint64
+			for {
+				pairs, meta, err := c.KV().List("w/", q)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if meta.LastIndex < last {
+					t.Errorf("the index went back from %d to %d", last, meta.LastIndex)
+				}
+				last, q.WaitIndex = meta.LastIndex, meta.LastIndex
+				ended := 0
+				for _, p := range pairs {
+					if string(p.Value) == "end" && p.Session == "" {
+						ended++
+					}
+				}
+				if ended == writers {
+					return
+				}
+			}
+		})
+	}
+	for w := range writers {
+		wg.Go(func() {
+			key := fmt.Sprintf("w/%d", w)
+			for n := range writes {
+				id, _, err := c.Session().CreateNoChecks(&api.SessionEntry{LockDelay: time.Millisecond}, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				value := fmt.Sprint(n)
+				if n == writes-1 {
+					value = "end"
+				}
+				ok, resp, _, err := c.KV().Txn(api.KVTxnOps{
+					{Verb: api.KVDelete, Key: key},
+					{Verb: api.KVLock, Key: key, Session: id, Value: []byte(value)},
+				}, nil)
+				// Its last session's lock-delay may still be on the key.
+				if err != nil || !ok && !strings.Contains(resp.Errors[0].What, "lock delay") {
+					t.Error(err, resp)
+					return
+				}
+				if !ok && n == writes-1 {
+					if _, err := c.KV().Put(&api.KVPair{Key: key, Value: []byte(value)}, nil); err != nil {
+						t.Error(err)
+					}
+				}
+				if _, err := c.Session().Destroy(id, nil); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -26,9 +26,11 @@ type sessionRequest struct {
 	Checks        []string
 }
 
+const defaultLockDelay = 15 * time.Second
+
 // lockDelay reads what clients send: "15s", nanoseconds, or, if below 1000, seconds.
 func lockDelay(v any) (time.Duration, error) {
-	var d time.Duration
+	d := defaultLockDelay
 	switch v := v.(type) {
 	case string:
 		var err error
@@ -39,7 +41,7 @@ func lockDelay(v any) (time.Duration, error) {
 		d = time.Duration(v)
 	}
 	if d < 1000 {
-		d *= time.Second
+		return time.Second * time.Duration(d.Nanoseconds()), nil
 	}
 	return d, nil
 }
@@ -55,7 +57,6 @@ func (s *Server) sessionCreate(_ http.ResponseWriter, r *http.Request) (any, err
 		Node:       s.cfg.NodeName,
 		NodeChecks: []string{state.SerfHealth},
 		Checks:     []string{state.SerfHealth},
-		LockDelay:  "15s",
 	}
 	if r.ContentLength > 0 {
 		// Unknown fields pass here, unlike elsewhere: so they do in Consul.
@@ -106,7 +107,7 @@ func (s *Server) sessionTTL(text string) (time.Duration, error) {
 	}
 	ttl, err := time.ParseDuration(text)
 	if err != nil {
-		return 0, fmt.Errorf("Session TTL '%s' invalid: %v", text, err)
+		return 0, fmt.Errorf("Session TTL '%s' invalid: %w", text, err)
 	}
 	if ttl != 0 && (ttl < s.cfg.SessionTTLMin || ttl > sessionTTLMax) {
 		return 0, fmt.Errorf("Invalid Session TTL '%d', must be between [%v=%v]", ttl, s.cfg.SessionTTLMin, sessionTTLMax)

@@ -47,6 +47,9 @@ func bubble(t *testing.T, cfg devconsul.Config, run func(t *testing.T, c *api.Cl
 	})
 }
 
+// pass lets fake time go on.
+func pass(d time.Duration) { <-time.NewTimer(d).C }
+
 func must[T any](t *testing.T) func(v T, _ any, err error) T {
 	return func(v T, _ any, err error) T {
 		t.Helper()
@@ -85,15 +88,15 @@ func TestSessionTTL(t *testing.T) {
 			t.Parallel()
 			bubble(t, devconsul.Config{SessionTTLFactor: tc.factor}, func(t *testing.T, c *api.Client) {
 				id := newSession(t, c, &api.SessionEntry{TTL: "15s"})
-				time.Sleep(14 * time.Second)
+				pass(14 * time.Second)
 				if se, _, err := c.Session().Renew(id, nil); err != nil || se == nil {
 					t.Fatal(se, err)
 				}
-				time.Sleep(tc.lives - time.Millisecond)
+				pass(tc.lives - time.Millisecond)
 				if !exists(t, c, id) {
 					t.Fatalf("ended before %v after its renewal", tc.lives)
 				}
-				time.Sleep(2 * time.Millisecond)
+				pass(2 * time.Millisecond)
 				if exists(t, c, id) {
 					t.Fatalf("lives %v after its renewal", tc.lives)
 				}
@@ -119,11 +122,11 @@ func TestLockDelay(t *testing.T) {
 		if _, err := c.Session().Destroy(first, nil); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(15*time.Second - time.Millisecond)
+		pass(15*time.Second - time.Millisecond)
 		if lock(second) {
 			t.Fatal("locked under the default lock-delay")
 		}
-		time.Sleep(2 * time.Millisecond)
+		pass(2 * time.Millisecond)
 		if !lock(second) {
 			t.Fatal("not locked after the default lock-delay")
 		}
@@ -139,7 +142,7 @@ func TestLockDelay(t *testing.T) {
 		if _, err := c.Session().Destroy(id, nil); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute + time.Millisecond)
+		pass(time.Minute + time.Millisecond)
 		if ok, _, err := kv.Acquire(&api.KVPair{Key: "a", Session: other}, nil); err != nil || !ok {
 			t.Fatal("not locked after the longest lock-delay", ok, err)
 		}
@@ -168,15 +171,15 @@ func TestDeregisterCriticalService(t *testing.T) {
 		if err := c.Agent().ServiceRegister(reg); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10*time.Second + time.Millisecond)
+		pass(10*time.Second + time.Millisecond)
 		if got := status(t, c, "web"); got.Status != api.HealthCritical || got.Output != "TTL expired" {
 			t.Fatalf("after its TTL the check is %s, %q", got.Status, got.Output)
 		}
-		time.Sleep(time.Minute - 2*time.Millisecond)
+		pass(time.Minute - 2*time.Millisecond)
 		if status(t, c, "web") == nil {
 			t.Fatal("gone within a minute")
 		}
-		time.Sleep(30*time.Second + 2*time.Millisecond)
+		pass(30*time.Second + 2*time.Millisecond)
 		if status(t, c, "web") != nil {
 			t.Fatal("left after a minute and the interval of looking")
 		}
@@ -199,11 +202,11 @@ func TestOutputIsPublishedLate(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(150*time.Second - time.Millisecond)
+		pass(150*time.Second - time.Millisecond)
 		if got := status(t, c, "web").Output; got != "first" {
 			t.Fatalf("after half the interval the output is %q", got)
 		}
-		time.Sleep(300*time.Second + 2*time.Millisecond)
+		pass(300*time.Second + 2*time.Millisecond)
 		if got := status(t, c, "web").Output; got != "second" {
 			t.Fatalf("after one and a half intervals the output is %q", got)
 		}
@@ -236,7 +239,7 @@ func TestAntiEntropy(t *testing.T) {
 		if _, err := catalog.Deregister(&api.CatalogDeregistration{Node: "n1", ServiceID: "web"}, nil); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute + time.Millisecond)
+		pass(time.Minute + time.Millisecond)
 		synctest.Wait()
 		services := must[map[string][]string](t)(catalog.Services(nil))
 		if _, stray := services["stray"]; stray || len(services) != 2 {
@@ -254,7 +257,7 @@ func TestAntiEntropy(t *testing.T) {
 		if _, err := catalog.Deregister(&api.CatalogDeregistration{Node: "n1"}, nil); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		synctest.Wait()
 		checks = must[api.HealthChecks](t)(c.Health().Node("n1", nil))
 		if len(checks) != 2 || checks.AggregatedStatus() != api.HealthPassing {
