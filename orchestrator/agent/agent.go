@@ -82,10 +82,9 @@ func New(cfg Config) (*Agent, error) {
 		if cfg.Root, err = filepath.Abs(cfg.Root); err != nil {
 			return nil, fmt.Errorf("root: %w", err)
 		}
-		if fi, err := os.Stat(cfg.Root); err != nil {
-			return nil, fmt.Errorf("root: %w", err)
-		} else if !fi.IsDir() {
-			return nil, fmt.Errorf("root %s is not a folder", cfg.Root)
+		// Made like every other missing folder on the way to a destination.
+		if err := os.MkdirAll(cfg.Root, 0o755); err != nil { //nolint:gosec // what stands below is for others to read
+			return nil, fmt.Errorf("root %s is not a folder and cannot be made one: %w", cfg.Root, err)
 		}
 	}
 	if err := folder(filepath.Join(cfg.StateDir, "configs")); err != nil {

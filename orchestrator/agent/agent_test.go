@@ -394,7 +394,7 @@ func TestNewRefuses(t *testing.T) {
 		{func(c *agent.Config) { c.Node = ".." }, "one path segment"},
 		{func(c *agent.Config) { c.Node = "" }, "node name is empty"},
 		{func(c *agent.Config) { c.StateDir = "" }, "no state folder"},
-		{func(c *agent.Config) { c.Root = "/nonexistent" }, "root: "},
+		{func(c *agent.Config) { c.Root = "/etc/passwd/root" }, "is not a folder"},
 		{func(c *agent.Config) { c.Root = "/etc/passwd" }, "is not a folder"},
 		{func(c *agent.Config) { c.StateDir = "/etc/passwd" }, "state folder"},
 	} {

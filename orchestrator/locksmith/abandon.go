@@ -24,3 +24,6 @@ func (h *Hold) Abandon(ctx context.Context) {
 	h.wg.Wait()
 	h.sess.close(ctx)
 }
+
+// By names the operator in records.
+func (c *Client) By() string { return c.by }

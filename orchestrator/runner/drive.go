@@ -42,7 +42,7 @@ type drive struct {
 	prev   previous
 	chunks int // of the plan
 	f      *follower
-	win    *window
+	win    window
 
 	// first are fed before the hold counts, so that nothing is begun before
 	// them.

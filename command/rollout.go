@@ -1,0 +1,197 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/runner"
+	"github.com/aim-control/aimlock/orchestrator/spec"
+)
+
+// loadRollout reads a spec and all that it names. What is wrong is printed.
+func (m *Meta) loadRollout(path string) (runner.Input, error) {
+	f, diags := spec.Load(path)
+	if err := m.Diagnostics(f.Files, diags); err != nil {
+		return runner.Input{}, err
+	}
+	in := runner.Input{Spec: f.Spec, Contents: f.Contents, Fleet: runner.StaticFleet(f.Fleet.Nodes)}
+	if f.Fleet.Service != "" {
+		in.Fleet = runner.ConsulFleet{Service: f.Fleet.Service}
+	}
+	return in, nil
+}
+
+// runner makes the runner of a command that is in groupConsul and groupPolicy.
+func (m *Meta) runner(tell func(runner.Progress)) (*runner.Runner, error) {
+	locks, err := m.Locksmith()
+	if err != nil {
+		return nil, err
+	}
+	consul, err := m.Consul()
+	if err != nil {
+		return nil, err
+	}
+	return runner.New(runner.Config{
+		Consul: consul, Prefix: m.Prefix, Locks: runner.Locksmith(locks), Log: m.Log.Named("rollout"),
+		Tell: tell, Notify: m.notices(), By: locks.By(), AllocID: m.Env("NOMAD_ALLOC_ID"),
+	}), nil
+}
+
+// rolloutError gives the errors of the runner their texts and exit codes.
+func rolloutError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, runner.ErrNotFound):
+		return exitf(ExitFailed, "%w", err)
+	}
+	return lockError(err)
+}
+
+// stateError is the exit code that a rollout's state calls for, with a line
+// that says why.
+func stateError(h *orchestrator.Header) error {
+	code := ExitOK
+	switch h.State {
+	case orchestrator.Paused, orchestrator.Aborted, orchestrator.RolledBack, orchestrator.RollingBack, orchestrator.Superseded:
+		code = ExitNotConverged
+	case orchestrator.Failed:
+		code = ExitFailed
+	default:
+		return nil
+	}
+	why := h.Reason
+	if h.Paused != nil {
+		why = h.Paused.Why
+	}
+	msg := fmt.Sprintf("rollout %s is %s: %s", h.ID, h.State, text.Printable(first(why, "no reason is known")))
+	if h.State == orchestrator.Paused {
+		msg += fmt.Sprintf(". `aimlock rollout resume %s` and start it again, or `aimlock rollout rollback %s`", h.ID, h.ID)
+	}
+	return exitf(code, "%s", msg)
+}
+
+// rolloutView is "rollout status -json".
+type rolloutView struct {
+	ID         string                    `json:"id"`
+	Name       string                    `json:"name"`
+	State      orchestrator.Status       `json:"state"`
+	Stage      string                    `json:"stage"`
+	Revision   string                    `json:"revision"`
+	Token      uint64                    `json:"token"`
+	Counts     orchestrator.Counts       `json:"counts"`
+	Total      int                       `json:"total"`
+	StartedAt  *time.Time                `json:"started_at"`
+	FinishedAt *time.Time                `json:"finished_at"`
+	CreatedAt  time.Time                 `json:"created_at"`
+	Reason     string                    `json:"reason,omitempty"`
+	Stages     []stageView               `json:"stages"`
+	Configs    []configView              `json:"configs"`
+	Problems   []orchestrator.Problem    `json:"problems,omitempty"`
+	Command    *orchestrator.CommandSeen `json:"command,omitempty"`
+	Superseded string                    `json:"superseded_by,omitempty"`
+	Follows    string                    `json:"follows,omitempty"`
+	Note       string                    `json:"note,omitempty"`
+}
+
+type stageView struct {
+	Name  string `json:"name"`
+	Done  int    `json:"done"`
+	Total int    `json:"total"`
+}
+
+type configView struct {
+	Name     string `json:"name"`
+	Revision string `json:"revision"`
+	SHA256   string `json:"sha256"`
+}
+
+func viewRollout(h *orchestrator.Header, note string) rolloutView {
+	v := rolloutView{
+		ID: h.ID, Name: h.Name, State: h.State, Stage: h.Stage, Token: h.Token, Counts: h.Counts, Total: h.Total,
+		StartedAt: h.StartedAt, FinishedAt: h.FinishedAt, CreatedAt: h.CreatedAt, Reason: h.Reason, Problems: h.Problems,
+		Command: h.Command, Superseded: h.SupersededBy, Follows: h.Follows, Note: note,
+	}
+	if h.Paused != nil {
+		v.Reason = h.Paused.Why
+	}
+	for _, s := range h.Stages {
+		v.Stages = append(v.Stages, stageView{s.Name, s.Done, s.End - s.From})
+	}
+	for _, c := range h.Configs {
+		v.Configs = append(v.Configs, configView{c.Name, c.Revision, c.SHA256})
+	}
+	if len(h.Configs) > 0 {
+		v.Revision = h.Configs[0].Revision
+	}
+	return v
+}
+
+// rolloutText is "rollout status" for people.
+func rolloutText(h *orchestrator.Header) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s\n", h.ID, h.State)
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "  %-9s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	if why := first(pausedWhy(h), h.Reason); why != "" {
+		line("why", "%s", text.Printable(why))
+	}
+	for _, c := range h.Configs {
+		line("config", "%s revision %s", c.Name, c.Revision)
+	}
+	line("nodes", "%s", countsText(h))
+	for i, s := range h.Stages {
+		mark := " "
+		if i == h.StageIndex && h.FinishedAt == nil {
+			mark = ">"
+		}
+		line("stage", "%s %-12s %d of %d", mark, s.Name, s.Done, s.End-s.From)
+	}
+	for _, p := range h.Problems {
+		line("problem", "%s: %s: %s", p.Node, p.Class, text.Clip(text.Printable(p.Why), 200))
+	}
+	if h.StartedAt != nil {
+		line("started", "%s", h.StartedAt.UTC().Format("2006-01-02 15:04:05 UTC"))
+	}
+	if h.FinishedAt != nil {
+		line("finished", "%s", h.FinishedAt.UTC().Format("2006-01-02 15:04:05 UTC"))
+	}
+	return b.String()
+}
+
+func pausedWhy(h *orchestrator.Header) string {
+	if h.Paused != nil {
+		return h.Paused.Why
+	}
+	return ""
+}
+
+// countsText names the classes that have nodes.
+func countsText(h *orchestrator.Header) string {
+	parts := []string{fmt.Sprintf("%d in all", h.Total)}
+	for _, c := range []orchestrator.Class{
+		orchestrator.ClassApplied, orchestrator.ClassFailed, orchestrator.ClassUnreachable, orchestrator.ClassSkipped,
+		orchestrator.ClassRolledBack, orchestrator.ClassSuperseded, orchestrator.ClassPending,
+	} {
+		if n := h.Counts[c]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, c))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// findRollout finds the rollout that an optional argument means.
+func (m *Meta) findRollout(ctx context.Context, r *runner.Runner, args []string) (string, error) {
+	ref := ""
+	if len(args) > 0 {
+		ref = args[0]
+	}
+	id, err := r.Find(ctx, ref)
+	return id, rolloutError(err)
+}

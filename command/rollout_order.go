@@ -1,0 +1,115 @@
+package command
+
+import (
+	"context"
+	"flag"
+	"fmt"
+
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/runner"
+)
+
+func newRolloutPause(m *Meta) *command {
+	return rolloutOrder(m, orchestrator.Pause, "Pause a rollout",
+		`Nothing more is assigned until it is resumed. Nodes that have their order go on.`, false)
+}
+
+func newRolloutResume(m *Meta) *command {
+	return rolloutOrder(m, orchestrator.Resume, "Resume a paused rollout",
+		`Goes on with a paused rollout. Failures that paused it are forgiven: the budget
+starts anew. Where no orchestrator runs, start it again afterwards.`, false)
+}
+
+func newRolloutAbort(m *Meta) *command {
+	return rolloutOrder(m, orchestrator.Abort, "End a rollout where it stands",
+		`Ends the rollout. Nodes that have the new revision keep it; nobody else gets it.`, false)
+}
+
+func newRolloutRollback(m *Meta) *command {
+	return rolloutOrder(m, orchestrator.Rollback, "Send every node back to what it had",
+		`Every node that got an order of this rollout goes back to its own last good file,
+at once and not through the stages again.`, false)
+}
+
+func newRolloutPromote(m *Meta) *command {
+	return rolloutOrder(m, orchestrator.Promote, "Take this stage's bake and gates as passed",
+		`Ends the bake of the present stage and takes its gates as passed.`, false)
+}
+
+func newRolloutSkip(m *Meta) *command {
+	return rolloutOrder(m, orchestrator.Skip, "Take nodes out of a rollout",
+		`Takes the named nodes out of the rollout, if they have no order yet: all of them
+or none.`, true)
+}
+
+// rolloutOrder fills in a command that gives an operator's order.
+func rolloutOrder(m *Meta, verb orchestrator.Verb, synopsis, description string, nodes bool) *command {
+	reason := ""
+	c := &command{
+		Meta:     m,
+		Synopsis: synopsis,
+		Usage:    "[options] [ID|NAME]",
+		Description: description + `
+
+It works from any terminal and at any moment: a running orchestrator takes the
+order; where none runs, this command takes the lock for a moment and does it.
+Without an argument the only unfinished rollout is meant.`,
+		Examples: []example{{synopsis, "aimlock rollout " + string(verb) + " aim-lock-config"}},
+		Groups:   groupConsul | groupJSON | groupPolicy,
+		Flags: func(fs *flag.FlagSet) {
+			fs.StringVar(&reason, "reason", "", "Why, in `WORDS`: it stands in the rollout's record.")
+		},
+		MaxArgs: 1,
+	}
+	if nodes {
+		c.Usage, c.MinArgs, c.MaxArgs = "[options] ID|NAME NODE…", 2, -1
+		c.Examples = []example{{"A machine is being repaired", "aimlock rollout skip aim-lock-config drone-7"}}
+	}
+	c.Run = func(ctx context.Context, in *input) error {
+		r, err := m.runner(nil)
+		if err != nil {
+			return err
+		}
+		args := in.Args
+		var names []string
+		if nodes {
+			args, names = args[:1], args[1:]
+		}
+		id, err := m.findRollout(ctx, r, args)
+		if err != nil {
+			return err
+		}
+		h, err := r.Command(ctx, runner.Order{ID: id, Verb: verb, Nodes: names, Reason: reason})
+		if err != nil {
+			return rolloutError(err)
+		}
+		return m.showOrder(h, verb)
+	}
+	return c
+}
+
+func (m *Meta) showOrder(h *orchestrator.Header, verb orchestrator.Verb) error {
+	if c := h.Command; c != nil && !c.OK {
+		return exitf(ExitFailed, "%s of rollout %s was refused: %s", verb, h.ID, text.Printable(c.Result))
+	}
+	if m.JSON {
+		return m.PrintJSON(viewRollout(h, ""))
+	}
+	result := "done"
+	if h.Command != nil && h.Command.Result != "" {
+		result = h.Command.Result
+	}
+	m.Printf("%s: %s: %s; the rollout is %s\n", h.ID, verb, text.Printable(result), h.State)
+	return nil
+}
+
+// printLine writes one JSON object on one line.
+func (m *Meta) printLine(v any) error {
+	b, err := jsonLine(v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(m.Stdout, "%s\n", b)
+	return err
+}

@@ -1,0 +1,241 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/pmezard/go-difflib/difflib"
+
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/orchestrator/schedule"
+)
+
+func newRolloutPlan(m *Meta) *command {
+	return &command{
+		Meta:     m,
+		Synopsis: "Show what a rollout would do",
+		Usage:    "[options] SPEC",
+		Description: `Shows the nodes of each stage, the difference between the content that the fleet
+has and the one that it would get, who holds the lock, and when the window opens.
+It changes nothing.`,
+		Examples: []example{{"Before every start", "aimlock rollout plan rollout.hcl"}},
+		Groups:   groupConsul | groupJSON | groupPolicy,
+		MinArgs:  1, MaxArgs: 1,
+		Run: func(ctx context.Context, in *input) error {
+			want, err := m.loadRollout(in.Args[0])
+			if err != nil {
+				return err
+			}
+			r, err := m.runner(nil)
+			if err != nil {
+				return err
+			}
+			p, err := r.Preview(ctx, want)
+			if err != nil {
+				return rolloutError(err)
+			}
+			locks, err := m.Locksmith()
+			if err != nil {
+				return err
+			}
+			v := planView{Name: want.Spec.Name, Resumes: p.Resumes, Supersedes: p.Supersedes, NothingToDo: p.NothingToDo, Note: p.Note, Total: len(p.Plan.Nodes)}
+			for i, st := range p.Plan.Spec.Stages {
+				from, end := p.Plan.Stage(i)
+				v.Stages = append(v.Stages, planStage{
+					Name: st.Name, Nodes: p.Plan.Nodes[from:end], MaxParallel: st.MaxParallel, Bake: st.Bake.Seconds(), Gates: st.Gate,
+				})
+			}
+			for _, c := range p.Plan.Spec.Configs {
+				v.Configs = append(v.Configs, planConfig{
+					Name: c.Name, Revision: c.Revision, SHA256: c.SHA256, Size: c.Size, Destination: c.Destination,
+					Now: p.Revisions[c.Name], Diff: contentDiff(c, p.Now[c.Name], want.Contents[c.Name]),
+				})
+				verdict, err := locks.NewObserver(c.Name, nil).Observe(ctx)
+				if err != nil {
+					return err
+				}
+				st := locks.Status(verdict)
+				st.Next = locks.Next(verdict, nil)
+				st.Evidence = nil
+				v.Locks = append(v.Locks, st)
+			}
+			if err := v.window(want.Spec.Window, time.Now()); err != nil {
+				return err
+			}
+			if m.JSON {
+				return m.PrintJSON(v)
+			}
+			m.Printf("%s", v.text())
+			return nil
+		},
+	}
+}
+
+// planView is "rollout plan -json".
+type planView struct {
+	Name        string              `json:"name"`
+	Total       int                 `json:"total"`
+	Stages      []planStage         `json:"stages"`
+	Configs     []planConfig        `json:"configs"`
+	Locks       []*locksmith.Status `json:"locks"`
+	Window      *planWindow         `json:"window"`
+	Resumes     string              `json:"resumes,omitempty"`
+	Supersedes  []string            `json:"supersedes,omitempty"`
+	NothingToDo bool                `json:"nothing_to_do"`
+	Note        string              `json:"note,omitempty"`
+}
+
+type planStage struct {
+	Name        string   `json:"name"`
+	Nodes       []string `json:"nodes"`
+	MaxParallel int      `json:"max_parallel"`
+	Bake        float64  `json:"bake"`
+	Gates       []string `json:"gates,omitempty"`
+}
+
+type planConfig struct {
+	Name        string         `json:"name"`
+	Revision    string         `json:"revision"`
+	SHA256      string         `json:"sha256"`
+	Size        int64          `json:"size"`
+	Destination string         `json:"destination"`
+	Now         map[string]int `json:"now"`
+	Diff        string         `json:"diff"`
+}
+
+type planWindow struct {
+	Open   bool       `json:"open"`
+	Change *time.Time `json:"change"`
+}
+
+func (v *planView) window(w *orchestrator.Window, now time.Time) error {
+	if w == nil {
+		return nil
+	}
+	s, err := schedule.Parse(*w)
+	if err != nil {
+		return err
+	}
+	open, change := s.At(now)
+	v.Window = &planWindow{Open: open}
+	if !change.IsZero() {
+		v.Window.Change = &change
+	}
+	return nil
+}
+
+// maxDiff bounds the lines of a diff that are shown.
+const maxDiff = 200
+
+// contentDiff is a unified diff of a config's content, or one line where there
+// is nothing to compare or it is not text.
+func contentDiff(c orchestrator.Config, now, want []byte) string {
+	switch {
+	case bytes.Equal(now, want) && now != nil:
+		return ""
+	case now == nil:
+		return fmt.Sprintf("(new: no content of before is known; %d bytes)", len(want))
+	case !utf8.Valid(now) || !utf8.Valid(want):
+		return fmt.Sprintf("(not text: %d bytes become %d)", len(now), len(want))
+	}
+	d, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
+		A: difflib.SplitLines(string(now)), B: difflib.SplitLines(string(want)),
+		FromFile: c.Destination + " (now)", ToFile: c.Destination + " (revision " + c.Revision + ")", Context: 3,
+	})
+	if err != nil {
+		return fmt.Sprintf("(%d bytes become %d)", len(now), len(want))
+	}
+	lines := strings.SplitAfter(d, "\n")
+	if len(lines) > maxDiff {
+		d = strings.Join(lines[:maxDiff], "") + fmt.Sprintf("(%d more lines)\n", len(lines)-maxDiff)
+	}
+	return d
+}
+
+// maxNodesShown bounds the names that one stage shows.
+const maxNodesShown = 12
+
+func (v *planView) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Rollout %s: %d nodes in %d stages\n", v.Name, v.Total, len(v.Stages))
+	switch {
+	case v.NothingToDo:
+		fmt.Fprintf(&b, "  %s\n", v.Note)
+	case v.Resumes != "":
+		fmt.Fprintf(&b, "  goes on with %s\n", v.Resumes)
+	case v.Note != "":
+		fmt.Fprintf(&b, "  %s\n", v.Note)
+	}
+	for _, id := range v.Supersedes {
+		fmt.Fprintf(&b, "  takes the place of %s, which is unfinished\n", id)
+	}
+	b.WriteString("\nStages:\n")
+	done := 0
+	for _, s := range v.Stages {
+		done += len(s.Nodes)
+		fmt.Fprintf(&b, "  %-12s %d nodes, then %d of %d are done", s.Name, len(s.Nodes), done, v.Total)
+		if s.MaxParallel > 0 {
+			fmt.Fprintf(&b, ", %d at a time", s.MaxParallel)
+		}
+		if s.Bake > 0 {
+			fmt.Fprintf(&b, ", bakes %s", showSeconds(s.Bake))
+		}
+		if len(s.Gates) > 0 {
+			fmt.Fprintf(&b, ", gates %s", strings.Join(s.Gates, ", "))
+		}
+		b.WriteByte('\n')
+		if len(s.Nodes) > 0 {
+			shown := s.Nodes[:min(len(s.Nodes), maxNodesShown)]
+			fmt.Fprintf(&b, "  %-12s %s", "", strings.Join(shown, " "))
+			if more := len(s.Nodes) - len(shown); more > 0 {
+				fmt.Fprintf(&b, " and %d more", more)
+			}
+			b.WriteByte('\n')
+		}
+	}
+	if rest := v.Total - done; rest > 0 {
+		fmt.Fprintf(&b, "  %d nodes are in no stage and are skipped\n", rest)
+	}
+	for _, c := range v.Configs {
+		fmt.Fprintf(&b, "\nConfig %s: revision %s, %d bytes, to %s\n", c.Name, c.Revision, c.Size, c.Destination)
+		for _, rev := range slices.Sorted(maps.Keys(c.Now)) {
+			fmt.Fprintf(&b, "  %d nodes have %s\n", c.Now[rev], first(rev, "no revision that is known"))
+		}
+		if c.Diff == "" {
+			b.WriteString("  the content stays the same\n")
+			continue
+		}
+		for line := range strings.Lines(c.Diff) {
+			b.WriteString("  " + text.Printable(strings.TrimRight(line, "\n")) + "\n")
+		}
+	}
+	b.WriteString("\nLocks:\n")
+	for _, st := range v.Locks {
+		fmt.Fprintf(&b, "  %s: %s\n%s", st.Name, st.State, statusLines(st, "", "    "))
+	}
+	if w := v.Window; w != nil {
+		state, change := "closed", "never opens"
+		if w.Change != nil {
+			change = "opens " + w.Change.Format(time.RFC3339)
+		}
+		if w.Open {
+			state, change = "open", "never closes"
+			if w.Change != nil {
+				change = "closes " + w.Change.Format(time.RFC3339)
+			}
+		}
+		fmt.Fprintf(&b, "\nWindow: %s, %s\n", state, change)
+	}
+	return b.String()
+}
+
+func jsonLine(v any) ([]byte, error) { return json.Marshal(v) }

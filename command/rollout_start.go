@@ -1,0 +1,130 @@
+package command
+
+import (
+	"context"
+	"flag"
+	"fmt"
+
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/runner"
+)
+
+func newRolloutStart(m *Meta) *command {
+	detailed := false
+	return &command{
+		Meta:     m,
+		Synopsis: "Run a rollout to its end",
+		Usage:    "[options] SPEC",
+		Description: `Takes the locks of the rollout's configs, drives it through its stages, and lets
+the locks go. It resumes the unfinished rollout of the same name and content,
+whatever its last orchestrator died of; where a finished one of the same content
+left nodes out that joined since, it serves those.
+
+While somebody else holds a lock it waits as the spec says, judges the holder by
+the policies in force, and breaks a HOT lock where they let it.
+
+It ends when the rollout does, or when a failure or a gate pauses it (exit code
+6). A rollout that an operator pauses is waited for.`,
+		Examples: []example{
+			{"Roll out", "aimlock rollout start rollout.hcl"},
+			{"See first what it would do", "aimlock rollout plan rollout.hcl"},
+		},
+		Groups: groupConsul | groupJSON | groupPolicy,
+		Flags: func(fs *flag.FlagSet) {
+			fs.BoolVar(&detailed, "detailed-exitcode", false, "Exit with 3 where more is left to do.")
+		},
+		MinArgs: 1, MaxArgs: 1,
+		Run: func(ctx context.Context, in *input) error {
+			return m.runRollout(ctx, in.Args[0], detailed, (*runner.Runner).Start)
+		},
+	}
+}
+
+func newRolloutTick(m *Meta) *command {
+	detailed := false
+	return &command{
+		Meta:     m,
+		Synopsis: "Do what a rollout can do now, and leave",
+		Usage:    "[options] SPEC",
+		Description: `Does what "rollout start" does, but never waits: for a lock, for a bake, for a
+window or for an operator. It is meant for Nomad periodic jobs and cron; two at
+once are safe, and the one that finds the other at work says so and exits 0.`,
+		Examples: []example{
+			{"In a periodic job", "aimlock rollout tick rollout.hcl"},
+			{"Tell converged from more to do", "aimlock rollout tick -detailed-exitcode rollout.hcl"},
+		},
+		Groups: groupConsul | groupJSON | groupPolicy,
+		Flags: func(fs *flag.FlagSet) {
+			fs.BoolVar(&detailed, "detailed-exitcode", false, "Exit with 3 where more is left to do; 0 means converged.")
+		},
+		MinArgs: 1, MaxArgs: 1,
+		Run: func(ctx context.Context, in *input) error {
+			return m.runRollout(ctx, in.Args[0], detailed, (*runner.Runner).Tick)
+		},
+	}
+}
+
+func (m *Meta) runRollout(ctx context.Context, path string, detailed bool, do func(*runner.Runner, context.Context, runner.Input) (*runner.Outcome, error)) error {
+	in, err := m.loadRollout(path)
+	if err != nil {
+		return err
+	}
+	show := m.progress()
+	r, err := m.runner(show.tell)
+	if err != nil {
+		return err
+	}
+	out, err := do(r, ctx, in)
+	show.close()
+	if err != nil {
+		if out != nil {
+			m.Notef("rollout %s stands as it is; the next `aimlock rollout start %s` goes on\n", out.ID, path)
+		}
+		return rolloutError(err)
+	}
+	if out.Busy != nil {
+		return m.busy(out, detailed)
+	}
+	if m.JSON {
+		if err := m.PrintJSON(viewRollout(&out.Header, out.Note)); err != nil {
+			return err
+		}
+	} else {
+		m.Printf("%s", rolloutText(&out.Header))
+		if out.Note != "" {
+			m.Printf("  %-9s %s\n", "note", out.Note)
+		}
+	}
+	if err := stateError(&out.Header); err != nil {
+		return err
+	}
+	if detailed && !out.Converged {
+		return exit(ExitMore)
+	}
+	return nil
+}
+
+// busyView is what a tick reports that left the work to another copy.
+type busyView struct {
+	Busy any    `json:"busy"`
+	Note string `json:"note"`
+}
+
+func (m *Meta) busy(out *runner.Outcome, detailed bool) error {
+	if m.JSON {
+		if err := m.PrintJSON(busyView{out.Busy, out.Note}); err != nil {
+			return err
+		}
+	} else {
+		m.Printf("%s\n%s", out.Note, statusLines(out.Busy, "", "  "))
+	}
+	if detailed {
+		return exit(ExitMore)
+	}
+	return nil
+}
+
+// headline is one line about where a rollout stands.
+func headline(h *orchestrator.Header) string {
+	return fmt.Sprintf("%s, stage %s: %s", h.State, h.Stage, countsText(h))
+}
