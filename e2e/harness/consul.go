@@ -27,6 +27,8 @@ type Consul struct {
 	Name string
 	// Addr is the host:port of its HTTP API.
 	Addr string
+	// Token is the management token, "" without ACLs.
+	Token string
 
 	t      testing.TB
 	ip     string
@@ -38,9 +40,10 @@ type Consul struct {
 type Option func(*options)
 
 type options struct {
-	name string
-	hcl  []string
-	args []string
+	name  string
+	token string
+	hcl   []string
+	args  []string
 	// dev keeps all state in memory: fast, and gone at a restart.
 	dev    bool
 	server bool
@@ -54,6 +57,22 @@ func WithName(name string) Option { return func(o *options) { o.name = name } }
 
 // WithHCL adds to the agent's configuration.
 func WithHCL(hcl string) Option { return func(o *options) { o.hcl = append(o.hcl, hcl) } }
+
+// WithACL turns ACLs on: nothing is allowed without a token, and all is with this
+// one, which Client and Env use.
+func WithACL(token string) Option {
+	return func(o *options) {
+		o.token = token
+		o.hcl = append(o.hcl, fmt.Sprintf(`acl {
+			enabled = true
+			default_policy = "deny"
+			tokens {
+				initial_management = %q
+				agent = %q
+			}
+		}`, token, token))
+	}
+}
 
 // WithData keeps the server's state on disk, so that it survives Restart.
 func WithData() Option { return func(o *options) { o.dev = false } }
@@ -133,7 +152,7 @@ func launchOnce(t testing.TB, o options) *Consul {
 	return &Consul{
 		Process: Start(t, Spec{Path: ConsulBin.Path(t), Args: args, Name: "consul " + o.name}),
 		Name:    o.name, Addr: net.JoinHostPort(o.ip, strconv.Itoa(port[0])),
-		t: t, ip: o.ip, serf: port[1], server: o.server,
+		Token: o.token, t: t, ip: o.ip, serf: port[1], server: o.server,
 	}
 }
 
@@ -224,9 +243,12 @@ func (c *Consul) WaitReady() {
 }
 
 // Client makes a client of the agent's HTTP API.
-func (c *Consul) Client() *api.Client {
+func (c *Consul) Client() *api.Client { return c.ClientWith(c.Token) }
+
+// ClientWith makes a client that has another token, or none.
+func (c *Consul) ClientWith(token string) *api.Client {
 	c.t.Helper()
-	client, err := api.NewClient(&api.Config{Address: c.Addr})
+	client, err := api.NewClient(&api.Config{Address: c.Addr, Token: token})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -234,7 +256,13 @@ func (c *Consul) Client() *api.Client {
 }
 
 // Env is what a command needs to find the agent.
-func (c *Consul) Env() []string { return []string{"CONSUL_HTTP_ADDR=" + c.Addr} }
+func (c *Consul) Env() []string {
+	env := []string{"CONSUL_HTTP_ADDR=" + c.Addr}
+	if c.Token != "" {
+		env = append(env, "CONSUL_HTTP_TOKEN="+c.Token)
+	}
+	return env
+}
 
 // Leave stops the agent gracefully: its node leaves the cluster.
 func (c *Consul) Leave() {

@@ -92,6 +92,27 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// With ACLs, a client without rights is refused a key, and sees no sessions
+// instead of an error.
+func TestACL(t *testing.T) {
+	t.Parallel()
+	c := harness.StartConsul(t, harness.WithACL("5b5c4ab6-3d7b-4d3c-9a0e-5d1f1c6d7e8f"))
+	put(t, c, "a")
+	if _, _, err := c.Client().Session().Create(nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	anonymous := c.ClientWith("")
+	if _, _, err := anonymous.KV().Get("a", nil); err == nil {
+		t.Error("anybody may read keys")
+	}
+	if all, _, err := anonymous.Session().List(nil); err != nil || len(all) != 0 {
+		t.Errorf("anybody sees %d sessions, %v", len(all), err)
+	}
+	if all, _, err := c.Client().Session().List(nil); err != nil || len(all) != 1 {
+		t.Errorf("the management token sees %d sessions, %v", len(all), err)
+	}
+}
+
 func TestRun(t *testing.T) {
 	t.Parallel()
 	sh := func(script string) harness.Result {
