@@ -1,0 +1,68 @@
+package command
+
+import (
+	"flag"
+	"fmt"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/aim-control/aimlock/policies"
+)
+
+// policyVars are the values of -var.
+type policyVars map[string]string
+
+func (v policyVars) String() string { return "" }
+
+func (v policyVars) Set(s string) error {
+	name, value, ok := strings.Cut(s, "=")
+	if !ok || name == "" {
+		return fmt.Errorf("it is NAME=VALUE, such as limit=10m")
+	}
+	if _, twice := v[name]; twice {
+		return fmt.Errorf("%s was given a value already", name)
+	}
+	v[name] = value
+	return nil
+}
+
+func (v policyVars) register(fs *flag.FlagSet) {
+	fs.Var(v, "var", "Give a variable of the policies a value: `NAME=VALUE`. May be repeated.")
+}
+
+// loadPolicySet reads the policies that positional paths, -policy, the config
+// file or the shipped default name, in this order of weight.
+func (m *Meta) loadPolicySet(paths []string, vars policyVars) (*policies.Set, hcl.Diagnostics) {
+	if len(paths) == 0 {
+		paths = m.PolicyPaths
+	}
+	return policies.LoadWith(paths, policies.Options{Vars: vars})
+}
+
+// policyDiagnostics prints what is wrong with policies. Unlike Diagnostics it
+// bounds how much, and lets nothing in a file control the terminal.
+func (m *Meta) policyDiagnostics(set *policies.Set, diags hcl.Diagnostics) error {
+	if len(diags) == 0 {
+		return nil
+	}
+	width, ok := Terminal(m.Stderr)
+	if !ok {
+		width = 100
+	}
+	policies.WriteDiagnostics(m.Stderr, set.Files, diags, uint(width), m.Color(m.Stderr))
+	if diags.HasErrors() {
+		return exit(ExitUsage)
+	}
+	return nil
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	if strings.HasSuffix(what, "y") {
+		what = strings.TrimSuffix(what, "y") + "ie"
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -1,0 +1,84 @@
+package command
+
+import (
+	"context"
+	"flag"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/aim-control/aimlock/policies"
+)
+
+// policyCheckReport is what `policy check -json` prints.
+type policyCheckReport struct {
+	Valid    bool   `json:"valid"`
+	Hash     string `json:"hash,omitempty"`
+	Errors   int    `json:"errors"`
+	Warnings int    `json:"warnings"`
+	// Policies in the order in which they are tried.
+	Policies    []string                  `json:"policies"`
+	Diagnostics []policies.DiagnosticJSON `json:"diagnostics"`
+}
+
+func newPolicyCheck(m *Meta) *command {
+	vars := policyVars{}
+	return &command{
+		Meta:     m,
+		Synopsis: "Check policy files, and say all that is wrong",
+		Usage:    "[options] [PATH…]",
+		Description: `Reads policies from files and folders (their *.hcl) and reports every mistake
+with its place and the way out: unknown facts, functions and arguments, wrong
+types, rules that can never hold, policies that can never match.
+
+Without a PATH it checks what -policy or the config file name, or else the
+shipped default. Exit code 0 with warnings only, 2 with an error.`,
+		Examples: []example{
+			{"Before a merge", "aimlock policy check policies/"},
+			{"For a machine", "aimlock policy check -json policies/"},
+		},
+		Groups:  groupJSON | groupPolicy,
+		Flags:   func(fs *flag.FlagSet) { vars.register(fs) },
+		MaxArgs: -1,
+		Run: func(_ context.Context, in *input) error {
+			set, diags := m.loadPolicySet(in.Args, vars)
+			if m.JSON {
+				return m.policyCheckJSON(set, diags)
+			}
+			if err := m.policyDiagnostics(set, diags); err != nil {
+				return err
+			}
+			rules := 0
+			for _, p := range set.Policies {
+				rules += len(p.Rules())
+			}
+			m.Printf("OK: %s, %s, %s (hash %.12s)\n", plural(len(set.Policies), "policy"), plural(rules, "rule"), plural(len(set.Tests), "test"), set.Hash)
+			return nil
+		},
+	}
+}
+
+func (m *Meta) policyCheckJSON(set *policies.Set, diags hcl.Diagnostics) error {
+	r := policyCheckReport{
+		Valid:       !diags.HasErrors(),
+		Hash:        set.Hash,
+		Policies:    []string{},
+		Diagnostics: policies.DiagnosticsJSON(set.Files, diags),
+	}
+	for _, p := range set.Policies {
+		r.Policies = append(r.Policies, p.Name)
+	}
+	for _, d := range diags {
+		if d.Severity == hcl.DiagError {
+			r.Errors++
+		} else {
+			r.Warnings++
+		}
+	}
+	if err := m.PrintJSON(r); err != nil {
+		return err
+	}
+	if !r.Valid {
+		return exit(ExitUsage)
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package command
+
+import (
+	"context"
+	"flag"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/aim-control/aimlock/policies"
+)
+
+// policyView is one policy as `policy show -json` prints it.
+type policyView struct {
+	Name        string          `json:"name"`
+	Description string          `json:"description,omitempty"`
+	File        string          `json:"file"`
+	Line        int             `json:"line"`
+	Locks       []string        `json:"locks"`
+	Rules       []ruleView      `json:"rules"`
+	Break       *breakRulesView `json:"break"`
+}
+
+type ruleView struct {
+	Kind  string   `json:"kind"` // warm, hot
+	Name  string   `json:"name"`
+	When  string   `json:"when"`
+	For   float64  `json:"for"`
+	Proof bool     `json:"proof"`
+	Facts []string `json:"facts"`
+}
+
+type breakRulesView struct {
+	Approval string          `json:"approval"`
+	Confirm  confirmView     `json:"confirm"`
+	Steps    []breakStepView `json:"steps"`
+	Budget   *budgetView     `json:"budget"`
+	Freeze   *string         `json:"freeze"`
+	Quiesce  *float64        `json:"quiesce"`
+}
+
+type confirmView struct {
+	Observations int     `json:"observations"`
+	Every        float64 `json:"every"`
+}
+
+type budgetView struct {
+	Max int     `json:"max"`
+	Per float64 `json:"per"`
+}
+
+type breakStepView struct {
+	Kind    string  `json:"kind"`
+	When    string  `json:"when,omitempty"`
+	Wait    float64 `json:"wait"`
+	OnError string  `json:"on_error"`
+}
+
+// policyShowReport is what `policy show -json` prints.
+type policyShowReport struct {
+	Hash    string `json:"hash"`
+	Builtin bool   `json:"builtin"`
+	// Lock and the rest of this group are null without a NAME.
+	Lock    *string `json:"lock"`
+	Key     *string `json:"key"`
+	Policy  *string `json:"policy"`
+	Pattern *string `json:"pattern"`
+	// Policies are all of them, or the one that is in force for Lock.
+	Policies []policyView `json:"policies"`
+}
+
+func newPolicyShow(m *Meta) *command {
+	vars := policyVars{}
+	return &command{
+		Meta:     m,
+		Synopsis: "Print the policies in force, or those of one lock",
+		Usage:    "[options] [NAME]",
+		Description: `Without a NAME it prints every policy in the order in which they are tried.
+With the NAME of a lock (one with a slash is a whole key) it prints the policy
+that judges this lock and says why it was chosen: the first whose locks match.
+
+What it prints on stdout is HCL: the shipped default is a good start for one's
+own policies.`,
+		Examples: []example{
+			{"Start from the shipped default", "aimlock policy show > policies/own.hcl"},
+			{"Which rules are there for a lock?", "aimlock policy show -policy policies/ aim_lock_config.conf"},
+			{"The shipped policies for other tools' locks", "aimlock policy show -policy builtin:foreign-locks"},
+		},
+		Groups:  groupJSON | groupPolicy,
+		Flags:   func(fs *flag.FlagSet) { vars.register(fs) },
+		MaxArgs: 1,
+		Run: func(_ context.Context, in *input) error {
+			set, diags := m.loadPolicySet(nil, vars)
+			if err := m.policyDiagnostics(set, diags); err != nil {
+				return err
+			}
+			name := ""
+			if len(in.Args) > 0 {
+				name = in.Args[0]
+			}
+			if m.JSON {
+				return m.PrintJSON(m.policyShowReport(set, name))
+			}
+			m.policyShowText(set, name)
+			return nil
+		},
+	}
+}
+
+// lockID is a lock as people name it: a name without a slash is one of
+// aimlock's own.
+func (m *Meta) lockID(name string) policies.LockID {
+	key := m.Prefix.Lock(name)
+	short, own := m.Prefix.LockName(key)
+	return policies.LockID{Name: short, Key: key, Own: own}
+}
+
+func (m *Meta) policyShowText(set *policies.Set, name string) {
+	m.Printf("# hash %s\n", set.Hash)
+	if name == "" {
+		for _, p := range set.Policies {
+			m.Printf("\n# %s line %d\n", p.Range.Filename, p.Range.Start.Line)
+			m.policySource(set, p)
+		}
+		return
+	}
+	id := m.lockID(name)
+	p := set.For(id)
+	if p == nil {
+		m.Printf("# %s: no policy has a pattern for this lock: it has no rules, and is never broken.\n", id.Name)
+		if !id.Own {
+			m.Notef("%s is a key of another tool: only patterns with a leading slash match it, such as %q.\n", id.Key, "/"+id.Key)
+		}
+		return
+	}
+	pattern, _ := p.Pattern(id)
+	what := "name " + id.Name
+	if strings.HasPrefix(pattern, "/") {
+		what = "key " + id.Key
+	}
+	m.Printf("# %s: policy %q, because %q is the first pattern that matches the %s.\n", id.Name, p.Name, pattern, what)
+	m.Printf("# %s line %d\n", p.Range.Filename, p.Range.Start.Line)
+	m.policySource(set, p)
+}
+
+// policySource prints one policy, and in comments the values that it names.
+func (m *Meta) policySource(set *policies.Set, p *policies.Policy) {
+	for _, name := range slices.Sorted(maps.Keys(set.Values)) {
+		if strings.Contains(p.Source, name) {
+			m.Printf("# with %s = %s\n", name, policies.ValueJSON(set.Values[name]))
+		}
+	}
+	text, diags := policies.Format(p.Range.Filename, []byte(p.Source))
+	if diags.HasErrors() {
+		text = []byte(p.Source + "\n") // it was parsed before: cannot happen
+	}
+	m.Printf("%s", text)
+}
+
+func (m *Meta) policyShowReport(set *policies.Set, name string) policyShowReport {
+	r := policyShowReport{Hash: set.Hash, Builtin: set.Builtin, Policies: []policyView{}}
+	shown := set.Policies
+	if name != "" {
+		id := m.lockID(name)
+		r.Lock, r.Key, shown = &id.Name, &id.Key, nil
+		if p := set.For(id); p != nil {
+			pattern, _ := p.Pattern(id)
+			r.Policy, r.Pattern, shown = &p.Name, &pattern, []*policies.Policy{p}
+		}
+	}
+	for _, p := range shown {
+		r.Policies = append(r.Policies, viewPolicy(p))
+	}
+	return r
+}
+
+func viewPolicy(p *policies.Policy) policyView {
+	v := policyView{Name: p.Name, Description: p.Description, File: p.Range.Filename, Line: p.Range.Start.Line, Locks: p.Locks, Rules: []ruleView{}}
+	for _, r := range p.Rules() {
+		v.Rules = append(v.Rules, ruleView{Kind: r.Kind(), Name: r.Name, When: r.When, For: r.For.Seconds(), Proof: r.Proof, Facts: append([]string{}, r.Used()...)})
+	}
+	b := p.Break
+	if b == nil {
+		return v
+	}
+	v.Break = &breakRulesView{Approval: b.Approval, Confirm: confirmView{b.Confirm.Observations, b.Confirm.Every.Seconds()}}
+	for _, s := range b.Steps {
+		v.Break.Steps = append(v.Break.Steps, breakStepView{s.Kind, s.When, s.Wait.Seconds(), s.OnError})
+	}
+	if b.Budget != nil {
+		v.Break.Budget = &budgetView{b.Budget.Max, b.Budget.Per.Seconds()}
+	}
+	if b.Freeze != nil {
+		v.Break.Freeze = &b.Freeze.When
+	}
+	if b.Quiesce != nil {
+		q := b.Quiesce.Seconds()
+		v.Break.Quiesce = &q
+	}
+	return v
+}

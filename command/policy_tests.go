@@ -1,0 +1,119 @@
+package command
+
+import (
+	"context"
+	"flag"
+	"regexp"
+
+	"github.com/aim-control/aimlock/policies"
+)
+
+// policyTestView is one test as `policy test -json` prints it.
+type policyTestView struct {
+	Name     string   `json:"name"`
+	File     string   `json:"file"`
+	Line     int      `json:"line"`
+	Passed   bool     `json:"passed"`
+	State    string   `json:"state"`
+	Rule     *string  `json:"rule"`
+	Problems []string `json:"problems"`
+}
+
+func newPolicyTest(m *Meta) *command {
+	vars := policyVars{}
+	run, verbose := "", false
+	return &command{
+		Meta:     m,
+		Synopsis: "Run the test blocks that stand beside policies",
+		Usage:    "[options] [PATH…]",
+		Description: `A test block gives facts and says what verdict it expects of the policies in the
+same files. Facts that it does not give are unknown; an object that is null has
+only null facts. It needs no Consul.
+
+    test "a dead holder is HOT" {
+      lock  = "app.conf"
+      held  = "1m"        # for how long the facts have stood so
+      facts = { holder = { alive = false, pid = 41 } }
+      expect {
+        state = "HOT"     # and rule, reason, policy, frozen, steps
+      }
+    }
+
+Exit code 0 if all pass, 1 if one fails, 2 if a file is invalid.`,
+		Examples: []example{
+			{"All tests of a folder", "aimlock policy test policies/"},
+			{"Some, with each verdict", "aimlock policy test -v -run stall policies/"},
+		},
+		Groups: groupJSON | groupPolicy,
+		Flags: func(fs *flag.FlagSet) {
+			vars.register(fs)
+			fs.StringVar(&run, "run", "", "Run only the tests whose name matches the regular `EXPRESSION`.")
+			fs.BoolVar(&verbose, "v", false, "Print the tests that pass as well.")
+		},
+		MaxArgs: -1,
+		Run: func(_ context.Context, in *input) error {
+			match, err := regexp.Compile(run)
+			if err != nil {
+				return usagef("-run is not a regular expression: %w", err)
+			}
+			set, diags := m.loadPolicySet(in.Args, vars)
+			if err := m.policyDiagnostics(set, diags); err != nil {
+				return err
+			}
+			return m.reportTests(set.RunTests(match.MatchString), verbose)
+		},
+	}
+}
+
+func (m *Meta) reportTests(results []policies.TestResult, verbose bool) error {
+	views := make([]policyTestView, 0, len(results))
+	failed := 0
+	for _, r := range results {
+		v := policyTestView{Name: r.Test.Name, File: r.Test.Range.Filename, Line: r.Test.Range.Start.Line,
+			Passed: len(r.Problems) == 0, State: r.Judgement.State, Problems: append([]string{}, r.Problems...)}
+		if r.Judgement.Rule != nil {
+			v.Rule = &r.Judgement.Rule.Name
+		}
+		if !v.Passed {
+			failed++
+		}
+		views = append(views, v)
+	}
+	if m.JSON {
+		if err := m.PrintJSON(views); err != nil {
+			return err
+		}
+	} else {
+		m.printTests(views, failed, verbose)
+	}
+	if failed > 0 {
+		return exit(ExitFailed)
+	}
+	return nil
+}
+
+func (m *Meta) printTests(views []policyTestView, failed int, verbose bool) {
+	for _, v := range views {
+		switch {
+		case !v.Passed:
+			m.Printf("--- FAIL: %s (%s:%d)\n", v.Name, v.File, v.Line)
+			for _, p := range v.Problems {
+				m.Printf("    %s\n", p)
+			}
+		case verbose:
+			rule := ""
+			if v.Rule != nil {
+				rule = " by " + *v.Rule
+			}
+			m.Printf("--- PASS: %s: %s%s\n", v.Name, v.State, rule)
+		}
+	}
+	switch {
+	case len(views) == 0:
+		m.Printf("ok: no tests to run\n")
+	case failed > 0:
+		m.Printf("FAIL: %d of %s\n", failed, plural(len(views), "test"))
+	default:
+		m.Printf("ok: %s\n", plural(len(views), "test"))
+	}
+}
