@@ -99,7 +99,7 @@ func TestLoadRefusesWhatIsNoPolicyFile(t *testing.T) {
 		fifo:                "not a regular file",
 		"/dev/zero":         "not a regular file",
 		empty:               "has no *.hcl file",
-		"builtin:defualt":   `Did you mean "default"?`,
+		"builtin:cautios":   `Did you mean "cautious"?`,
 		dir + "/nothing":    "no such file",
 		"a\x00b":            "invalid argument",
 		"builtin:../doc.go": "no shipped policy",
@@ -263,7 +263,7 @@ func TestShippedPolicies(t *testing.T) {
 			t.Errorf("%s: %+v", name, set)
 		}
 	}
-	if _, err := Builtin("defualt"); err == nil || !strings.Contains(err.Error(), `Did you mean "default"?`) {
+	if _, err := Builtin("cautios"); err == nil || !strings.Contains(err.Error(), `Did you mean "cautious"?`) {
 		t.Errorf("an unknown one: %v", err)
 	}
 	byNone, diags := Load(nil)

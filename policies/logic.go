@@ -388,4 +388,3 @@ func withoutNulls(args []cty.Value) []cty.Value {
 	return args
 }
 
-func slicesClone[T any](s []T) []T { return append([]T(nil), s...) }

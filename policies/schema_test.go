@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/zclconf/go-cty/cty"
@@ -154,4 +155,36 @@ policy "ages" {
 	if noSet.For(LockID{Name: "x"}) != nil {
 		t.Error("no set has a policy")
 	}
+}
+
+// One policy judges many locks at once. The race detector looks at this one.
+func TestConcurrentJudgements(t *testing.T) {
+	set, diags := Parse("p.hcl", []byte(`
+policy "p" {
+  locks = ["**"]
+  hot "r" {
+    when   = contains(file.kept_by[*].pid, holder.pid) && length([for k in file.kept_by : k if k.pid > 5]) == 1
+    reason = "kept by ${holder.pid}"
+  }
+}
+`))
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			pid := cty.NumberIntVal(int64(i + 6))
+			kept := cty.ListVal([]cty.Value{cty.ObjectVal(map[string]cty.Value{"pid": pid, "command": cty.StringVal("x"), "how": cty.StringVal("opened")})})
+			var m Memory
+			for range 50 {
+				j := set.Policies[0].Judge(Facts{"file": {"kept_by": {Value: kept}}, "holder": {"pid": {Value: pid}}}, &m, "h", 0)
+				if want := fmt.Sprintf("kept by %d", i+6); j.State != StateHot || j.Result.Reason != want {
+					t.Errorf("%s %+v, want %q", j.State, j.Result, want)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
