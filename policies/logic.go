@@ -387,4 +387,3 @@ func withoutNulls(args []cty.Value) []cty.Value {
 	}
 	return args
 }
-
