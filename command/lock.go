@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -106,22 +108,23 @@ func statusLines(st *locksmith.Status, why, margin string) string {
 	return b.String()
 }
 
-// decidingEvidence shows the facts behind the deciding rule; all of them only
-// where no rule decided on few.
+// decidingEvidence shows the facts behind the deciding rule.
 func decidingEvidence(st *locksmith.Status) []string {
 	if st.Rule == "" {
 		return nil
 	}
 	var out []string
-	for _, e := range st.Evidence {
-		text := fmt.Sprintf("%s = %s (%s)", e.Fact, e.Value, e.Source)
+	for _, e := range st.Evidence[:min(st.Decisive, len(st.Evidence))] {
+		value := string(e.Value)
+		if f, err := strconv.ParseFloat(value, 64); err == nil {
+			// Sixteen digits of a second are noise for a person.
+			value = strconv.FormatFloat(math.Round(f*10)/10, 'f', -1, 64)
+		}
+		text := fmt.Sprintf("%s = %s (%s)", e.Fact, value, e.Source)
 		if !e.Known {
 			text = fmt.Sprintf("%s is unknown: %s (%s)", e.Fact, e.Why, e.Source)
 		}
 		out = append(out, text)
-		if len(out) == 4 {
-			break
-		}
 	}
 	return out
 }

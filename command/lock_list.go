@@ -12,14 +12,14 @@ import (
 )
 
 func newLockList(m *Meta) *command {
-	verbose := false
+	verbose, all := false, false
 	return &command{
 		Meta:     m,
 		Synopsis: "List every lock and its verdict",
 		Usage:    "[options] [PREFIX]",
-		Description: `Lists every key that a session holds, with the verdict of the policies in
-force, and aimlock's own locks that are free. Without a PREFIX it looks at all
-of Consul's KV store, so that the locks of other tools are shown as well.
+		Description: `Lists every key that a session holds, with the verdict of the policies in force.
+Without a PREFIX it looks at all of Consul's KV store, so that the locks of other
+tools are shown as well.
 
 It changes nothing and exits 0 whatever the locks' states are.`,
 		Examples: []example{
@@ -28,6 +28,7 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 		},
 		Groups: groupConsul | groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
+			fs.BoolVar(&all, "all", false, "List aimlock's own locks that are free as well.")
 			fs.BoolVar(&verbose, "verbose", false, "With -json, list the evidence of each verdict as well.")
 		},
 		MaxArgs: 1,
@@ -44,13 +45,17 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 			if err != nil {
 				return err
 			}
-			list := make([]*locksmith.Status, len(verdicts))
-			for i, v := range verdicts {
-				list[i] = c.Status(v)
-				list[i].Next = c.Next(v, nil)
-				if !verbose {
-					list[i].Evidence = nil
+			list := []*locksmith.Status{}
+			for _, v := range verdicts {
+				if !all && !v.Snapshot.Held() {
+					continue
 				}
+				st := c.Status(v)
+				st.Next = c.Next(v, nil)
+				if !verbose {
+					st.Evidence = nil
+				}
+				list = append(list, st)
 			}
 			if m.JSON {
 				return m.PrintJSON(list)

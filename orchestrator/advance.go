@@ -43,6 +43,8 @@ func (s *State) advance() (finished bool) {
 	}
 }
 
+const windowClosed = "the window is closed"
+
 // run gives nodes their turn, within the window and max_parallel.
 func (s *State) run() {
 	if why := s.overBudget(); why != "" {
@@ -52,7 +54,11 @@ func (s *State) run() {
 	_, end := s.plan.Stage(s.stage)
 	work := s.next < end || s.nReady > 0
 	if work && !s.open {
-		s.setStatus(Waiting, "the window is closed")
+		s.setStatus(Waiting, "")
+		if s.reason != windowClosed {
+			s.reason, s.dirty = windowClosed, true
+			s.tell(TellStatus, -1, "waiting: %s", windowClosed)
+		}
 		return
 	}
 	if s.status == Waiting {
@@ -75,6 +81,10 @@ func (s *State) run() {
 // announce tells that the present stage is at work.
 func (s *State) announce() {
 	from, end := s.plan.Stage(s.stage)
+	if from == end {
+		s.tell(TellStage, -1, "stage %q: its %d nodes are done already", s.plan.Spec.Stages[s.stage].Name, end)
+		return
+	}
 	s.tell(TellStage, -1, "stage %q: nodes %d to %d of %d", s.plan.Spec.Stages[s.stage].Name, from+1, end, len(s.nodes))
 }
 

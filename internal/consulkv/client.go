@@ -139,15 +139,22 @@ func (c *Client) Get(ctx context.Context, key string) (*api.KVPair, error) {
 
 // List reads all keys under a prefix consistently.
 func (c *Client) List(ctx context.Context, prefix string) (api.KVPairs, error) {
-	return Retry(ctx, c, "list "+prefix, func(ctx context.Context) (api.KVPairs, error) {
+	return Retry(ctx, c, "list "+folder(prefix), func(ctx context.Context) (api.KVPairs, error) {
 		p, _, err := c.api.KV().List(prefix, consistent(ctx))
 		return p, err
 	})
 }
 
+func folder(prefix string) string {
+	if prefix == "" {
+		return "all keys"
+	}
+	return prefix
+}
+
 // Keys reads the names of all keys under a prefix, up to the separator.
 func (c *Client) Keys(ctx context.Context, prefix, separator string) ([]string, error) {
-	return Retry(ctx, c, "list "+prefix, func(ctx context.Context) ([]string, error) {
+	return Retry(ctx, c, "list "+folder(prefix), func(ctx context.Context) ([]string, error) {
 		k, _, err := c.api.KV().Keys(prefix, separator, consistent(ctx))
 		return k, err
 	})

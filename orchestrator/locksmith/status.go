@@ -99,6 +99,8 @@ type Status struct {
 	HeldFor    *float64           `json:"held_for"`
 	Evidence   []records.Evidence `json:"evidence,omitempty"`
 	Next       string             `json:"next"`
+	// Decisive is how many of Evidence, from the first, the deciding rule read.
+	Decisive int `json:"-"`
 
 	// Since is when the hold began by the holder's own clock; for people.
 	Since *time.Time `json:"since,omitempty"`
@@ -161,7 +163,7 @@ func (c *Client) Status(v *Verdict) *Status {
 		st.Rule = r.Name
 	}
 	if res := v.Judgement.Result; res != nil {
-		st.Reason = res.Reason
+		st.Reason, st.Decisive = res.Reason, len(res.Used)
 		if st.State == Unknown && res.Why != "" {
 			st.Reason = res.Why
 		}
@@ -182,6 +184,9 @@ func (c *Client) Status(v *Verdict) *Status {
 	return st
 }
 
+// basics are shown of every held lock, whatever the rules read.
+var basics = []string{"holder.tool", "holder.local", "holder.alive", "session.ttl", "session.node", "check.status", "node.serf", "progress.age", "lock.held_for"}
+
 // usedFacts are the facts behind a verdict: those of the deciding rule first.
 func usedFacts(v *Verdict) []string {
 	var names []string
@@ -200,6 +205,7 @@ func usedFacts(v *Verdict) []string {
 	for _, r := range v.Judgement.Results {
 		add(r.Used)
 	}
+	add(basics)
 	return names
 }
 
