@@ -171,6 +171,15 @@ func NewHeader(id string, spec Spec, at time.Time) Header {
 	return h
 }
 
+// Supersede ends the rollout of a header without its plan: where that, or the
+// orders that were given, cannot be read any more.
+func (h *Header) Supersede(by string, at time.Time) {
+	h.State, h.SupersededBy, h.Reason = Superseded, by, "rollout "+by+" took its place"
+	h.Counts[ClassSuperseded] += h.Counts[ClassPending]
+	h.Counts[ClassPending], h.InFlight = 0, 0
+	h.FinishedAt, h.UpdatedAt, h.Paused = &at, at, nil
+}
+
 func ptr(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil

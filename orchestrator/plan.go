@@ -15,8 +15,15 @@ import (
 // PlanVersion is the version of the plan's encoding.
 const PlanVersion = 1
 
-// MaxConfigs is how many configs one rollout may deliver.
-const MaxConfigs = 64
+// Bounds of a spec that keep what is persisted within Consul's limits.
+const (
+	// MaxConfigs is how many configs one rollout may deliver: one transaction
+	// holds the guards of all their locks and all orders of one node.
+	MaxConfigs = 16
+	// MaxStages and MaxGates bound the header.
+	MaxStages = 100
+	MaxGates  = 100
+)
 
 // Plan is a spec applied to one fleet. It is immutable.
 type Plan struct {
@@ -42,8 +49,8 @@ func NewPlan(id string, spec Spec, fleet []Node, at time.Time) (*Plan, error) {
 	if len(fleet) == 0 {
 		return nil, errors.New("the fleet is empty: there is no node to roll out to")
 	}
-	if len(spec.Stages) == 0 {
-		return nil, errors.New("the rollout has no stage")
+	if n := len(spec.Stages); n == 0 || n > MaxStages {
+		return nil, fmt.Errorf("the rollout has %d stages: it must have 1 to %d", n, MaxStages)
 	}
 	if n := len(spec.Configs); n == 0 || n > MaxConfigs {
 		return nil, fmt.Errorf("the rollout has %d configs: it must have 1 to %d", n, MaxConfigs)

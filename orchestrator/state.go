@@ -265,6 +265,20 @@ func (s *State) AppendFlying(buf []int) []int {
 	return buf
 }
 
+// AppendLate appends to buf the nodes that count as unreachable and have an
+// order: their answer may still come, and counts.
+func (s *State) AppendLate(buf []int) []int {
+	if s.counts[ClassUnreachable] == 0 {
+		return buf
+	}
+	for i := range s.nodes {
+		if n := &s.nodes[i]; n.class == ClassUnreachable && !n.order.IsZero() {
+			buf = append(buf, i)
+		}
+	}
+	return buf
+}
+
 // Baked returns until when the present stage bakes; zero if it does not.
 func (s *State) Baked() time.Time {
 	if s.status != Baking || s.promoted {

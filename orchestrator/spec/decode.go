@@ -25,6 +25,9 @@ const (
 	// maxNodes bounds counts of nodes.
 	maxNodes = 10_000_000
 	maxArgs  = 256
+	// maxCommand bounds the arguments of one command together: a node's orders
+	// for all configs must fit into one transaction.
+	maxCommand = 4 << 10
 )
 
 func attrs(names ...string) []hcl.AttributeSchema {
@@ -183,7 +186,9 @@ func (d *decoder) command(c *hcl.BodyContent, name string, timeout time.Duration
 	case len(argv) == 0 || argv[0] == "":
 		d.bad(a, "Empty command", "%q must begin with a program; leave it out to run none.", name)
 	case len(argv) > maxArgs:
-		d.bad(a, "Command is too long", "%q may have %d arguments.", name, maxArgs)
+		d.bad(a, "Command is too long", "%q may have %d arguments: put more into a script.", name, maxArgs)
+	case len(strings.Join(argv, " ")) > maxCommand:
+		d.bad(a, "Command is too long", "%q may have %d bytes: put more into a script.", name, maxCommand)
 	case slices.ContainsFunc(argv, func(s string) bool { return strings.ContainsRune(s, 0) }):
 		d.bad(a, "Invalid argument", "%q holds a zero byte, which no program can be given.", name)
 	default:
@@ -235,7 +240,10 @@ var gateKinds = map[string]bool{
 
 func (d *decoder) gates(c *hcl.BodyContent) map[string]*hcl.Block {
 	seen := map[string]*hcl.Block{}
-	for _, b := range c.Blocks.OfType("gate") {
+	for i, b := range c.Blocks.OfType("gate") {
+		if i == orchestrator.MaxGates {
+			d.fail(b.DefRange, "Too many gates", "A rollout has %d gates at most.", orchestrator.MaxGates)
+		}
 		d.name("gate", b)
 		d.unique(seen, b)
 		g := orchestrator.Gate{Name: b.Labels[0]}
@@ -273,8 +281,10 @@ func (d *decoder) stages(rollout *hcl.Block, c *hcl.BodyContent, gates map[strin
 	used := map[string]bool{}
 	var last *hcl.Block
 	percent, whole := 0, false
-	for _, b := range c.Blocks.OfType("stage") {
-		last = b
+	for i, b := range c.Blocks.OfType("stage") {
+		if last = b; i == orchestrator.MaxStages {
+			d.fail(b.DefRange, "Too many stages", "A rollout has %d stages at most.", orchestrator.MaxStages)
+		}
 		d.name("stage", b)
 		d.unique(seen, b)
 		st := orchestrator.Stage{Name: b.Labels[0]}

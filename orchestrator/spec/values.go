@@ -109,6 +109,10 @@ func (d *decoder) text(c *hcl.BodyContent, name string) (string, *hcl.Attribute,
 		d.bad(a, "Empty string", "%q must not be empty.", name)
 		return "", a, false
 	}
+	if ok && len(s) > maxCommand {
+		d.bad(a, "Too long", "%q may have %d bytes.", name, maxCommand)
+		return "", a, false
+	}
 	return s, a, ok
 }
 
