@@ -85,6 +85,10 @@ func (p Prefix) Progress(name string) string { return p.join("progress", Escape(
 // Fence is what the last end of the lock leaves to the next holder.
 func (p Prefix) Fence(name string) string { return p.join("fence", Escape(name)) }
 
+// Writes changes whenever the outcome of a holder's write is not known. Every
+// fenced write rests on it, so that none which is late can land any more.
+func (p Prefix) Writes(name string) string { return p.join("writes", Escape(name)) }
+
 // Request asks the holder to let go.
 func (p Prefix) Request(name string) string { return p.join("requests", Escape(name)) }
 

@@ -174,6 +174,8 @@ type BudgetItem struct {
 	Lock string    `json:"lock"`
 	At   time.Time `json:"at"`
 	By   string    `json:"by"`
+	// Token of the hold: however often it is tried to break it, it counts once.
+	Token uint64 `json:"token,omitempty"`
 }
 
 // PolicyActive names the policies in force, at policies/active.

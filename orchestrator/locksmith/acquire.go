@@ -5,12 +5,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
-	"github.com/aim-control/aimlock/internal/hostproc"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
@@ -32,23 +32,21 @@ func (c *Client) begin(ctx context.Context, req *Request) (*attempt, error) {
 	if nonce == "" {
 		nonce = NewNonce()
 	}
-	lockDelay := req.Quiesce
 	name := "aimlock " + req.Operation + " " + strings.Join(req.Names, " ")
-	sess, err := c.openSession(ctx, NewNonce(), req.TTL, lockDelay, name)
+	// The lock-delay is the quiesce that this holder asks for.
+	sess, err := c.openSession(ctx, NewNonce(), req.TTL, req.Quiesce, name)
 	if err != nil {
 		return nil, err
 	}
 	a := &attempt{c: c, req: req, sess: sess, recs: map[string]records.Holder{}}
-	sess.node = c.localNode(ctx)
-	now, boot := time.Now().UTC(), hostproc.BootSeconds()
+	sess.node = c.localNode(ctx, sess.id)
 	for _, n := range req.Names {
 		a.recs[n] = records.Holder{
-			Version: records.Version, Lock: n, Locks: req.Names, Nonce: nonce, Session: sess.id, Tool: "aimlock",
+			Version: records.Version, Lock: n, Locks: req.Names, Nonce: nonce, Session: sess.id, Tool: evidence.ToolAimlock,
 			Operation: req.Operation, RolloutID: req.RolloutID, AllocID: req.AllocID,
 			Host: c.self.Host, Node: sess.node, PID: c.self.PID, StartTicks: c.self.StartTicks, StartedAt: c.self.StartedAt.UTC(),
 			BootID: c.self.BootID, PIDNS: c.self.PIDNS, CGroup: c.self.CGroup, User: c.self.User,
-			Processes: req.Processes, AcquiredAt: now, AcquiredBoot: boot,
-			Quiesce: req.Quiesce.Seconds(), TTL: req.TTL.Seconds(), Check: sess.service,
+			Processes: req.Processes, Quiesce: req.Quiesce.Seconds(), TTL: req.TTL.Seconds(), Check: sess.service,
 		}
 	}
 	return a, nil
@@ -57,42 +55,57 @@ func (c *Client) begin(ctx context.Context, req *Request) (*attempt, error) {
 // owed is the fence record that the end of the last hold of a free lock makes
 // necessary, and how the proof went that nothing is owed. nil: nothing is.
 func (c *Client) owed(s *evidence.Snapshot) (*records.Fence, string) {
-	f := s.Fence
-	h := s.Holder
-	if s.Held() || h == nil || h.Released || h.Quiesce <= 0 {
-		if f != nil && f.Owed > 0 {
-			return f, ""
+	if s.Held() {
+		return owing(s.Fence), ""
+	}
+	f := &records.Fence{Version: records.Version, UnsafeSince: time.Now().UTC(), Why: "the last holder did not release the lock", Token: s.Index()}
+	proof := ""
+	switch h := s.Holder; {
+	case h != nil && !h.Released:
+		f.Owed, f.Session = h.Quiesce, h.Session
+		if f.Owed > 0 {
+			var dead bool
+			if dead, proof = c.reader.ProvedDead(h, s.Progress); dead {
+				f.Owed = 0
+			}
 		}
-		return nil, ""
+	case s.Own && s.Pair != nil && len(s.Pair.Value) == 0:
+		// An unlock without a value erases the record, and with it what its
+		// holder asked for.
+		f.Owed, f.Why = DefaultQuiesce.Seconds(), "the record of the last holder was erased"
 	}
-	dead, why := c.reader.ProvedDead(h, nil)
-	owed := h.Quiesce
-	if dead {
-		owed = 0
+	if s.Fence != nil && s.Fence.Owed >= f.Owed {
+		return owing(s.Fence), proof
 	}
-	if f != nil && f.Owed > owed {
-		owed = f.Owed
-	}
-	if owed <= 0 {
-		return nil, why
-	}
-	return &records.Fence{
-		Version: records.Version, UnsafeSince: time.Now().UTC(), Owed: owed,
-		Why:     "the last holder did not release the lock",
-		Session: h.Session, Token: s.Index(),
-	}, why
+	return owing(f), proof
 }
 
-// usable refuses a lock key that somebody uses for something else: taking it
-// would overwrite what stands there.
-func usable(s *evidence.Snapshot) error {
-	if s.FenceErr != nil {
-		return fmt.Errorf("lock %s: %w", s.Name, s.FenceErr)
+func owing(f *records.Fence) *records.Fence {
+	if f == nil || f.Owed <= 0 {
+		return nil
 	}
-	if s.Pair == nil || len(s.Pair.Value) == 0 || s.Holder != nil || s.Held() {
+	return f
+}
+
+// usable refuses a lock key that somebody uses for something else, since taking
+// it would overwrite what stands there, and one of which it cannot be read what
+// is owed.
+func usable(s *evidence.Snapshot) error {
+	switch {
+	case s.FenceErr != nil:
+		return fmt.Errorf("lock %s: %w", s.Name, s.FenceErr)
+	case s.Pair == nil, len(s.Pair.Value) == 0, s.Holder != nil, s.Held():
 		return nil
 	}
 	return fmt.Errorf("lock %s: %w: the key %s holds %d bytes of something else; choose another name or delete the key", s.Name, ErrPlainKey, s.Key, len(s.Pair.Value))
+}
+
+// flags are kept: tools built on consul/api refuse a key without theirs.
+func flags(op consulkv.Op, s *evidence.Snapshot) consulkv.Op {
+	if s.Pair != nil {
+		op.Flags = s.Pair.Flags
+	}
+	return op
 }
 
 // take acquires all locks of the request in one transaction. snaps are what
@@ -101,103 +114,141 @@ func usable(s *evidence.Snapshot) error {
 func (a *attempt) take(ctx context.Context, snaps map[string]*evidence.Snapshot, ended map[string]*ending) (*Hold, time.Duration, error) {
 	c := a.c
 	if err := a.sess.dead(); err != nil {
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("%w: %w", errNotOurs, err)
 	}
-	var ops []consulkv.Op
+	var guards, ops []consulkv.Op
 	for _, n := range a.req.Names {
 		s := snaps[n]
-		if e := ended[n]; e != nil {
-			ops = append(ops, e.guards...)
-			continue
-		}
 		if s.SessionID() == a.sess.id {
 			return nil, 0, fmt.Errorf("lock %s: %w", n, ErrAlreadyHeld)
+		}
+		if e := ended[n]; e != nil {
+			guards = append(guards, e.guards...)
+			continue
 		}
 		if err := usable(s); err != nil {
 			return nil, 0, err
 		}
-		ops = append(ops, consulkv.CheckIndex(s.Key, s.Index()), consulkv.CheckIndex(c.keys.Fence(n), s.Deps[c.keys.Fence(n)]))
+		guards = append(guards, consulkv.CheckIndex(s.Key, s.Index()), consulkv.CheckIndex(c.keys.Fence(n), s.Deps[c.keys.Fence(n)]))
 	}
-	ops = append(ops, consulkv.GetOrEmpty(c.keys.Epoch()))
+	epochKey, pen := c.keys.Epoch(), c.keys.Writes(a.req.Names[0])
+	ops = append(ops, consulkv.GetOrEmpty(epochKey), consulkv.GetOrEmpty(pen))
+	now, boot := time.Now().UTC(), c.boot()
 	var owe time.Duration
 	for _, n := range a.req.Names {
-		s := snaps[n]
-		rec := a.recs[n]
-		fence := (*records.Fence)(nil)
-		if e := ended[n]; e != nil {
-			ops = append(ops, e.end...)
+		s, e := snaps[n], ended[n]
+		var fence *records.Fence
+		if e != nil {
+			ops = append(ops, e.end)
 			fence = e.fence
 		} else {
 			fence, _ = c.owed(s)
 		}
-		ops = append(ops, consulkv.Lock(s.Key, records.Encode(&rec), a.sess.id))
+		rec := a.recs[n]
+		rec.AcquiredAt, rec.AcquiredBoot = now, boot
+		a.recs[n] = rec
+		ops = append(ops, flags(consulkv.Lock(s.Key, records.Encode(&rec), a.sess.id), s))
 		if fence != nil {
 			ops = append(ops, consulkv.Set(c.keys.Fence(n), records.Encode(fence)))
 			owe = max(owe, seconds(fence.Owed))
 		}
 		ops = append(ops, consulkv.Delete(c.keys.Request(n)), consulkv.Delete(c.keys.Approval(n)))
-		if e := ended[n]; e != nil {
-			ops = append(ops, e.outcome...)
+		if e != nil {
+			ops = append(ops, e.outcome)
 		}
 	}
-	res, err := c.consul.Txn(ctx, ops...)
+	res, err := c.consul.Txn(ctx, append(once(guards), ops...)...)
 	if err != nil {
 		if !consulkv.Ambiguous(err) {
 			return nil, 0, err
 		}
-		return a.resolve(ctx, owe, err)
+		h, err := a.resolve(ctx, snaps, err)
+		return h, owe, err
 	}
-	p := res.Find(snaps[a.req.Names[0]].Key)
-	epoch, err := parseEpoch(res.Find(c.keys.Epoch()).Value, c.keys.Epoch())
-	if err != nil {
-		h := c.newHold(ctx, a.sess, a.recs, a.req.Names, p.ModifyIndex, 0)
-		return nil, 0, errors.Join(err, h.Release(ctx))
-	}
-	return c.newHold(ctx, a.sess, a.recs, a.req.Names, p.ModifyIndex, epoch), owe, nil
+	h, err := a.taken(ctx, snaps, res.Find(snaps[a.req.Names[0]].Key).ModifyIndex, res.Find(epochKey).Value, res.Find(pen).ModifyIndex)
+	return h, owe, err
 }
 
-// errNotOurs: an ambiguous acquisition turned out not to stand.
+// once leaves out guards that stand there already.
+func once(guards []consulkv.Op) []consulkv.Op {
+	type id struct {
+		verb    string
+		key     string
+		index   uint64
+		session string
+	}
+	seen := map[id]bool{}
+	var out []consulkv.Op
+	for _, g := range guards {
+		k := id{string(g.Verb), g.Key, g.Index, g.Session}
+		if !seen[k] {
+			seen[k] = true
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// taken makes the hold of an acquisition that stands.
+func (a *attempt) taken(ctx context.Context, snaps map[string]*evidence.Snapshot, token uint64, epoch []byte, pen uint64) (*Hold, error) {
+	h := &Hold{c: a.c, sess: a.sess, names: a.req.Names, record: a.recs, flags: map[string]uint64{}, token: token, pen: pen}
+	for _, n := range h.names {
+		if p := snaps[n].Pair; p != nil {
+			h.flags[n] = p.Flags
+		}
+	}
+	ep, err := parseEpoch(epoch, a.c.keys.Epoch())
+	if err != nil {
+		h.start(ctx)
+		return nil, errors.Join(err, h.giveUp(ctx))
+	}
+	h.epoch = ep
+	h.start(ctx)
+	return h, nil
+}
+
+// errNotOurs: an acquisition does not stand, and its session must end before
+// another one is tried.
 var errNotOurs = errors.New("the acquisition did not stand")
+
+// resolvePatience bounds the reading after an acquisition whose answer was lost.
+const resolvePatience = 30 * time.Second
 
 // resolve finds out whether an acquisition whose answer was lost stands: the
 // session and the nonce of the record are ours, or they are not. It reads for
 // as long as the lease lasts; the lock is never taken blindly again.
-func (a *attempt) resolve(ctx context.Context, owe time.Duration, cause error) (*Hold, time.Duration, error) {
-	c, key := a.c, a.c.keys.Lock(a.req.Names[0])
+func (a *attempt) resolve(ctx context.Context, snaps map[string]*evidence.Snapshot, cause error) (*Hold, error) {
+	c, key := a.c, snaps[a.req.Names[0]].Key
+	epoch, pen := c.keys.Epoch(), c.keys.Writes(a.req.Names[0])
 	c.log.Warn("the answer to an acquisition was lost; reading whether it stands", "lock", a.req.Names[0], "error", cause)
-	for {
+	for deadline := time.Now().Add(resolvePatience); ; {
 		if err := a.sess.dead(); err != nil {
-			return nil, 0, fmt.Errorf("%w; and then: %w", cause, err)
+			return nil, fmt.Errorf("%w: %w; and then: %w", errNotOurs, cause, err)
 		}
-		p, err := c.consul.Get(ctx, key)
+		// One picture: the epoch is that of the acquisition, or the hold is lost
+		// by the time that it writes, since who raises the epoch voids holders.
+		res, err := c.consul.Txn(ctx, consulkv.GetOrEmpty(key), consulkv.GetOrEmpty(epoch), consulkv.GetOrEmpty(pen))
 		if err != nil {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			if time.Now().After(deadline) {
+				return nil, fmt.Errorf("whether an acquisition of lock %s stands cannot be read: %w", a.req.Names[0], err)
+			}
 			if serr := sleep(ctx, 200*time.Millisecond); serr != nil {
-				return nil, 0, serr
+				return nil, serr
 			}
 			continue
 		}
-		if p == nil || p.Session != a.sess.id {
-			return nil, 0, errNotOurs
+		p := res.Find(key)
+		if p.Session != a.sess.id {
+			return nil, fmt.Errorf("%w: %w", errNotOurs, cause)
 		}
 		var rec records.Holder
 		if err := records.Decode(key, p.Value, &rec); err != nil || rec.Nonce != a.recs[a.req.Names[0]].Nonce {
-			return nil, 0, fmt.Errorf("lock %s: somebody else wrote its key under this session", a.req.Names[0])
+			return nil, fmt.Errorf("%w: somebody wrote the key of lock %s meanwhile", errNotOurs, a.req.Names[0])
 		}
-		// The epoch is raised only while every holder is voided, so reading
-		// it now gives the one of the acquisition or ends in a loss.
-		ep, err := c.consul.Get(ctx, c.keys.Epoch())
-		if err != nil {
-			continue
-		}
-		var raw []byte
-		if ep != nil {
-			raw = ep.Value
-		}
-		epoch, err := parseEpoch(raw, c.keys.Epoch())
-		if err != nil {
-			return nil, 0, err
-		}
-		return c.newHold(ctx, a.sess, a.recs, a.req.Names, p.ModifyIndex, epoch), owe, nil
+		return a.taken(ctx, snaps, p.ModifyIndex, res.Find(epoch).Value, res.Find(pen).ModifyIndex)
 	}
 }
 
@@ -213,26 +264,11 @@ func parseEpoch(b []byte, key string) (uint64, error) {
 	return n, nil
 }
 
-// serve waits for the whole of a quiesce that is owed, holding the lock, and
-// clears it by a fenced write.
-func (h *Hold) serve(ctx context.Context, owe time.Duration) error {
-	if owe > 0 {
-		t := time.NewTimer(owe)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-h.ctx.Done():
-			return context.Cause(h.ctx)
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+// seconds makes a duration of a number of seconds out of a record, which may be
+// any number: what is too large is the largest that there is.
+func seconds(s float64) time.Duration {
+	if s >= float64(math.MaxInt64)/float64(time.Second) {
+		return math.MaxInt64
 	}
-	ops := make([]consulkv.Op, len(h.names))
-	for i, n := range h.names {
-		ops[i] = consulkv.Delete(h.c.keys.Fence(n))
-	}
-	_, err := h.Txn(ctx, ops...)
-	return err
+	return time.Duration(s * float64(time.Second))
 }
-
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -51,6 +52,9 @@ type Config struct {
 	Self hostproc.Identity
 	// By names the operator in records; empty is user@host.
 	By string
+	// Nomad is asked about the allocations of holders; nil connects where
+	// NOMAD_ADDR is set.
+	Nomad evidence.Nomad
 }
 
 // Client takes, judges and breaks locks. It is safe for concurrent use.
@@ -62,6 +66,11 @@ type Client struct {
 	self   hostproc.Identity
 	reader *evidence.Reader
 	by     string
+	// boot is a clock in seconds that goes on while the machine is suspended.
+	boot func() float64
+
+	mu   sync.Mutex
+	node string // see localNode
 }
 
 // New makes a client; it does not connect.
@@ -89,9 +98,16 @@ func New(cfg Config) (*Client, error) {
 	if cfg.By == "" {
 		cfg.By = cfg.Self.User + "@" + cfg.Self.Host
 	}
+	if cfg.Nomad == nil {
+		n, err := evidence.NomadFromEnv()
+		if err != nil {
+			return nil, err
+		}
+		cfg.Nomad = n
+	}
 	return &Client{
-		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By,
-		reader: &evidence.Reader{Consul: cfg.Consul, Keys: cfg.Prefix, Self: cfg.Self},
+		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, boot: hostproc.BootSeconds,
+		reader: &evidence.Reader{Consul: cfg.Consul, Keys: cfg.Prefix, Self: cfg.Self, Nomad: cfg.Nomad},
 	}, nil
 }
 
@@ -101,27 +117,26 @@ func (c *Client) Reader() *evidence.Reader { return c.reader }
 // Policies are what this client judges by.
 func (c *Client) Policies() *policies.Set { return c.set }
 
-// localNode is the Consul node of the agent that this client talks to, "" if
-// it does not say.
-func (c *Client) localNode(ctx context.Context) string {
-	name, err := consulkv.Retry(ctx, c.consul, "read the agent's name", func(ctx context.Context) (string, error) {
-		self, err := c.agentSelf(ctx)
-		if err != nil {
-			return "", err
-		}
-		name, _ := self["Config"]["NodeName"].(string)
-		return name, nil
+// localNode is the Consul node that a session stands on: that of the agent
+// which this client talks to, "" if it does not say. It is asked once.
+func (c *Client) localNode(ctx context.Context, session string) string {
+	c.mu.Lock()
+	node := c.node
+	c.mu.Unlock()
+	if node != "" {
+		return node
+	}
+	entry, err := consulkv.Retry(ctx, c.consul, "read session "+session, func(ctx context.Context) (*api.SessionEntry, error) {
+		e, _, err := c.consul.API().Session().Info(session, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+		return e, err
 	})
-	if err != nil {
+	if err != nil || entry == nil {
 		return ""
 	}
-	return name
-}
-
-func (c *Client) agentSelf(ctx context.Context) (map[string]map[string]any, error) {
-	var out map[string]map[string]any
-	_, err := c.consul.API().Raw().Query("/v1/agent/self", &out, (&api.QueryOptions{}).WithContext(ctx))
-	return out, err
+	c.mu.Lock()
+	c.node = entry.Node
+	c.mu.Unlock()
+	return entry.Node
 }
 
 // sleep waits for d or until ctx ends, whose cause it then returns.

@@ -11,7 +11,6 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
-	"github.com/aim-control/aimlock/internal/hostproc"
 	"github.com/aim-control/aimlock/internal/records"
 )
 
@@ -24,8 +23,10 @@ type Hold struct {
 	c     *Client
 	sess  *session
 	names []string
-	// record is the holder record of each lock, as written.
+	// record is the holder record of each lock, as written, and flags are
+	// those of its key.
 	record map[string]records.Holder
+	flags  map[string]uint64
 	token  uint64
 	epoch  uint64
 	// guards begin every fenced transaction.
@@ -38,22 +39,27 @@ type Hold struct {
 	mu        sync.Mutex
 	requested *records.Request
 	released  bool
+	// served: nothing is owed any more that this hold found owed.
+	served    bool
 	processes []records.Process
+	// pen is the index of the key that every write rests on, and doubt is
+	// whether a write under it has no known outcome; see write.go.
+	pen   uint64
+	doubt bool
 }
 
-func (c *Client) newHold(ctx context.Context, sess *session, recs map[string]records.Holder, names []string, token, epoch uint64) *Hold {
-	h := &Hold{c: c, sess: sess, names: names, record: recs, token: token, epoch: epoch}
+// start begins the life of a hold that was taken.
+func (h *Hold) start(ctx context.Context) {
 	h.ctx, h.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	for _, n := range names {
-		k := c.keys.Lock(n)
-		h.guards = append(h.guards, consulkv.CheckSession(k, sess.id), consulkv.CheckIndex(k, token))
+	for _, n := range h.names {
+		k := h.c.keys.Lock(n)
+		h.guards = append(h.guards, consulkv.CheckSession(k, h.sess.id), consulkv.CheckIndex(k, h.token))
 	}
 	h.wg.Go(h.watchSession)
-	for _, n := range names {
+	for _, n := range h.names {
 		h.wg.Go(func() { h.watchKey(n) })
 		h.wg.Go(func() { h.watchRequest(n) })
 	}
-	return h
 }
 
 // Context ends, with a cause, when work under the lock must stop: ErrLost,
@@ -81,7 +87,7 @@ func (h *Hold) Checked() bool { return h.sess.service != "" }
 
 // LeaseLeft is how long this process may still work if Consul never answers
 // again; 0 or less: not at all.
-func (h *Hold) LeaseLeft() time.Duration { return time.Until(h.sess.leaseEnd()) }
+func (h *Hold) LeaseLeft() time.Duration { return h.sess.leaseLeft() }
 
 // Requested returns who asked the holder to let go, or nil.
 func (h *Hold) Requested() *records.Request {
@@ -104,12 +110,14 @@ func (h *Hold) watchSession() {
 
 func (h *Hold) watchKey(name string) {
 	key := h.c.keys.Lock(name)
-	w := consulkv.NewWatcher(h.c.consul, consulkv.WatchOptions{Name: key},
-		func(q *api.QueryOptions) (*api.KVPair, *api.QueryMeta, error) {
-			return h.c.consul.API().KV().Get(key, q)
-		})
+	w := h.c.keyWatcher(key, 0)
 	for {
 		p, err := w.Next(h.ctx)
+		if err == nil && p != nil && p.ModifyIndex < h.token {
+			// From before the acquisition: a follower that lags or, and then a
+			// consistent read says so too, servers that were restored.
+			p, err = h.c.consul.Get(h.ctx, key)
+		}
 		switch {
 		case h.ctx.Err() != nil:
 			return
@@ -127,15 +135,14 @@ func (h *Hold) watchKey(name string) {
 	}
 }
 
-// foreign says why a lock's key, as read, is not held by this hold; "" if it
-// is.
+// foreign says why a lock's key, as read consistently, is not held by this
+// hold; "" if it is.
 func (h *Hold) foreign(p *api.KVPair) string {
 	switch {
 	case p == nil:
 		return "its key was deleted"
 	case p.ModifyIndex < h.token:
-		// An answer from before the acquisition: a follower that lags.
-		return ""
+		return "its key is older than the lock: Consul was restored from a snapshot"
 	case p.Session == "":
 		return "Consul ended the session, or it was broken"
 	case p.Session != h.sess.id:
@@ -148,10 +155,7 @@ func (h *Hold) foreign(p *api.KVPair) string {
 
 func (h *Hold) watchRequest(name string) {
 	key := h.c.keys.Request(name)
-	w := consulkv.NewWatcher(h.c.consul, consulkv.WatchOptions{Name: key, MinInterval: 250 * time.Millisecond},
-		func(q *api.QueryOptions) (*api.KVPair, *api.QueryMeta, error) {
-			return h.c.consul.API().KV().Get(key, q)
-		})
+	w := h.c.keyWatcher(key, 250*time.Millisecond)
 	for {
 		p, err := w.Next(h.ctx)
 		switch {
@@ -180,87 +184,6 @@ func (h *Hold) meant(q *records.Request) bool {
 	return q.Session == h.sess.id && q.Token == h.token && time.Now().Before(q.Expires)
 }
 
-// MaxOps is how many operations fit into one fenced transaction.
-func (h *Hold) MaxOps() int { return consulkv.MaxTxnOps - len(h.guards) }
-
-// Txn runs operations in one transaction that begins with check-session and
-// check-index of every lock of the hold. If the guards refuse, the hold is
-// lost, and the error is a *LostError. A *consulkv.Refused is about one of ops;
-// its indexes count ops alone.
-//
-// Writes that are safe to repeat (everything but cas) are tried again within
-// the lease when the answer is lost: the guards keep a repetition from writing
-// over a later holder. An error that is left may stand for a commit.
-func (h *Hold) Txn(ctx context.Context, ops ...consulkv.Op) (consulkv.Results, error) {
-	if len(ops) > h.MaxOps() {
-		return nil, fmt.Errorf("fenced transaction of %d operations: at most %d fit beside the guards", len(ops), h.MaxOps())
-	}
-	all := append(h.guards[:len(h.guards):len(h.guards)], ops...)
-	delay := 50 * time.Millisecond
-	for {
-		if err := h.alive(); err != nil {
-			return nil, err
-		}
-		res, err := h.c.consul.Txn(ctx, all...)
-		if err == nil {
-			return res[len(h.guards):], nil
-		}
-		if ref, ok := isRefused(err); ok {
-			return nil, h.refused(ref)
-		}
-		if kind, ok := errors.AsType[*consulkv.Error](err); !ok || !kind.Temporary() || !repeatable(ops) {
-			return nil, err
-		}
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		if serr := sleep(ctx, delay); serr != nil {
-			return nil, serr
-		}
-		delay = min(2*delay, time.Second)
-	}
-}
-
-// alive returns why the hold no longer counts, or nil. It is asked before
-// every write: a process that was stopped past its lease must not send even
-// one request more. A request to let go is no loss: the last writes of an
-// orderly end still pass.
-func (h *Hold) alive() error {
-	if err := h.sess.dead(); err != nil {
-		h.lose(err.Error())
-	}
-	if h.ctx.Err() != nil {
-		if cause := context.Cause(h.ctx); !errors.Is(cause, ErrRequested) {
-			return cause
-		}
-	}
-	return nil
-}
-
-// refused turns a refusal of a guard into a loss, and shifts the others.
-func (h *Hold) refused(ref *consulkv.Refused) error {
-	out := &consulkv.Refused{}
-	for _, o := range ref.Ops {
-		if o.Index < len(h.guards) {
-			h.lose("Consul refused a write under its token: " + o.What)
-			return context.Cause(h.ctx)
-		}
-		o.Index -= len(h.guards)
-		out.Ops = append(out.Ops, o)
-	}
-	return out
-}
-
-func repeatable(ops []consulkv.Op) bool {
-	for _, op := range ops {
-		switch op.Verb {
-		case api.KVCAS, api.KVDeleteCAS, api.KVLock, api.KVUnlock:
-			return false
-		}
-	}
-	return true
-}
-
 // SetProcesses names further processes that must be gone before this hold is
 // proved dead; they are written with the next Progress.
 func (h *Hold) SetProcesses(p ...records.Process) {
@@ -277,7 +200,7 @@ func (h *Hold) Progress(ctx context.Context, done, total int64, unit, note strin
 	h.mu.Lock()
 	procs := h.processes
 	h.mu.Unlock()
-	now, boot := time.Now(), hostproc.BootSeconds()
+	now, boot := time.Now(), h.c.boot()
 	ops := make([]consulkv.Op, len(h.names))
 	for i, n := range h.names {
 		ops[i] = consulkv.Set(h.c.keys.Progress(n), records.Encode(&records.Progress{
@@ -291,9 +214,42 @@ func (h *Hold) Progress(ctx context.Context, done, total int64, unit, note strin
 	return err
 }
 
+// serve waits for the whole of a quiesce that is owed, holding the lock, and
+// clears it by a fenced write.
+func (h *Hold) serve(ctx context.Context, owe time.Duration) error {
+	t := time.NewTimer(owe)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-h.ctx.Done():
+		return context.Cause(h.ctx)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	ops := make([]consulkv.Op, len(h.names))
+	for i, n := range h.names {
+		ops[i] = consulkv.Delete(h.c.keys.Fence(n))
+	}
+	if _, err := h.Txn(ctx, ops...); err != nil {
+		return err
+	}
+	h.setServed()
+	return nil
+}
+
+func (h *Hold) setServed() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.served = true
+}
+
+// releasePatience bounds a release beside the lease.
+const releasePatience = 10 * time.Second
+
 // Release ends the hold cleanly: one transaction marks the records released
 // and unlocks, so that the next holder owes nothing. It is safe to call more
-// than once, and after a loss, when it only cleans up.
+// than once, and after a loss, when it only cleans up. A ctx that has ended
+// does not keep it from trying once: what is left undone makes others wait.
 func (h *Hold) Release(ctx context.Context) error {
 	h.mu.Lock()
 	if h.released {
@@ -310,34 +266,58 @@ func (h *Hold) Release(ctx context.Context) error {
 	return err
 }
 
+// giveUp ends a hold under which nothing was done.
+func (h *Hold) giveUp(ctx context.Context) error {
+	rctx, cancel := detached(ctx, 5*time.Second)
+	defer cancel()
+	return h.Release(rctx)
+}
+
 func (h *Hold) unlock(ctx context.Context) error {
 	if err := h.alive(); err != nil {
 		return err
 	}
 	now := time.Now().UTC()
 	ops := append([]consulkv.Op{}, h.guards...)
+	h.mu.Lock()
+	served := h.served
+	h.mu.Unlock()
 	for _, n := range h.names {
 		r := h.record[n]
 		r.Released, r.ReleasedAt = true, &now
-		ops = append(ops, consulkv.Unlock(h.c.keys.Lock(n), records.Encode(&r), h.sess.id),
-			consulkv.Delete(h.c.keys.Request(n)), consulkv.Delete(h.c.keys.Approval(n)))
+		unlock := consulkv.Unlock(h.c.keys.Lock(n), records.Encode(&r), h.sess.id)
+		unlock.Flags = h.flags[n]
+		ops = append(ops, unlock, consulkv.Delete(h.c.keys.Request(n)), consulkv.Delete(h.c.keys.Approval(n)))
+		if served {
+			// A breaker may have put it there for the case that its steps, and
+			// not this, end the hold.
+			ops = append(ops, consulkv.Delete(h.c.keys.Fence(n)))
+		}
 	}
-	// The keepers go on while this is tried, so the lease bounds it.
-	delay := 50 * time.Millisecond
+	if ctx.Err() != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = detached(ctx, 2*time.Second)
+		defer cancel()
+	}
+	// The keepers go on while this is tried, so the lease bounds it too.
+	delay, deadline, doubt := 50*time.Millisecond, time.Now().Add(releasePatience), false
 	for {
-		_, err := h.c.consul.Txn(ctx, ops...)
+		_, err := h.send(ctx, ops...)
 		if err == nil {
 			return nil
 		}
 		if ref, ok := isRefused(err); ok {
 			// Either lost, or an earlier try of ours stands.
-			if done, rerr := h.releasedByUs(ctx); rerr == nil && done {
-				return nil
+			if doubt {
+				if done, rerr := h.releasedByUs(ctx); rerr == nil && done {
+					return nil
+				}
 			}
-			return h.refused(ref)
+			return h.refused(ref, len(h.guards))
 		}
+		doubt = doubt || consulkv.Ambiguous(err)
 		kind, ok := errors.AsType[*consulkv.Error](err)
-		if !ok || !kind.Temporary() || h.LeaseLeft() <= 0 || sleep(ctx, delay) != nil {
+		if !ok || !kind.Temporary() || h.LeaseLeft() <= 0 || time.Now().After(deadline) || sleep(ctx, delay) != nil {
 			return fmt.Errorf("release %s: %w", strings.Join(h.names, ", "), err)
 		}
 		delay = min(2*delay, time.Second)
@@ -354,5 +334,5 @@ func (h *Hold) releasedByUs(ctx context.Context) (bool, error) {
 	if err := records.Decode(key, p.Value, &r); err != nil {
 		return false, err
 	}
-	return r.Nonce == h.Nonce() && r.Released, nil
+	return r.Nonce == h.Nonce() && r.Released && r.Broken == "", nil
 }

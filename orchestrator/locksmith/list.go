@@ -56,7 +56,11 @@ func (c *Client) judgePair(ctx context.Context, p *api.KVPair) (*Verdict, error)
 	if err != nil {
 		return nil, err
 	}
-	return c.NewObserver(s.Name, nil).Judge(s, time.Now()), nil
+	v := c.NewObserver(s.Name, nil).Judge(s, time.Now())
+	if c.cooling(ctx, s) {
+		v.State = Cooling
+	}
+	return v, nil
 }
 
 // Event is one line of a lock's story.

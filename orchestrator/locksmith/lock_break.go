@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator/evidence"
 	"github.com/aim-control/aimlock/policies"
 )
 
@@ -43,7 +44,11 @@ func (c *Client) Break(ctx context.Context, req BreakRequest) (*Broken, error) {
 	if req.Notify == nil {
 		req.Notify = func(Notice) {}
 	}
+	req.Name = c.lockName(req.Name)
 	obs := c.NewObserver(req.Name, nil)
+	bctx, cancel := context.WithCancel(ctx)
+	watched := closedChan()
+	defer func() { cancel(); <-watched }()
 	var last error
 	for range breakTries {
 		v, err := obs.Watch(ctx, req.Notify)
@@ -61,13 +66,62 @@ func (c *Client) Break(ctx context.Context, req BreakRequest) (*Broken, error) {
 		case req.DryRun:
 			return out, c.dryRun(ctx, v, out)
 		}
-		err = c.breakOnly(ctx, obs, v, req, out)
-		if !errors.Is(err, errChanged) {
+		t := &target{name: req.Name, obs: obs, v: v}
+		if err = c.permitted(ctx, []*target{t}); frozenUnknown(err) {
+			// This command has no history of the cluster: it makes one.
+			if obs.cluster == nil {
+				obs.cluster, watched = evidence.WatchCluster(bctx, c.consul)
+			}
+			req.Notify(Notice{Kind: NoticeWaiting, Lock: req.Name, Status: c.Status(v), Text: "watching the cluster for a minute: " + err.Error()})
+			err = c.thaw(ctx, t)
+		}
+		if err == nil {
+			err = c.breakOnly(ctx, t, req, out)
+		}
+		if !errors.Is(err, errChanged) && !errors.Is(err, errLetGo) {
 			return out, err
 		}
 		last = err
 	}
 	return nil, fmt.Errorf("lock %s: gave up after %d tries: %w", req.Name, breakTries, last)
+}
+
+func closedChan() <-chan struct{} {
+	ch := make(chan struct{})
+	close(ch)
+	return ch
+}
+
+func frozenUnknown(err error) bool {
+	no, ok := errors.AsType[*NotPermittedError](err)
+	return ok && no.brake == brakeUnknown
+}
+
+// thawPatience is how long it takes to know of a cluster what a policy's freeze
+// asks, in nearly all of them.
+const thawPatience = 70 * time.Second
+
+// thaw watches until it is known whether breaking is frozen, or for as long as
+// it is worth it. A *NotPermittedError says that the target may not be broken.
+func (c *Client) thaw(ctx context.Context, t *target) error {
+	for deadline := time.Now().Add(thawPatience); ; {
+		if err := sleep(ctx, time.Second); err != nil {
+			return err
+		}
+		v, err := t.obs.observe(ctx)
+		switch {
+		case err != nil:
+			return err
+		case v.Snapshot.Hold() != t.v.Snapshot.Hold():
+			return errLetGo
+		case v.State != Hot:
+			return errChanged
+		}
+		t.v = v
+		if err := c.permitted(ctx, []*target{t}); !frozenUnknown(err) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 func (c *Client) dryRun(ctx context.Context, v *Verdict, out *Broken) error {
@@ -88,15 +142,11 @@ func (c *Client) dryRun(ctx context.Context, v *Verdict, out *Broken) error {
 	return nil
 }
 
-func (c *Client) breakOnly(ctx context.Context, obs *Observer, v *Verdict, req BreakRequest, out *Broken) error {
-	b, err := c.startBreak(ctx, obs, v, req.Notify, req.Force)
+func (c *Client) breakOnly(ctx context.Context, t *target, req BreakRequest, out *Broken) error {
+	b, err := c.startBreak(ctx, []*target{t}, req.Notify, req.Force)
 	if err != nil {
-		if errors.Is(err, errLetGo) {
-			return fmt.Errorf("lock %s: %w", req.Name, ErrNotHeld)
-		}
 		return err
 	}
-	req.Notify(Notice{Kind: NoticeBreaking, Lock: v.Snapshot.Name, Text: "breaking by rule " + b.rec.Rule})
 	take, err := b.steps(ctx)
 	if err == nil && !take {
 		err = errors.New("the policy's steps do not end the hold")
@@ -104,13 +154,15 @@ func (c *Client) breakOnly(ctx context.Context, obs *Observer, v *Verdict, req B
 	if err == nil {
 		out.Record, err = b.unlock(ctx)
 	}
+	out.Verdict = t.v
 	switch {
 	case errors.Is(err, errLetGo):
-		b.finish(ctx, records.OutcomeReleased, "")
-		out.Record = &b.rec
+		b.finish(ctx, "")
+		t.rec.Outcome = records.OutcomeReleased
+		out.Record = &t.rec
 		return nil
 	case err != nil:
-		b.finish(ctx, records.OutcomeAborted, err.Error())
+		b.finish(ctx, err.Error())
 		return err
 	}
 	dctx, cancel := detached(ctx, 5*time.Second)

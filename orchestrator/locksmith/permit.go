@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/policies"
@@ -21,8 +23,19 @@ type Permit struct {
 	Next string
 
 	guards []consulkv.Op
-	budget consulkv.Op
+	// brake names what refused, where Why changes from moment to moment.
+	brake string
+	// budget is the policy's budget record as it was read.
+	budget      []byte
+	budgetIndex uint64
 }
+
+// Brakes whose texts change while they hold.
+const (
+	brakeFreeze  = "freeze"
+	brakeUnknown = "unknown freeze"
+	brakeBudget  = "budget"
+)
 
 // Permit asks whether the policy lets the HOT lock of v be broken now. It
 // changes nothing. The error is about Consul.
@@ -47,7 +60,7 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 	active, suspended, budget := res.Find(kActive), res.Find(kSuspended), res.Find(kBudget)
 	p.guards = append(p.guards, consulkv.CheckIndex(kActive, active.ModifyIndex), consulkv.CheckIndex(kSuspended, suspended.ModifyIndex))
 
-	if p.Why = c.inForce(v, active.Value); p.Why != "" {
+	if p.Why = c.inForce(v, active); p.Why != "" {
 		p.Next = "aimlock policy apply"
 		return p, nil
 	}
@@ -72,35 +85,32 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 	}
 	if !v.Proof() {
 		if frozen, why := b.Frozen(v.Facts); frozen != policies.False {
-			p.Why = "breaking is frozen: " + why
+			p.Why, p.brake = "breaking is frozen: "+why, brakeFreeze
 			if frozen == policies.Unknown {
-				p.Why = "it is not known whether breaking is frozen: " + why
+				p.Why, p.brake = "it is not known whether breaking is frozen: "+why, brakeUnknown
 			}
 			return p, nil
 		}
 	}
-	if b.Budget != nil {
-		op, why := c.spend(v, b.Budget, budget.Value, budget.ModifyIndex, time.Now())
-		if why != "" {
-			p.Why = why
-			return p, nil
-		}
-		p.budget = op
+	p.budget, p.budgetIndex = budget.Value, budget.ModifyIndex
+	if _, why := c.spend(v.Policy, p, []*Verdict{v}, time.Now()); why != "" {
+		p.Why, p.brake = why, brakeBudget
+		return p, nil
 	}
 	p.OK = true
 	return p, nil
 }
 
 // inForce says why these policies may not break the lock; "" if they may.
-func (c *Client) inForce(v *Verdict, active []byte) string {
-	if len(active) == 0 {
+func (c *Client) inForce(v *Verdict, active *api.KVPair) string {
+	if active.ModifyIndex == 0 {
 		if v.Snapshot.Tool != "aimlock" {
 			return "the lock is not aimlock's: only an applied policy may break it, and none is applied"
 		}
 		return ""
 	}
 	var rec records.PolicyActive
-	if err := records.Decode(c.keys.PolicyActive(), active, &rec); err != nil {
+	if err := records.Decode(c.keys.PolicyActive(), active.Value, &rec); err != nil {
 		return err.Error()
 	}
 	if rec.Hash != c.set.Hash {
@@ -125,22 +135,76 @@ func approved(v *Verdict, now time.Time) string {
 	return ""
 }
 
-// spend takes one break out of the budget, by the wall clocks of those who
-// break: the span of a budget is hours, and a skewed clock only shifts it.
-func (c *Client) spend(v *Verdict, b *policies.Budget, raw []byte, index uint64, now time.Time) (consulkv.Op, string) {
-	key := c.keys.Budget(v.Policy.Name)
-	rec := records.Budget{Version: records.Version}
-	if len(raw) > 0 {
-		if err := records.Decode(key, raw, &rec); err != nil {
+// charge takes the break of all targets out of the budgets of their policies.
+func (c *Client) charge(targets []*target, now time.Time) ([]consulkv.Op, error) {
+	var ops []consulkv.Op
+	done := map[*policies.Policy]bool{}
+	for _, t := range targets {
+		p := t.v.Policy
+		if done[p] {
+			continue
+		}
+		done[p] = true
+		var verdicts []*Verdict
+		for _, o := range targets {
+			if o.v.Policy == p {
+				verdicts = append(verdicts, o.v)
+			}
+		}
+		op, why := c.spend(p, t.permit, verdicts, now)
+		if why != "" {
+			return nil, &NotPermittedError{Lock: t.name, Permit: &Permit{Why: why, brake: brakeBudget}}
+		}
+		if op != nil {
+			ops = append(ops, op)
+		}
+	}
+	return ops, nil
+}
+
+// spend takes the breaks of holds out of a policy's budget as it was read for a
+// permit. A hold counts once, however many locks it is of and however often it
+// is tried to break it. The op is nil if nothing is to be paid.
+//
+// The clocks are the wall clocks of those who break: the span of a budget is
+// hours, and a skewed clock only shifts it. A break of the future is of now, or
+// a clock that once was wrong by years would spend the budget for as long.
+func (c *Client) spend(p *policies.Policy, permit *Permit, verdicts []*Verdict, now time.Time) (consulkv.Op, string) {
+	b := p.Break.Budget
+	if b == nil {
+		return nil, ""
+	}
+	key := c.keys.Budget(p.Name)
+	rec := records.Budget{}
+	if len(permit.budget) > 0 {
+		if err := records.Decode(key, permit.budget, &rec); err != nil {
 			return nil, "the budget cannot be read: " + err.Error()
 		}
 	}
-	rec.Breaks = slices.DeleteFunc(rec.Breaks, func(i records.BudgetItem) bool { return now.Sub(i.At) >= b.Per })
-	if len(rec.Breaks) >= b.Max {
-		return nil, fmt.Sprintf("the budget of policy %s is spent: %d breaks in %s; the next one is free in %s",
-			v.Policy.Name, len(rec.Breaks), b.Per, round(b.Per-now.Sub(rec.Breaks[0].At)))
-	}
 	rec.Version = records.Version
-	rec.Breaks = append(rec.Breaks, records.BudgetItem{Lock: v.Snapshot.Name, At: now.UTC(), By: c.by})
-	return consulkv.CAS(key, records.Encode(&rec), index), ""
+	rec.Breaks = slices.DeleteFunc(rec.Breaks, func(i records.BudgetItem) bool { return now.Sub(i.At) >= b.Per })
+	oldest := now
+	for i := range rec.Breaks {
+		if rec.Breaks[i].At.After(now) {
+			rec.Breaks[i].At = now.UTC()
+		}
+		if rec.Breaks[i].At.Before(oldest) {
+			oldest = rec.Breaks[i].At
+		}
+	}
+	before := len(rec.Breaks)
+	for _, v := range verdicts {
+		token := v.Snapshot.Index()
+		if !slices.ContainsFunc(rec.Breaks, func(i records.BudgetItem) bool { return i.Token == token }) {
+			rec.Breaks = append(rec.Breaks, records.BudgetItem{Lock: v.Snapshot.Name, At: now.UTC(), By: c.by, Token: token})
+		}
+	}
+	switch {
+	case len(rec.Breaks) == before:
+		return nil, ""
+	case len(rec.Breaks) > b.Max:
+		return nil, fmt.Sprintf("the budget of policy %s is spent: %d breaks in %s; the next one is free in %s",
+			p.Name, before, b.Per, round(b.Per-now.Sub(oldest)))
+	}
+	return consulkv.CAS(key, records.Encode(&rec), permit.budgetIndex), ""
 }

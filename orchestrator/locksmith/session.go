@@ -28,39 +28,65 @@ type session struct {
 	mu sync.Mutex
 	// passed and renewed are the starts of the last good pass and renewal:
 	// the server counts from some moment after them.
-	passed, renewed time.Time
+	passed, renewed instant
 	output          string
 	gone            error
 
 	// died is closed, with gone set, when Consul says that the session is
-	// gone or the lease is over.
+	// gone or the lease is over. life ends with it: what is being sent under
+	// the lease is given up.
 	died   chan struct{}
+	life   context.Context //nolint:containedctx // the life of the lease is a context, by design
+	end    context.CancelFunc
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+}
+
+// instant is a moment on two clocks: the monotonic one, and the one that also
+// goes on while the machine is suspended.
+type instant struct {
+	mono time.Time
+	boot float64
+}
+
+func (c *Client) now() instant { return instant{time.Now(), c.boot()} }
+
+// since is how long ago t was, by the clock that says more.
+func (c *Client) since(t instant) time.Duration {
+	return max(time.Since(t.mono), seconds(c.boot()-t.boot))
 }
 
 // openSession registers the service, makes the session bound to it, and keeps
 // both alive until close is called. nonce makes the service's id unique.
 func (c *Client) openSession(ctx context.Context, nonce string, ttl, lockDelay time.Duration, name string) (*session, error) {
 	s := &session{c: c, ttl: ttl, died: make(chan struct{}), output: name}
+	kctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.cancel = cancel
+	s.life, s.end = context.WithCancel(kctx)
+	// Until there is a session, no renewal bounds the lease.
+	s.renewed = c.now()
 	s.service = HolderService + "-" + nonce
 	if err := s.register(ctx); err != nil {
 		if !agentless(err) {
+			s.cancel()
 			return nil, err
 		}
 		c.log.Warn("the local agent takes no checks; the session's TTL alone serves", "error", err)
 		s.service = ""
 	}
+	had := s.service
+	if had != "" {
+		// From now on, since making the session may take its time.
+		s.wg.Go(func() { s.keep(kctx, PassEvery, s.pass) })
+	}
 	if err := s.create(ctx, lockDelay, name); err != nil {
+		s.cancel()
+		s.wg.Wait()
+		s.service = had
 		cctx, cancel := detached(ctx, 3*time.Second)
 		defer cancel()
 		s.deregister(cctx)
 		return nil, err
-	}
-	kctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.cancel = cancel
-	if s.service != "" {
-		s.wg.Go(func() { s.keep(kctx, PassEvery, s.pass) })
 	}
 	s.wg.Go(func() { s.keep(kctx, ttl/3, s.renew) })
 	s.wg.Go(func() { s.guard(kctx) })
@@ -78,9 +104,9 @@ func agentless(err error) bool {
 }
 
 func (s *session) register(ctx context.Context) error {
-	start := time.Now()
+	start := s.c.now()
 	_, err := consulkv.Retry(ctx, s.c.consul, "register service "+s.service, func(ctx context.Context) (struct{}, error) {
-		start = time.Now()
+		start = s.c.now()
 		return struct{}{}, s.c.consul.API().Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
 			ID:   s.service,
 			Name: HolderService,
@@ -120,10 +146,12 @@ func (s *session) create(ctx context.Context, lockDelay time.Duration, name stri
 	}
 	deadline, delay := time.Now().Add(sessionPatience), 5*time.Millisecond
 	for {
-		start := time.Now()
+		start := s.c.now()
 		id, err := s.tryCreate(ctx, entry)
 		if err == nil {
+			s.mu.Lock()
 			s.id, s.renewed = id, start
+			s.mu.Unlock()
 			return nil
 		}
 		if !strings.Contains(err.Error(), "Missing check") || ctx.Err() != nil {
@@ -137,7 +165,10 @@ func (s *session) create(ctx context.Context, lockDelay time.Duration, name stri
 			}
 			s.c.log.Warn("Consul does not take the holder's checks; the session's TTL alone serves", "error", err)
 			s.deregister(ctx)
-			s.service, entry.ServiceChecks, entry.NodeChecks = "", nil, nil
+			s.mu.Lock()
+			s.service = ""
+			s.mu.Unlock()
+			entry.ServiceChecks, entry.NodeChecks = nil, nil
 			deadline = time.Now().Add(sessionPatience)
 			continue
 		}
@@ -166,11 +197,12 @@ func (s *session) tryCreate(ctx context.Context, entry *api.SessionEntry) (strin
 	})
 }
 
-// keep calls f every period until ctx ends. A try that failed is made again
-// soon, and each has a bound well under the lease.
+// keep calls f every period until ctx ends or the lease is over: a process that
+// was stopped for too long sends nothing when it wakes. A try that failed is
+// made again soon, and each has a bound well under the lease.
 func (s *session) keep(ctx context.Context, period time.Duration, f func(context.Context) error) {
 	wait := period
-	for sleep(ctx, wait) == nil {
+	for sleep(ctx, wait) == nil && s.dead() == nil {
 		tctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 		err := f(tctx)
 		cancel()
@@ -184,34 +216,38 @@ func (s *session) keep(ctx context.Context, period time.Duration, f func(context
 
 func (s *session) pass(ctx context.Context) error {
 	s.mu.Lock()
-	output := s.output
+	output, service := s.output, s.service
 	s.mu.Unlock()
-	start := time.Now()
-	err := s.c.consul.API().Agent().UpdateTTLOpts(s.service, output, api.HealthPassing, (&api.QueryOptions{}).WithContext(ctx))
+	if service == "" {
+		return nil
+	}
+	start := s.c.now()
+	err := s.c.consul.API().Agent().UpdateTTLOpts(service, output, api.HealthPassing, (&api.QueryOptions{}).WithContext(ctx))
 	if err != nil {
-		return s.c.consul.Classify("pass check "+s.service, err)
+		return s.c.consul.Classify("pass check "+service, err)
 	}
 	s.extend(&s.passed, start)
 	return nil
 }
 
-// extend moves one side of the lease, unless the lease was over when the
-// request began: over is over, since Consul may have ended the session and
-// given the lock away in between.
-func (s *session) extend(what *time.Time, start time.Time) {
-	if start.After(s.leaseEnd()) {
-		s.die(errLeaseOver)
+// extend moves one side of the lease, unless the lease is over by now: over is
+// over, since Consul may have ended the session and given the lock away, also
+// while this very answer was on its way.
+func (s *session) extend(what *instant, start instant) {
+	if s.dead() != nil {
 		return
 	}
 	s.mu.Lock()
-	*what = start
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if start.mono.After(what.mono) {
+		*what = start
+	}
 }
 
 var errLeaseOver = errors.New("the lease is over: this process was stopped or cut off for too long")
 
 func (s *session) renew(ctx context.Context) error {
-	start := time.Now()
+	start := s.c.now()
 	entry, _, err := s.c.consul.API().Session().Renew(s.id, (&api.WriteOptions{}).WithContext(ctx))
 	if err != nil {
 		return s.c.consul.Classify("renew session "+s.id, err)
@@ -224,24 +260,25 @@ func (s *session) renew(ctx context.Context) error {
 	return nil
 }
 
-// leaseEnd is when work must have stopped: before Consul may end the session
-// for lack of a pass or of a renewal.
-func (s *session) leaseEnd() time.Time {
+// leaseLeft is for how long work may still go on: until just before Consul may
+// end the session for lack of a pass or of a renewal.
+func (s *session) leaseLeft() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	end := s.renewed.Add(s.ttl)
+	left := s.ttl - s.c.since(s.renewed)
 	if s.service != "" {
-		if e := s.passed.Add(CheckTTL); e.Before(end) {
-			end = e
-		}
+		left = min(left, CheckTTL-s.c.since(s.passed))
 	}
-	return end.Add(-LeaseMargin)
+	return left - LeaseMargin
 }
+
+// leaseEnd is when work must have stopped.
+func (s *session) leaseEnd() time.Time { return time.Now().Add(s.leaseLeft()) }
 
 // guard ends the session's life in this process when the lease is over.
 func (s *session) guard(ctx context.Context) {
 	for {
-		left := time.Until(s.leaseEnd())
+		left := s.leaseLeft()
 		if left <= 0 {
 			s.die(fmt.Errorf("could not be kept alive: no answer from Consul at %s within the lease", s.c.consul.Addr()))
 			return
@@ -257,6 +294,7 @@ func (s *session) die(why error) {
 	defer s.mu.Unlock()
 	if s.gone == nil {
 		s.gone = why
+		s.end()
 		close(s.died)
 	}
 }
@@ -264,7 +302,7 @@ func (s *session) die(why error) {
 // dead returns why the session no longer counts, or nil. It looks at the
 // clock itself: a process that was stopped asks before its timers have run.
 func (s *session) dead() error {
-	if time.Now().After(s.leaseEnd()) {
+	if s.leaseLeft() <= 0 {
 		s.die(errLeaseOver)
 	}
 	s.mu.Lock()

@@ -56,8 +56,17 @@ func (c *Client) NewObserver(name string, cluster *evidence.Cluster) *Observer {
 	return &Observer{c: c, name: name, cluster: cluster, start: time.Now()}
 }
 
-// Observe reads the lock and judges it.
+// Observe reads the lock and judges it. Of a free lock it also finds out
+// whether it is COOLING.
 func (o *Observer) Observe(ctx context.Context) (*Verdict, error) {
+	v, err := o.observe(ctx)
+	if err == nil && o.c.cooling(ctx, v.Snapshot) {
+		v.State = Cooling
+	}
+	return v, err
+}
+
+func (o *Observer) observe(ctx context.Context) (*Verdict, error) {
 	s, err := o.c.reader.Read(ctx, o.name)
 	if err != nil {
 		return nil, err
@@ -146,12 +155,12 @@ func (c *Client) Status(v *Verdict) *Status {
 	if v.Policy != nil {
 		st.Policy = v.Policy.Name
 	}
-	if s.Fence != nil {
-		st.Owed = s.Fence.Owed
+	if owed, _ := c.owed(s); owed != nil {
+		st.Owed = owed.Owed
 	}
 	if !s.Held() {
-		if owed, _ := c.owed(s); owed != nil {
-			st.Owed = owed.Owed
+		if s.FenceErr != nil {
+			st.Reason = s.FenceErr.Error()
 		}
 		if v.DelayLeft >= 0 {
 			left := v.DelayLeft.Seconds()

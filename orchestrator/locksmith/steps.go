@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -26,28 +27,135 @@ var errNotHere = errors.New("not possible here")
 // stepTimeout bounds an exec step that names no wait.
 const stepTimeout = 30 * time.Second
 
+// group are the targets that one session holds under one policy: its steps run
+// once for them.
+type group struct {
+	policy  *policies.Policy
+	targets []*target
+}
+
+func (b *breaking) groups() []*group {
+	var out []*group
+	for _, t := range b.targets {
+		same := slices.IndexFunc(out, func(g *group) bool {
+			return g.policy == t.v.Policy && g.targets[0].v.Snapshot.SessionID() == t.v.Snapshot.SessionID()
+		})
+		if same < 0 {
+			out = append(out, &group{policy: t.v.Policy, targets: []*target{t}})
+			continue
+		}
+		out[same].targets = append(out[same].targets, t)
+	}
+	return out
+}
+
+// steps runs the policies' steps up to take. take is true if all policies come
+// to that; errLetGo if a lock was let go before, errChanged if one is not HOT
+// any more or a step failed.
+func (b *breaking) steps(ctx context.Context) (take bool, err error) {
+	for _, g := range b.groups() {
+		take, err := b.stepsOf(ctx, g)
+		if err != nil || !take {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (b *breaking) stepsOf(ctx context.Context, g *group) (take bool, err error) {
+	first := g.targets[0]
+	for _, st := range g.policy.Break.Steps {
+		run, _, why := st.Applies(first.v.Facts)
+		if !run {
+			g.log(st.Kind, "skipped", why)
+			continue
+		}
+		if st.Kind == policies.StepTake {
+			return true, nil
+		}
+		if st.Destroys() {
+			for _, t := range g.targets {
+				if err := b.markFence(ctx, t); err != nil {
+					return false, err
+				}
+			}
+		}
+		b.notify(Notice{Kind: NoticeStep, Lock: first.name, Text: stepText(st)})
+		if err := b.run(ctx, first, st); err != nil {
+			if ctx.Err() != nil {
+				return false, context.Cause(ctx)
+			}
+			g.log(st.Kind, "failed", err.Error())
+			if st.OnError != policies.OnErrorContinue {
+				return false, fmt.Errorf("%w: step %s: %w", errChanged, st.Kind, err)
+			}
+		} else {
+			g.log(st.Kind, "done", "")
+		}
+		s := first.v.Snapshot
+		if err := b.c.await(ctx, st.Wait, map[string]uint64{s.Key: s.Index()}); err != nil {
+			return false, err
+		}
+		// A holder that came back to life while it was waited for is not to be
+		// harmed by the next step.
+		for _, t := range g.targets {
+			if err := t.look(ctx); err != nil {
+				return false, err
+			}
+		}
+	}
+	return false, nil
+}
+
+func stepText(st *policies.Step) string {
+	text := st.Kind
+	if st.Signal != "" {
+		text += " " + st.Signal
+	}
+	if st.Wait > 0 {
+		text += ", wait " + st.Wait.String()
+	}
+	return text
+}
+
+func (g *group) log(step, result, detail string) {
+	for _, t := range g.targets {
+		t.rec.Steps = append(t.rec.Steps, records.BreakStep{Step: step, At: time.Now().UTC(), Result: result, Detail: printable(detail)})
+	}
+}
+
 // run does one step of a break.
-func (b *breaking) run(ctx context.Context, st *policies.Step) error {
-	s := b.v.Snapshot
+func (b *breaking) run(ctx context.Context, t *target, st *policies.Step) error {
+	s := t.v.Snapshot
 	switch st.Kind {
 	case policies.StepRequest:
-		return b.c.request(ctx, s, b.rec.Rule, b.rec.Reason, max(st.Wait, 10*time.Second))
+		return b.c.request(ctx, s, t.rec.Rule, t.rec.Reason, max(st.Wait, 10*time.Second))
 	case policies.StepSignal:
-		return b.signal(st)
+		return b.signal(s, st)
 	case policies.StepExec:
-		return b.exec(ctx, st)
+		return b.exec(ctx, t, st)
 	case policies.StepDestroySession:
 		return b.c.destroySession(ctx, s.SessionID())
 	case policies.StepNomadStop:
-		return fmt.Errorf("%w: no connection to Nomad is set up; stop the allocation by hand", errNotHere)
+		return b.nomadStop(ctx, s)
 	case policies.StepPlugin:
 		return fmt.Errorf("%w: breaker plugin %q is not loaded", errNotHere, st.Plugin)
 	}
 	return fmt.Errorf("%w: step %q", errNotHere, st.Kind)
 }
 
-func (b *breaking) signal(st *policies.Step) error {
-	h := b.v.Snapshot.Holder
+func (b *breaking) nomadStop(ctx context.Context, s *evidence.Snapshot) error {
+	switch {
+	case s.Holder == nil || s.Holder.AllocID == "":
+		return fmt.Errorf("%w: the holder did not record an allocation", errNotHere)
+	case b.c.reader.Nomad == nil:
+		return fmt.Errorf("%w: NOMAD_ADDR is not set; stop the allocation by hand", errNotHere)
+	}
+	return b.c.reader.Nomad.Stop(ctx, s.Holder.AllocID)
+}
+
+func (b *breaking) signal(s *evidence.Snapshot, st *policies.Step) error {
+	h := s.Holder
 	if h == nil || !b.c.reader.Local(h) {
 		return fmt.Errorf("%w: the holder is not a process of this host that its record names", errNotHere)
 	}
@@ -60,8 +168,8 @@ func (b *breaking) signal(st *policies.Step) error {
 
 // exec runs a command of the policy, without a shell. Its output is not kept:
 // it may hold anything.
-func (b *breaking) exec(ctx context.Context, st *policies.Step) error {
-	argv, err := st.Command(b.v.Facts)
+func (b *breaking) exec(ctx context.Context, t *target, st *policies.Step) error {
+	argv, err := st.Command(t.v.Facts)
 	if err != nil {
 		return err
 	}
@@ -74,8 +182,8 @@ func (b *breaking) exec(ctx context.Context, st *policies.Step) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
-		"AIMLOCK_LOCK=" + b.rec.Lock, "AIMLOCK_RULE=" + b.rec.Rule,
-		"AIMLOCK_SESSION=" + b.rec.Session, "AIMLOCK_TOKEN=" + strconv.FormatUint(b.rec.Token, 10),
+		"AIMLOCK_LOCK=" + t.rec.Lock, "AIMLOCK_RULE=" + t.rec.Rule,
+		"AIMLOCK_SESSION=" + t.rec.Session, "AIMLOCK_TOKEN=" + strconv.FormatUint(t.rec.Token, 10),
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

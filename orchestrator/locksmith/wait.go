@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/hashicorp/consul/api"
-
-	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
@@ -62,6 +61,10 @@ type Notice struct {
 	Text   string
 }
 
+// MaxLocks is how many locks one acquisition takes: a break of all of them must
+// fit into one transaction.
+const MaxLocks = 8
+
 // rejudgeEvery is how often a wait looks again at what needs no request: ages,
 // and whether the holder's process on this host still lives.
 const rejudgeEvery = 250 * time.Millisecond
@@ -73,14 +76,48 @@ const rejudgeEvery = 250 * time.Millisecond
 //
 // A *RefusedError says that the locks were not given in time.
 func (c *Client) Acquire(ctx context.Context, req Request) (*Hold, error) {
+	if err := c.normalise(&req); err != nil {
+		return nil, err
+	}
+	w := &waiter{c: c, req: &req, obs: map[string]*Observer{}, start: time.Now(), failed: map[string]failure{}}
+	return w.run(ctx)
+}
+
+// normalise gives every lock its one name, and fills in the defaults.
+func (c *Client) normalise(req *Request) error {
 	if req.TTL == 0 {
 		req.TTL = DefaultTTL
 	}
 	if req.Notify == nil {
 		req.Notify = func(Notice) {}
 	}
-	w := &waiter{c: c, req: &req, obs: map[string]*Observer{}, start: time.Now()}
-	return w.run(ctx)
+	switch n := len(req.Names); {
+	case n == 0:
+		return errors.New("no lock is named")
+	case n > MaxLocks:
+		return fmt.Errorf("%d locks at once: %d at most are taken in one transaction", n, MaxLocks)
+	}
+	names := make([]string, 0, len(req.Names))
+	for _, n := range req.Names {
+		name := c.lockName(n)
+		if !strings.Contains(name, "/") {
+			if err := keys.CheckName("lock", name); err != nil {
+				return err
+			}
+		}
+		if slices.Contains(names, name) {
+			return fmt.Errorf("lock %s is named twice: %w", name, ErrAlreadyHeld)
+		}
+		names = append(names, name)
+	}
+	req.Names = names
+	return nil
+}
+
+// lockName is the short name of an own lock that is named by its whole key.
+func (c *Client) lockName(n string) string {
+	name, _ := c.keys.LockName(c.keys.Lock(n))
+	return name
 }
 
 // waiter is one Acquire under way.
@@ -94,13 +131,19 @@ type waiter struct {
 	cluster *evidence.Cluster
 	// told is the state that was last told to the caller.
 	told string
-	// cooled is when a hold was seen to end with a lock-delay, and how long
-	// that is.
+	// endedAt is when a hold was seen to end with a lock-delay, and delay how
+	// long that is.
 	endedAt time.Time
 	delay   time.Duration
 	// refusal is why a HOT lock was last not broken.
 	refusal *NotPermittedError
+	// failed are the holds that could not be broken, so that they are not
+	// tried without end.
+	failed map[string]failure
 }
+
+// triesAtOnce bounds how often -try begins anew because somebody was faster.
+const triesAtOnce = 10
 
 func (w *waiter) run(ctx context.Context) (_ *Hold, err error) {
 	bctx, cancel := context.WithCancel(ctx)
@@ -114,28 +157,23 @@ func (w *waiter) run(ctx context.Context) (_ *Hold, err error) {
 			w.drop(ctx)
 		}
 	}()
-	races := 0
-	for {
+	for races := 0; ; {
 		verdicts, err := w.observe(ctx)
 		if err != nil {
 			return nil, err
 		}
-		blocked := firstHeld(w.req.Names, verdicts)
-		if blocked == nil {
+		if !slices.ContainsFunc(verdicts, func(v *Verdict) bool { return v.Snapshot.Held() }) {
 			h, owe, err := w.take(ctx, verdicts)
 			switch {
 			case err == nil:
 				return w.settle(ctx, h, owe)
 			case errors.Is(err, errCooling):
-				if err := w.cool(ctx, verdicts[w.req.Names[0]]); err != nil {
-					return nil, err
-				}
+				err = w.cool(ctx, w.coolingOf(err, verdicts))
 			case errors.Is(err, errRaced):
 				races++
-				if err := sleep(ctx, rand.N(time.Duration(min(races, 10))*20*time.Millisecond)); err != nil {
-					return nil, err
-				}
-			default:
+				err = w.raced(ctx, verdicts[0], races, err)
+			}
+			if err != nil {
 				return nil, err
 			}
 			continue
@@ -146,7 +184,7 @@ func (w *waiter) run(ctx context.Context) (_ *Hold, err error) {
 				o.cluster = w.cluster
 			}
 		}
-		h, owe, err := w.blocked(ctx, blocked, verdicts)
+		h, owe, err := w.blocked(ctx, verdicts)
 		if err != nil {
 			return nil, err
 		}
@@ -164,38 +202,57 @@ func (w *waiter) drop(ctx context.Context) {
 	}
 }
 
-func (w *waiter) observe(ctx context.Context) (map[string]*Verdict, error) {
-	out := make(map[string]*Verdict, len(w.req.Names))
-	for _, n := range w.req.Names {
+// observe judges every lock of the request, in the order of its names.
+func (w *waiter) observe(ctx context.Context) ([]*Verdict, error) {
+	out := make([]*Verdict, len(w.req.Names))
+	for i, n := range w.req.Names {
 		o := w.obs[n]
 		if o == nil {
 			o = w.c.NewObserver(n, w.cluster)
 			w.obs[n] = o
 		}
-		v, err := o.Observe(ctx)
+		v, err := o.observe(ctx)
 		if err != nil {
 			return nil, err
 		}
-		out[n] = v
+		out[i] = v
 	}
 	return out, nil
-}
-
-func firstHeld(names []string, verdicts map[string]*Verdict) *Verdict {
-	for _, n := range names {
-		if verdicts[n].Snapshot.Held() {
-			return verdicts[n]
-		}
-	}
-	return nil
 }
 
 var (
 	// errCooling: Consul's lock-delay refuses a free lock.
 	errCooling = errors.New("lock-delay")
 	// errRaced: somebody was faster, or changed what was read.
-	errRaced = errors.New("raced")
+	errRaced = errors.New("changed hands while it was taken")
 )
+
+// coolingError is an errCooling that names the lock's key.
+type coolingError struct{ key string }
+
+func (e *coolingError) Error() string        { return "lock-delay of " + e.key }
+func (e *coolingError) Is(target error) bool { return target == errCooling }
+
+func (w *waiter) coolingOf(err error, verdicts []*Verdict) *Verdict {
+	if e, ok := errors.AsType[*coolingError](err); ok {
+		for _, v := range verdicts {
+			if v.Snapshot.Key == e.key {
+				return v
+			}
+		}
+	}
+	return verdicts[0]
+}
+
+// raced waits a little after somebody was faster. It returns an error if the
+// wait is over: a lock that changes all the time must not keep a bounded wait
+// going.
+func (w *waiter) raced(ctx context.Context, v *Verdict, races int, cause error) error {
+	if left, bounded := w.left(); w.req.Try && races >= triesAtOnce || bounded && left <= 0 {
+		return fmt.Errorf("lock %s: gave up after %d tries: %w", v.Snapshot.Name, races, cause)
+	}
+	return sleep(ctx, rand.N(time.Duration(min(races, 10))*20*time.Millisecond))
+}
 
 func (w *waiter) attempt(ctx context.Context) (*attempt, error) {
 	if w.att != nil && w.att.sess.dead() == nil {
@@ -211,9 +268,9 @@ func (w *waiter) attempt(ctx context.Context) (*attempt, error) {
 }
 
 // take tries to acquire locks that nobody holds.
-func (w *waiter) take(ctx context.Context, verdicts map[string]*Verdict) (*Hold, time.Duration, error) {
-	for _, n := range w.req.Names {
-		if err := usable(verdicts[n].Snapshot); err != nil {
+func (w *waiter) take(ctx context.Context, verdicts []*Verdict) (*Hold, time.Duration, error) {
+	for _, v := range verdicts {
+		if err := usable(v.Snapshot); err != nil {
 			return nil, 0, err
 		}
 	}
@@ -221,7 +278,7 @@ func (w *waiter) take(ctx context.Context, verdicts map[string]*Verdict) (*Hold,
 	if err != nil {
 		return nil, 0, err
 	}
-	h, owe, err := att.take(ctx, snapshots(verdicts), nil)
+	h, owe, err := att.take(ctx, w.snapshots(verdicts), nil)
 	return h, owe, w.outcome(ctx, err)
 }
 
@@ -236,28 +293,26 @@ func (w *waiter) outcome(ctx context.Context, err error) error {
 		return nil
 	case errors.Is(err, errNotOurs):
 		w.drop(ctx)
-		return errRaced
-	case refused && delayed(ref):
-		return errCooling
+		return fmt.Errorf("%w: %w", errRaced, err)
 	case refused:
+		for _, o := range ref.Ops {
+			switch {
+			case strings.Contains(o.What, "lock delay"):
+				return &coolingError{o.Key}
+			case strings.Contains(o.What, "invalid session"):
+				// It ended, and its keepers have not noticed yet.
+				w.drop(ctx)
+			}
+		}
 		return fmt.Errorf("%w: %w", errRaced, err)
 	}
 	return err
 }
 
-func delayed(ref *consulkv.Refused) bool {
-	for _, o := range ref.Ops {
-		if strings.Contains(o.What, "lock delay") {
-			return true
-		}
-	}
-	return false
-}
-
-func snapshots(verdicts map[string]*Verdict) map[string]*evidence.Snapshot {
+func (w *waiter) snapshots(verdicts []*Verdict) map[string]*evidence.Snapshot {
 	out := make(map[string]*evidence.Snapshot, len(verdicts))
-	for n, v := range verdicts {
-		out[n] = v.Snapshot
+	for i, v := range verdicts {
+		out[w.req.Names[i]] = v.Snapshot
 	}
 	return out
 }
@@ -265,22 +320,17 @@ func snapshots(verdicts map[string]*Verdict) map[string]*evidence.Snapshot {
 // settle serves what is owed and hands the hold over.
 func (w *waiter) settle(ctx context.Context, h *Hold, owe time.Duration) (*Hold, error) {
 	w.att = nil
-	if owe > 0 {
-		w.req.Notify(Notice{Kind: NoticeQuiesce, Lock: strings.Join(h.names, ", "),
-			Text: fmt.Sprintf("waiting %s for what the last holder may still have running", round(owe))})
-		if err := h.serve(ctx, owe); err != nil {
-			// What is owed stays in fence/<name> for the next holder.
-			return nil, errors.Join(err, h.giveUp(ctx))
-		}
+	if owe <= 0 {
+		h.setServed()
+		return h, nil
+	}
+	w.req.Notify(Notice{Kind: NoticeQuiesce, Lock: strings.Join(h.names, ", "),
+		Text: fmt.Sprintf("waiting %s for what the last holder may still have running", round(owe))})
+	if err := h.serve(ctx, owe); err != nil {
+		// What is owed stays in fence/<name> for the next holder.
+		return nil, errors.Join(err, h.giveUp(ctx))
 	}
 	return h, nil
-}
-
-// giveUp ends a hold under which nothing was done.
-func (h *Hold) giveUp(ctx context.Context) error {
-	rctx, cancel := detached(ctx, 5*time.Second)
-	defer cancel()
-	return h.Release(rctx)
 }
 
 // left is what is left of the wait; ok is false without a bound.
@@ -302,17 +352,13 @@ func (w *waiter) expired(v *Verdict) error {
 	if why == "" {
 		return nil
 	}
-	return w.refuse(v, why)
-}
-
-func (w *waiter) refuse(v *Verdict, why string) error {
 	return &RefusedError{Status: w.status(v), Why: why, Hot: v.State == Hot}
 }
 
 func (w *waiter) status(v *Verdict) *Status {
 	st := w.c.Status(v)
 	var p *Permit
-	if w.refusal != nil {
+	if w.refusal != nil && w.refusal.Lock == v.Snapshot.Name {
 		p = w.refusal.Permit
 	}
 	if w.req.NoBreak && v.State == Hot {
@@ -329,7 +375,7 @@ func (w *waiter) tell(v *Verdict) {
 		key += v.Judgement.Rule.Key()
 	}
 	if w.refusal != nil {
-		key += w.refusal.Why
+		key += w.refusal.kind()
 	}
 	if key == w.told {
 		return
@@ -360,217 +406,10 @@ func (w *waiter) cool(ctx context.Context, v *Verdict) error {
 	return sleep(ctx, d)
 }
 
-// blocked deals with a lock that somebody holds until it may have changed: it
-// breaks it, or waits. A nil hold and a nil error mean: look again.
-func (w *waiter) blocked(ctx context.Context, v *Verdict, all map[string]*Verdict) (*Hold, time.Duration, error) {
-	o := w.obs[v.Snapshot.Name]
-	if o == nil {
-		o = w.obs[w.nameOf(v)]
-	}
-	wctx, cancel := context.WithCancel(ctx)
-	wake, done := w.c.watchLock(wctx, v.Snapshot)
-	defer func() { cancel(); <-done }()
-	tick := time.NewTicker(rejudgeEvery)
-	defer tick.Stop()
-	// A permit that was refused is asked for again after a while: budgets and
-	// freezes pass, approvals come.
-	var askAgain time.Time
-	for {
-		if v.State == Hot && !w.req.NoBreak && time.Now().After(askAgain) {
-			h, owe, err := w.breakAndTake(ctx, o, v, all)
-			var no *NotPermittedError
-			switch {
-			case err == nil:
-				return h, owe, nil
-			case errors.As(err, &no):
-				w.refusal = no
-				askAgain = time.Now().Add(time.Second)
-			case errors.Is(err, errChanged), errors.Is(err, errLetGo), errors.Is(err, errRaced):
-				w.req.Notify(Notice{Kind: NoticeStopped, Lock: v.Snapshot.Name, Text: err.Error()})
-				return nil, 0, nil
-			default:
-				return nil, 0, err
-			}
-		}
-		if err := w.expired(v); err != nil {
-			return nil, 0, err
-		}
-		w.tell(v)
-		select {
-		case <-ctx.Done():
-			return nil, 0, context.Cause(ctx)
-		case <-wake:
-			next, err := o.Observe(ctx)
-			if err != nil {
-				return nil, 0, err
-			}
-			if !next.Snapshot.Held() {
-				w.noteEnd(v.Snapshot)
-			}
-			if next.Snapshot.Hold() != v.Snapshot.Hold() {
-				w.refusal = nil
-				return nil, 0, nil
-			}
-			v = next
-		case <-tick.C:
-			v = o.Judge(v.Snapshot, time.Now())
-		}
-	}
-}
-
-// nameOf is the name under which the request knows a lock.
-func (w *waiter) nameOf(v *Verdict) string {
-	for _, n := range w.req.Names {
-		if w.c.keys.Lock(n) == v.Snapshot.Key {
-			return n
-		}
-	}
-	return v.Snapshot.Name
-}
-
 // noteEnd remembers when a hold was seen to end, and with what lock-delay.
 func (w *waiter) noteEnd(s *evidence.Snapshot) {
 	w.endedAt, w.delay = time.Now(), DefaultQuiesce
 	if s.Session != nil {
 		w.delay = s.Session.LockDelay
-	}
-}
-
-// breakAndTake breaks the lock of v and takes all locks of the request in the
-// same transaction.
-func (w *waiter) breakAndTake(ctx context.Context, o *Observer, v *Verdict, all map[string]*Verdict) (*Hold, time.Duration, error) {
-	first, err := w.c.Permit(ctx, v)
-	if err != nil {
-		return nil, 0, err
-	}
-	if !first.OK {
-		return nil, 0, &NotPermittedError{Lock: v.Snapshot.Name, Permit: first}
-	}
-	w.refusal = nil
-	w.tell(v)
-	att, err := w.attempt(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
-	b, err := w.c.startBreak(ctx, o, v, w.req.Notify, false)
-	if err != nil {
-		return nil, 0, err
-	}
-	w.req.Notify(Notice{Kind: NoticeBreaking, Lock: v.Snapshot.Name, Text: "breaking by rule " + b.rec.Rule})
-	take, err := b.steps(ctx)
-	switch {
-	case errors.Is(err, errLetGo):
-		b.finish(ctx, records.OutcomeReleased, "")
-		return nil, 0, err
-	case err != nil:
-		b.finish(ctx, records.OutcomeAborted, err.Error())
-		return nil, 0, fmt.Errorf("%w: %w", errChanged, err)
-	case !take:
-		b.finish(ctx, records.OutcomeAborted, "the policy's steps do not take the lock")
-		return nil, 0, &NotPermittedError{Lock: v.Snapshot.Name, Permit: &Permit{Why: "the policy's steps do not take the lock"}}
-	}
-	snaps, ended, err := w.endings(ctx, b, v, all, att)
-	if err != nil {
-		b.finish(ctx, records.OutcomeAborted, err.Error())
-		return nil, 0, err
-	}
-	h, owe, err := att.take(ctx, snaps, ended)
-	if err = w.outcome(ctx, err); err != nil {
-		b.finish(ctx, records.OutcomeAborted, err.Error())
-		return nil, 0, err
-	}
-	dctx, cancel := detached(ctx, 5*time.Second)
-	defer cancel()
-	text := b.dismiss(dctx)
-	w.req.Notify(Notice{Kind: NoticeBroken, Lock: v.Snapshot.Name,
-		Text: fmt.Sprintf("broken and taken: token %d succeeds %d; %s", h.Token(), b.rec.Token, text)})
-	return h, owe, nil
-}
-
-// endings reads the request's other locks once more and makes what ends the
-// old hold. Further locks of the request that the same session holds end with
-// it: they were taken in one transaction.
-func (w *waiter) endings(ctx context.Context, b *breaking, v *Verdict, all map[string]*Verdict, att *attempt) (map[string]*evidence.Snapshot, map[string]*ending, error) {
-	name := w.nameOf(v)
-	e, err := b.ending(ctx, records.OutcomeTaken, att.sess.id)
-	if err != nil {
-		return nil, nil, err
-	}
-	ended := map[string]*ending{name: e}
-	snaps := snapshots(all)
-	for _, n := range w.req.Names {
-		if n == name {
-			continue
-		}
-		s, err := w.c.reader.Read(ctx, n)
-		if err != nil {
-			return nil, nil, err
-		}
-		snaps[n] = s
-		if !s.Held() {
-			continue
-		}
-		if s.SessionID() != v.Snapshot.SessionID() {
-			return nil, nil, fmt.Errorf("%w: lock %s is held by another session", errChanged, n)
-		}
-		vv := *v
-		vv.Snapshot = s
-		ended[n] = &ending{
-			guards: []consulkv.Op{consulkv.CheckSession(s.Key, s.SessionID()), consulkv.CheckIndex(s.Key, s.Index()),
-				consulkv.CheckIndex(w.c.keys.Fence(n), s.Deps[w.c.keys.Fence(n)])},
-			end:   []consulkv.Op{consulkv.Unlock(s.Key, b.ended(s), s.SessionID())},
-			fence: b.leaves(&vv),
-		}
-	}
-	return snaps, ended, nil
-}
-
-// watchLock wakes whenever something that Consul knows of a held lock changed.
-// done is closed when its goroutines have ended, after ctx.
-func (c *Client) watchLock(ctx context.Context, s *evidence.Snapshot) (wake <-chan struct{}, done <-chan struct{}) {
-	ch, end := make(chan struct{}, 1), make(chan struct{})
-	poke := func() {
-		select {
-		case ch <- struct{}{}:
-		default:
-		}
-	}
-	watches := []func(){
-		func() { follow(ctx, c.keyWatcher(s.Key, 0), poke) },
-		func() { follow(ctx, c.keyWatcher(c.keys.Progress(s.Name), time.Second), poke) },
-		func() { follow(ctx, c.keyWatcher(c.keys.Approval(s.Name), time.Second), poke) },
-	}
-	if s.Session != nil && s.Session.Node != "" {
-		node := s.Session.Node
-		watches = append(watches, func() {
-			follow(ctx, consulkv.NewWatcher(c.consul, consulkv.WatchOptions{Name: "health of " + node, MinInterval: time.Second},
-				func(q *api.QueryOptions) (api.HealthChecks, *api.QueryMeta, error) {
-					return c.consul.API().Health().Node(node, q)
-				}), poke)
-		})
-	}
-	left := make(chan struct{}, len(watches))
-	for _, f := range watches {
-		go func() { defer func() { left <- struct{}{} }(); f() }()
-	}
-	go func() {
-		for range watches {
-			<-left
-		}
-		close(end)
-	}()
-	return ch, end
-}
-
-// follow pokes at each answer, the first included (what changed since the
-// caller's own read is not lost), and at an error, so that the caller's next
-// read reports it.
-func follow[T any](ctx context.Context, w *consulkv.Watcher[T], poke func()) {
-	for ctx.Err() == nil {
-		_, err := w.Next(ctx)
-		poke()
-		if err != nil && sleep(ctx, time.Second) != nil {
-			return
-		}
 	}
 }

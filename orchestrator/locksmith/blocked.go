@@ -1,0 +1,298 @@
+package locksmith
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator/evidence"
+)
+
+// failure is how often a hold could not be broken, and until when it is not
+// tried again.
+type failure struct {
+	times int
+	until time.Time
+}
+
+// Pauses after a break that came to nothing: from the first to the last,
+// doubling.
+const (
+	firstBackoff = 10 * time.Second
+	lastBackoff  = 5 * time.Minute
+)
+
+// blocked deals with locks of which somebody holds at least one, until that may
+// have changed: it breaks them, or waits. A nil hold and a nil error mean: look
+// again.
+func (w *waiter) blocked(ctx context.Context, all []*Verdict) (*Hold, time.Duration, error) {
+	wctx, cancel := context.WithCancel(ctx)
+	wake, done := w.watch(wctx, all)
+	defer func() { cancel(); <-done }()
+	tick := time.NewTicker(rejudgeEvery)
+	defer tick.Stop()
+	// A permit that was refused is asked for again after a while: budgets and
+	// freezes pass, approvals come.
+	var askAgain time.Time
+	for {
+		front := frontOf(all)
+		if w.breakable(all) && time.Now().After(askAgain) {
+			h, owe, err := w.breakAndTake(ctx, all)
+			switch {
+			case err == nil:
+				return h, owe, nil
+			case errors.As(err, &w.refusal):
+				askAgain = time.Now().Add(time.Second)
+			case errors.Is(err, errChanged), errors.Is(err, errLetGo), errors.Is(err, errRaced), errors.Is(err, errCooling):
+				w.req.Notify(Notice{Kind: NoticeStopped, Lock: front.Snapshot.Name, Text: err.Error()})
+				return nil, 0, nil
+			default:
+				return nil, 0, err
+			}
+		}
+		if err := w.expired(front); err != nil {
+			return nil, 0, err
+		}
+		w.tell(front)
+		select {
+		case <-ctx.Done():
+			return nil, 0, context.Cause(ctx)
+		case <-wake:
+			next, err := w.observe(ctx)
+			if err != nil {
+				return nil, 0, err
+			}
+			for i, v := range all {
+				if next[i].Snapshot.Hold() != v.Snapshot.Hold() {
+					if !next[i].Snapshot.Held() {
+						w.noteEnd(v.Snapshot)
+					}
+					w.refusal = nil
+					return nil, 0, nil
+				}
+			}
+			all = next
+		case <-tick.C:
+			now := time.Now()
+			for i, v := range all {
+				all[i] = w.obs[w.req.Names[i]].Judge(v.Snapshot, now)
+			}
+		}
+	}
+}
+
+// frontOf is the lock that is in the way most: one that is held and not HOT,
+// else the first that is held.
+func frontOf(all []*Verdict) *Verdict {
+	var front *Verdict
+	for _, v := range all {
+		switch {
+		case !v.Snapshot.Held():
+		case v.State != Hot:
+			return v
+		case front == nil:
+			front = v
+		}
+	}
+	return front
+}
+
+// breakable tells whether every lock in the way is HOT. To break some of them
+// while another stays held would harm their holders and help nobody.
+func (w *waiter) breakable(all []*Verdict) bool {
+	if w.req.NoBreak {
+		return false
+	}
+	for _, v := range all {
+		if v.Snapshot.Held() && (v.State != Hot || time.Now().Before(w.failed[v.Snapshot.Hold()].until)) {
+			return false
+		}
+	}
+	return true
+}
+
+// backOff notes that a break came to nothing though the lock stayed what it
+// was.
+func (w *waiter) backOff(targets []*target) {
+	for _, t := range targets {
+		hold := t.v.Snapshot.Hold()
+		f := w.failed[hold]
+		d := min(firstBackoff<<min(f.times, 10), lastBackoff)
+		w.failed[hold] = failure{times: f.times + 1, until: time.Now().Add(d)}
+	}
+}
+
+// breakAndTake breaks every held lock of the request, and takes all of them in
+// the same transaction.
+func (w *waiter) breakAndTake(ctx context.Context, all []*Verdict) (*Hold, time.Duration, error) {
+	var held []*target
+	for i, v := range all {
+		switch s := v.Snapshot; {
+		case s.Held():
+			held = append(held, &target{name: w.req.Names[i], obs: w.obs[w.req.Names[i]], v: v})
+		case usable(s) != nil:
+			return nil, 0, usable(s)
+		case w.c.cooling(ctx, s):
+			// Nothing is gained by breaking the others now.
+			return nil, 0, w.cool(ctx, v)
+		}
+	}
+	// First of all, whether it may be done: then the caller is told that it is.
+	if err := w.c.permitted(ctx, held); err != nil {
+		return nil, 0, err
+	}
+	w.refusal = nil
+	w.tell(held[0].v)
+	att, err := w.attempt(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	b, err := w.c.startBreak(ctx, held, w.req.Notify, false)
+	if err != nil {
+		return nil, 0, err
+	}
+	h, owe, err := w.finishTake(ctx, b, att)
+	if err != nil {
+		if errors.Is(err, errLetGo) {
+			b.finish(ctx, "")
+			return nil, 0, err
+		}
+		b.finish(ctx, err.Error())
+		if !errors.Is(err, errRaced) {
+			w.backOff(b.targets)
+		}
+		return nil, 0, err
+	}
+	dctx, cancel := detached(ctx, 5*time.Second)
+	defer cancel()
+	w.req.Notify(Notice{Kind: NoticeBroken, Lock: b.names(),
+		Text: fmt.Sprintf("broken and taken: token %d succeeds %d; %s", h.Token(), b.targets[0].rec.Token, b.dismiss(dctx))})
+	return h, owe, nil
+}
+
+// finishTake runs the steps of a break whose intent stands, and takes.
+func (w *waiter) finishTake(ctx context.Context, b *breaking, att *attempt) (*Hold, time.Duration, error) {
+	take, err := b.steps(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !take {
+		return nil, 0, &NotPermittedError{Lock: b.targets[0].name, Permit: &Permit{Why: "the policy's steps do not take the lock"}}
+	}
+	ended, err := b.endings(ctx, records.OutcomeTaken, att.sess.id)
+	if err != nil {
+		return nil, 0, err
+	}
+	snaps := map[string]*evidence.Snapshot{}
+	for _, n := range w.req.Names {
+		if t := b.target(n); t != nil {
+			snaps[n] = t.v.Snapshot
+			continue
+		}
+		s, err := w.c.reader.Read(ctx, n)
+		if err != nil {
+			return nil, 0, err
+		}
+		if s.Held() {
+			return nil, 0, fmt.Errorf("%w: lock %s was taken by another session", errRaced, n)
+		}
+		snaps[n] = s
+	}
+	h, owe, err := att.take(ctx, snaps, ended)
+	return h, owe, w.outcome(ctx, err)
+}
+
+// watch wakes whenever something that Consul or Nomad knows of a held lock
+// changed. done is closed when its goroutines have ended, after ctx.
+func (w *waiter) watch(ctx context.Context, all []*Verdict) (wake <-chan struct{}, done <-chan struct{}) {
+	ch, end := make(chan struct{}, 1), make(chan struct{})
+	poke := func() {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+	var wg sync.WaitGroup
+	var nodes, allocs []string
+	for _, v := range all {
+		s := v.Snapshot
+		wg.Go(func() { follow(ctx, w.c.keyWatcher(s.Key, 0), poke) })
+		if !s.Held() {
+			continue
+		}
+		for _, k := range []string{w.c.keys.Progress(s.Name), w.c.keys.Approval(s.Name)} {
+			wg.Go(func() { follow(ctx, w.c.keyWatcher(k, time.Second), poke) })
+		}
+		if s.Holder != nil && s.Holder.RolloutID != "" && v.reads("rollout.") {
+			k := w.c.keys.Rollout(s.Holder.RolloutID)
+			wg.Go(func() { follow(ctx, w.c.keyWatcher(k, time.Second), poke) })
+		}
+		if s.Session != nil && s.Session.Node != "" && !slices.Contains(nodes, s.Session.Node) {
+			nodes = append(nodes, s.Session.Node)
+			wg.Go(func() { follow(ctx, w.c.nodeWatcher(s.Session.Node), poke) })
+		}
+		if s.Alloc != nil && !slices.Contains(allocs, s.Alloc.ID) {
+			allocs = append(allocs, s.Alloc.ID)
+			wg.Go(func() { followAlloc(ctx, w.c.reader.Nomad, s.Alloc.ID, poke) })
+		}
+	}
+	go func() { wg.Wait(); close(end) }()
+	return ch, end
+}
+
+// reads tells whether a rule of the lock's policy reads a fact of the object.
+func (v *Verdict) reads(object string) bool {
+	return slices.ContainsFunc(v.Judgement.Used(), func(f string) bool { return strings.HasPrefix(f, object) })
+}
+
+func (c *Client) nodeWatcher(node string) *consulkv.Watcher[api.HealthChecks] {
+	return consulkv.NewWatcher(c.consul, consulkv.WatchOptions{Name: "health of " + node, MinInterval: time.Second},
+		func(q *api.QueryOptions) (api.HealthChecks, *api.QueryMeta, error) {
+			return c.consul.API().Health().Node(node, q)
+		})
+}
+
+// follow pokes at each answer, the first included (what changed since the
+// caller's own read is not lost), and at an error, so that the caller's next
+// read reports it.
+func follow[T any](ctx context.Context, w *consulkv.Watcher[T], poke func()) {
+	for ctx.Err() == nil {
+		_, err := w.Next(ctx)
+		poke()
+		if err != nil && sleep(ctx, time.Second) != nil {
+			return
+		}
+	}
+}
+
+// followAlloc pokes when Nomad has news of an allocation. Without any from
+// Nomad nothing changes: its facts are unknown then.
+func followAlloc(ctx context.Context, n evidence.Nomad, id string, poke func()) {
+	index := uint64(0)
+	for ctx.Err() == nil {
+		a, next, err := n.Alloc(ctx, id, index)
+		switch {
+		case err != nil:
+			index = 0
+		case a.Gone:
+			poke()
+			return
+		case next > index && index > 0:
+			poke()
+			index = next
+		default:
+			index = next
+		}
+		if sleep(ctx, time.Second) != nil {
+			return
+		}
+	}
+}

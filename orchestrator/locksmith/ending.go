@@ -1,0 +1,299 @@
+package locksmith
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator/evidence"
+	"github.com/aim-control/aimlock/policies"
+)
+
+// ending is how a transaction ends an old hold.
+type ending struct {
+	// guards fail if the lock, or a key that the verdict or the permit rested
+	// on, changed.
+	guards []consulkv.Op
+	// end unlocks; it stands before the new lock.
+	end consulkv.Op
+	// outcome completes the break record.
+	outcome consulkv.Op
+	// fence is what the old hold leaves; nil: nothing.
+	fence *records.Fence
+}
+
+// endings judges every target once more, asks the brakes once more (the steps
+// may have taken their time), and makes what ends the old holds.
+func (b *breaking) endings(ctx context.Context, outcome, newSession string) (map[string]*ending, error) {
+	for _, t := range b.targets {
+		if err := t.look(ctx); err != nil {
+			return nil, err
+		}
+	}
+	out := map[string]*ending{}
+	for _, t := range b.targets {
+		// The intent has paid for this hold: the budget lets it pass.
+		p, err := b.c.Permit(ctx, t.v)
+		if err != nil {
+			return nil, err
+		}
+		if !p.OK {
+			return nil, &NotPermittedError{Lock: t.name, Permit: p}
+		}
+		t.permit = p
+		t.leave = b.leaveAlone(ctx, t)
+		out[t.name] = b.ending(t, outcome, newSession)
+	}
+	return out, nil
+}
+
+func (b *breaking) ending(t *target, outcome, newSession string) *ending {
+	s := t.v.Snapshot
+	e := &ending{guards: append(b.guards(t), t.permit.guards...), fence: b.c.leaves(t.v)}
+	e.end = flags(consulkv.Unlock(s.Key, t.ended(), s.SessionID()), s)
+	now := time.Now().UTC()
+	rec := t.rec
+	rec.Steps = append(slices.Clone(t.rec.Steps), records.BreakStep{Step: policies.StepTake, At: now, Result: "done"})
+	rec.Evidence = policies.EvidenceOf(t.v.Facts, t.v.Judgement.Result.Used)
+	rec.Outcome, rec.EndedAt, rec.NewSession = outcome, &now, newSession
+	if rec.Detail = "the old session is destroyed"; t.leave != "" {
+		rec.Detail = "the old session is left alone: " + t.leave
+	}
+	if e.fence != nil {
+		rec.Quiesce = e.fence.Owed
+	}
+	e.outcome = consulkv.CAS(t.key, records.Encode(&rec), t.index)
+	return e
+}
+
+// leaves is the fence record that a broken hold leaves: the quiesce that its
+// record asks for, raised by the policy, and none where evidence proves every
+// process of it dead; never less than what was still owed before.
+func (c *Client) leaves(v *Verdict) *records.Fence {
+	s := v.Snapshot
+	owed, why := DefaultQuiesce, "a holder that is not aimlock's was broken"
+	if s.Holder != nil {
+		owed, why = seconds(s.Holder.Quiesce), "the holder was broken"
+	}
+	if q := v.Policy.Break.Quiesce; q != nil {
+		owed = max(owed, *q)
+	}
+	if owed > 0 && s.Holder != nil {
+		if dead, _ := c.reader.ProvedDead(s.Holder, s.Progress); dead {
+			owed = 0
+		}
+	}
+	if s.Fence != nil && seconds(s.Fence.Owed) > owed {
+		owed, why = seconds(s.Fence.Owed), s.Fence.Why
+	}
+	if owed <= 0 {
+		return nil
+	}
+	return &records.Fence{Version: records.Version, UnsafeSince: time.Now().UTC(), Owed: owed.Seconds(), Why: why, Session: s.SessionID(), Token: s.Index()}
+}
+
+// ended is the lock's value after its hold was broken: a record that owes
+// nothing by itself, since the fence record does.
+func (t *target) ended() []byte {
+	s, now := t.v.Snapshot, time.Now().UTC()
+	if s.Holder == nil {
+		return s.Pair.Value
+	}
+	h := *s.Holder
+	h.Released, h.ReleasedAt, h.Broken = true, &now, t.key
+	return records.Encode(&h)
+}
+
+// markFence puts what is owed into the fence record before a step that may end
+// the hold by itself, where the holder's own record would not ask for as much.
+func (b *breaking) markFence(ctx context.Context, t *target) error {
+	s, f := t.v.Snapshot, b.c.leaves(t.v)
+	if f == nil || s.Holder != nil && s.Holder.Quiesce >= f.Owed || s.Fence != nil && s.Fence.Owed >= f.Owed {
+		return nil
+	}
+	key := b.c.keys.Fence(s.Name)
+	_, err := consulkv.Retry(ctx, b.c.consul, "write "+key, func(ctx context.Context) (consulkv.Results, error) {
+		return b.c.consul.Txn(ctx, consulkv.CheckSession(s.Key, s.SessionID()), consulkv.CheckIndex(s.Key, s.Index()), consulkv.Set(key, records.Encode(f)))
+	})
+	if _, ok := isRefused(err); ok {
+		return fmt.Errorf("%w: %w", errChanged, err)
+	}
+	return err
+}
+
+// finish writes how a break came out that did not end the holds itself.
+func (b *breaking) finish(ctx context.Context, detail string) {
+	fctx, cancel := detached(ctx, 5*time.Second)
+	defer cancel()
+	for _, t := range b.targets {
+		outcome, why := records.OutcomeAborted, detail
+		if t.letGo {
+			outcome, why = records.OutcomeReleased, ""
+		} else if why == "" {
+			why = "another lock of the break was let go"
+		}
+		if _, err := b.conclude(fctx, t, outcome, why); err != nil {
+			b.c.log.Warn("the outcome of a break could not be written", "key", t.key, "error", err)
+		}
+	}
+}
+
+// conclude completes a break record that still is an intent, and returns what
+// stands. As the final transaction compares the record's index, none that is
+// still on its way can commit after this.
+func (b *breaking) conclude(ctx context.Context, t *target, outcome, detail string) (*records.Break, error) {
+	now := time.Now().UTC()
+	rec := t.rec
+	rec.Outcome, rec.Detail, rec.EndedAt = outcome, printable(detail), &now
+	for {
+		ok, werr := b.c.consul.CAS(ctx, t.key, records.Encode(&rec), t.index)
+		if ok {
+			return &rec, nil
+		}
+		p, err := b.c.consul.Get(ctx, t.key)
+		if err != nil {
+			return nil, errors.Join(werr, err)
+		}
+		var found records.Break
+		switch {
+		case p == nil:
+			return nil, fmt.Errorf("%s was deleted", t.key)
+		case records.Decode(t.key, p.Value, &found) != nil || found.Nonce != t.rec.Nonce:
+			return nil, fmt.Errorf("%s was written by somebody else", t.key)
+		case found.Outcome != records.OutcomeIntent:
+			return &found, nil
+		}
+		t.index = p.ModifyIndex
+		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+			return nil, errors.Join(werr, err)
+		}
+	}
+}
+
+// unlock ends the old hold without a successor.
+func (b *breaking) unlock(ctx context.Context) (*records.Break, error) {
+	ended, err := b.endings(ctx, records.OutcomeUnlocked, "")
+	if err != nil {
+		return nil, err
+	}
+	t := b.targets[0]
+	e, name := ended[t.name], t.v.Snapshot.Name
+	ops := append(once(e.guards), e.end)
+	if e.fence != nil {
+		ops = append(ops, consulkv.Set(b.c.keys.Fence(name), records.Encode(e.fence)))
+	}
+	ops = append(ops, consulkv.Delete(b.c.keys.Request(name)), consulkv.Delete(b.c.keys.Approval(name)), e.outcome)
+	if _, err = b.c.consul.Txn(ctx, ops...); err != nil {
+		if _, ok := isRefused(err); ok {
+			return nil, fmt.Errorf("%w: %w", errChanged, err)
+		}
+		if !consulkv.Ambiguous(err) {
+			return nil, err
+		}
+		// Either it stands, or it never will.
+		dctx, cancel := detached(ctx, b.c.consul.RetryFor())
+		defer cancel()
+		rec, cerr := b.conclude(dctx, t, records.OutcomeAborted, err.Error())
+		if cerr != nil {
+			return nil, errors.Join(err, cerr)
+		}
+		if rec.Outcome != records.OutcomeUnlocked {
+			return nil, err
+		}
+		return rec, nil
+	}
+	var rec records.Break
+	if err := records.Decode(t.key, e.outcome.Value, &rec); err != nil {
+		return nil, err
+	}
+	return &rec, nil
+}
+
+// dismiss destroys the old sessions, so that a live old holder learns at once
+// that it lost, unless that would free or delete other keys too. It returns
+// what it did.
+func (b *breaking) dismiss(ctx context.Context) string {
+	text, seen := "", map[string]bool{}
+	for _, t := range b.targets {
+		id := t.v.Snapshot.SessionID()
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		done := "the old session was destroyed"
+		if t.leave != "" {
+			done = "the old session was left alone: " + t.leave
+		} else if err := b.c.destroySession(ctx, id); err != nil {
+			done = "the old session could not be destroyed: " + err.Error()
+		}
+		if text != "" {
+			text += "; "
+		}
+		text += done
+	}
+	return text
+}
+
+// leaveAlone says why the old session of a target is not to be destroyed; ""
+// if it is.
+func (b *breaking) leaveAlone(ctx context.Context, t *target) string {
+	s := t.v.Snapshot
+	switch {
+	case b.force:
+		return ""
+	case s.Session == nil:
+		return s.SessionWhy
+	case s.Session.Behavior == api.SessionBehaviorDelete:
+		return "its behavior is delete"
+	}
+	other, err := b.otherKey(ctx, s)
+	if err != nil {
+		return err.Error()
+	}
+	if other != "" {
+		return "it holds " + printable(other) + " too"
+	}
+	return ""
+}
+
+// otherKey is a further key that the session of s holds and that is no target;
+// "" if there is none.
+func (b *breaking) otherKey(ctx context.Context, s *evidence.Snapshot) (string, error) {
+	mine := map[string]bool{}
+	for _, t := range b.targets {
+		mine[t.v.Snapshot.Key] = true
+	}
+	if s.Holder != nil && len(s.Holder.Locks) <= MaxLocks {
+		for _, n := range s.Holder.Locks {
+			key := b.c.keys.Lock(n)
+			if mine[key] {
+				continue
+			}
+			p, err := b.c.consul.Get(ctx, key)
+			if err != nil {
+				return "", err
+			}
+			if p != nil && p.Session == s.SessionID() {
+				return key, nil
+			}
+		}
+		return "", nil
+	}
+	// Only a listing of everything tells what another tool's session holds.
+	list, err := b.c.consul.List(ctx, "")
+	if err != nil {
+		return "", err
+	}
+	for _, p := range list {
+		if p.Session == s.SessionID() && !mine[p.Key] {
+			return p.Key, nil
+		}
+	}
+	return "", nil
+}
