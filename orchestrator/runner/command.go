@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -25,6 +26,8 @@ type commandRecord struct {
 	By      string            `json:"by"`
 	Reason  string            `json:"reason,omitempty"`
 	At      time.Time         `json:"at"`
+	// Nonce tells a writer whose answer was lost that it was its own.
+	Nonce string `json:"nonce"`
 }
 
 func (c *commandRecord) event() orchestrator.OperatorCommand {
@@ -66,7 +69,7 @@ func (r *Runner) Command(ctx context.Context, o Order) (*orchestrator.Header, er
 		return nil, err
 	}
 	taken := func(h *orchestrator.Header) bool {
-		return h.Command != nil && h.Command.N >= n || h.FinishedAt != nil
+		return seenBy(h) >= n || h.FinishedAt != nil
 	}
 	for try := 0; ; try++ {
 		wait := obeyWithin
@@ -99,10 +102,12 @@ func (r *Runner) driven(ctx context.Context, h *orchestrator.Header) bool {
 	return err == nil && p != nil && p.Session != ""
 }
 
-// writeCommand writes the next command once the one before it was taken.
+// writeCommand writes the next command once the one before it was taken: no
+// command is ever overwritten, so of two operators neither loses a word.
 func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
 	key := r.commandKey(o.ID)
 	deadline := time.Now().Add(2 * obeyWithin)
+	rec := commandRecord{Version: records.Version, Verb: o.Verb, Nodes: o.Nodes, By: r.by, Reason: o.Reason, At: time.Now().UTC(), Nonce: rand.Text()}
 	for {
 		p, err := r.consul.Get(ctx, key)
 		if err != nil {
@@ -120,25 +125,31 @@ func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
 				return 0, err
 			}
 		}
-		seen := uint64(0)
-		if head.Command != nil {
-			seen = head.Command.N
-		}
-		if last.N > seen && last.Verb != o.Verb && time.Now().Before(deadline) && r.driven(ctx, head) {
-			// Another operator's command is on its way.
-			pause(ctx, 200*time.Millisecond)
-			if ctx.Err() != nil {
-				return 0, context.Cause(ctx)
+		switch {
+		case last.Nonce == rec.Nonce:
+			return last.N, nil // written by a try whose answer was lost
+		case last.N <= seenBy(head):
+			rec.N = seenBy(head) + 1
+			ok, err := r.consul.CAS(ctx, key, records.Encode(&rec), index)
+			if err != nil && !consulkv.Ambiguous(err) {
+				return 0, err
 			}
-			continue
+			if ok {
+				return rec.N, nil
+			}
+		case !r.driven(ctx, head):
+			// Nobody is there to take it: it is taken here first.
+			_, err := r.obey(ctx, o.ID, last.N)
+			if _, busy := errors.AsType[*locksmith.RefusedError](err); err != nil && !busy {
+				return 0, err
+			}
 		}
-		rec := commandRecord{Version: records.Version, N: max(last.N, seen) + 1, Verb: o.Verb, Nodes: o.Nodes, By: r.by, Reason: o.Reason, At: time.Now().UTC()}
-		ok, err := r.consul.CAS(ctx, key, records.Encode(&rec), index)
-		if err != nil {
-			return 0, err
+		if !time.Now().Before(deadline) {
+			return 0, fmt.Errorf("rollout %s: %w: the one before it (%s by %s) is not taken either", o.ID, ErrNotTaken, last.Verb, last.By)
 		}
-		if ok {
-			return rec.N, nil
+		pause(ctx, 100*time.Millisecond)
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
 		}
 	}
 }
@@ -201,32 +212,37 @@ func (r *Runner) obey(ctx context.Context, id string, n uint64) (*orchestrator.H
 		}
 	}()
 	// Somebody may have driven it between the first look and the lock.
-	if head, err = r.header(ctx, id); err != nil || head.FinishedAt != nil {
+	if head, err = r.header(ctx, id); err != nil || head.FinishedAt != nil || seenBy(head) >= n {
 		return head, err
 	}
-	given, reports, prev, err := r.given(ctx, plan)
-	if err != nil {
+	d := &drive{r: r, h: h, plan: plan, wait: untilObeyed, obeyed: n, header: *head}
+	if err := d.recover(ctx, false); err != nil {
 		return nil, err
 	}
-	d := &drive{r: r, h: h, plan: plan, wait: untilObeyed, obeyed: n, prev: prev, header: *head, chunks: head.PlanChunks}
-	if d.state, err = orchestrator.Recover(plan, *head, given, reports); err != nil {
-		return nil, err
-	}
-	// The command is the first thing that is fed, so that nothing else is begun
-	// before it.
-	key := r.commandKey(id)
-	p, err := r.consul.Get(ctx, key)
-	if err != nil || p == nil {
-		return nil, err
-	}
-	var c commandRecord
-	if err := records.Decode(key, p.Value, &c); err != nil {
-		return nil, err
-	}
-	d.first = []orchestrator.Event{c.event()}
 	if err := d.run(ctx); err != nil {
 		return nil, err
 	}
 	out := d.present()
 	return &out, nil
+}
+
+// command reads the last command that was given to a rollout, or nil.
+func (r *Runner) command(ctx context.Context, id string) (*commandRecord, error) {
+	p, err := r.consul.Get(ctx, r.commandKey(id))
+	if err != nil || p == nil {
+		return nil, err
+	}
+	var c commandRecord
+	if err := records.Decode(p.Key, p.Value, &c); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// seenBy is the number of the last command that a header has taken.
+func seenBy(h *orchestrator.Header) uint64 {
+	if h.Command == nil {
+		return 0
+	}
+	return h.Command.N
 }

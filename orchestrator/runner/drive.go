@@ -12,19 +12,25 @@ import (
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
-// heartbeatEvery is how often the progress record is rewritten while nothing
-// moves: policies judge a holder by its age.
-const heartbeatEvery = 5 * time.Second
-
-// progressEvery is the least interval between two progress records while much
-// moves.
-const progressEvery = time.Second
+const (
+	// heartbeatEvery is how often the progress record is rewritten while
+	// nothing moves: policies judge a holder by its age.
+	heartbeatEvery = 2 * time.Second
+	// progressEvery is the least interval between two progress records, and
+	// two headers with nothing but new counts, while much moves.
+	progressEvery = time.Second
+	// healthWait bounds the wait for the agents' health before the first
+	// order: without it nodes that are down would be given one, and a place in
+	// the stage's window.
+	healthWait = 2 * time.Second
+)
 
 // until says when a drive returns although the rollout has not finished.
 type until int
 
 const (
-	// untilEnd: only when it is paused by a failure or a gate.
+	// untilEnd: only when it is paused by a failure or a gate, or waits long
+	// for its window.
 	untilEnd until = iota
 	// untilIdle: as soon as nothing can be done now.
 	untilIdle
@@ -35,31 +41,72 @@ const (
 
 // drive is one hold of one rollout.
 type drive struct {
-	r      *Runner
-	h      Hold
+	r    *Runner
+	h    Hold
+	plan *orchestrator.Plan
+	wait until
+	// seq is the last Seq that was used under this hold before this drive.
+	seq    uint64
+	obeyed uint64 // number of the command to take, for untilObeyed
+
 	state  *orchestrator.State
-	plan   *orchestrator.Plan
 	prev   previous
+	header orchestrator.Header
 	chunks int // of the plan
 	f      *follower
 	win    window
+	reader reader
+	// base is when the drive began: time goes on from there by the monotonic
+	// clock, so that a clock that is set ends no bake and no deadline.
+	base time.Time
 
-	// first are fed before the hold counts, so that nothing is begun before
-	// them.
-	first    []orchestrator.Event
-	wait     until
-	obeyed   uint64 // number of the command to take, for untilObeyed
-	header   orchestrator.Header
 	finished bool
+	// reopens is when the window opens that the drive did not wait for.
+	reopens  time.Time
+	change   time.Time // of the window
 	lastBeat time.Time
 	lastDone int
-	flying   []int
-	lastRead time.Time
+}
+
+// ErrRestored: nodes have accepted orders that are newer than what the present
+// hold can give.
+var ErrRestored = errors.New("Consul was restored to an older state: nothing is assigned; run `aimlock recover`")
+
+// recover makes the state, new or out of what stands in Consul.
+func (d *drive) recover(ctx context.Context, fresh bool) error {
+	st, err := d.r.standing(ctx, d.plan, fresh)
+	if err != nil {
+		return err
+	}
+	// Each of these nodes refuses whatever it is told. A few are a matter for
+	// the failure budget: one node must not be able to stop all others.
+	hold := orchestrator.Order{Epoch: d.h.Epoch(), Token: d.h.Token()}
+	if n := st.newer(hold); n > d.plan.Spec.Failure.MaxFailed {
+		return fmt.Errorf("%d nodes have accepted orders that are newer than token %d of epoch %d: %w", n, hold.Token, hold.Epoch, ErrRestored)
+	}
+	d.prev, d.chunks = st.prev, d.header.PlanChunks
+	if fresh {
+		d.state = orchestrator.NewState(d.plan)
+		return nil
+	}
+	d.state, err = orchestrator.Recover(d.plan, d.header, st.given, st.reports)
+	return err
+}
+
+func (d *drive) now() time.Time {
+	if d.base.IsZero() {
+		d.base = time.Now()
+	}
+	// Round drops the monotonic reading; Add keeps wall and monotonic apart.
+	return d.base.Round(0).Add(time.Since(d.base)).UTC()
 }
 
 // run drives the rollout until it ends or wait says so. It returns the cause
 // where the hold ended first.
 func (d *drive) run(ctx context.Context) (err error) {
+	if d.win, err = newWindow(d.plan.Spec.Window); err != nil {
+		return err
+	}
 	fctx, cancel := context.WithCancel(ctx)
 	d.f = d.r.newFollower(d.plan)
 	d.f.start(fctx)
@@ -67,41 +114,60 @@ func (d *drive) run(ctx context.Context) (err error) {
 		cancel()
 		d.f.wg.Wait()
 	}()
-	if d.win, err = newWindow(d.plan.Spec.Window); err != nil {
+	if err := d.begin(fctx); err != nil {
 		return err
 	}
-	for _, ev := range d.first {
-		if err := d.step(fctx, ev); err != nil {
-			return err
-		}
-	}
-	open, change := d.win.at(time.Now())
-	if err := d.step(fctx, orchestrator.WindowChanged{Open: open}); err != nil {
-		return err
-	}
-	if err := d.step(fctx, orchestrator.Acquired{Order: orchestrator.Order{Epoch: d.h.Epoch(), Token: d.h.Token()}}); err != nil {
-		return err
-	}
-	for !d.finished {
-		if d.stop() {
-			return d.beat(ctx)
-		}
+	for !d.finished && !d.stop() {
 		if err := d.beat(fctx); err != nil {
 			return err
 		}
-		ev, err := d.next(fctx, change)
+		ev, err := d.next(fctx)
 		if err != nil {
 			return err
 		}
 		if w, ok := ev.(orchestrator.WindowChanged); ok {
-			w.Open, change = d.win.at(time.Now())
+			w.Open, d.change = d.win.at(time.Now())
 			ev = w
 		}
 		if err := d.step(fctx, ev); err != nil {
 			return err
 		}
 	}
-	return d.beat(ctx)
+	return d.lastWord(ctx)
+}
+
+// begin feeds what must be known before the first order: whose agents are
+// down, whether the window is open, and what an operator has said while nobody
+// listened. Then the hold counts.
+func (d *drive) begin(ctx context.Context) error {
+	t := time.NewTimer(healthWait)
+	defer t.Stop()
+	select {
+	case ev := <-d.f.health:
+		if err := d.step(ctx, ev); err != nil {
+			return err
+		}
+	case <-t.C:
+	case <-d.h.Context().Done():
+		return context.Cause(d.h.Context())
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	var open bool
+	open, d.change = d.win.at(time.Now())
+	if err := d.step(ctx, orchestrator.WindowChanged{Open: open}); err != nil {
+		return err
+	}
+	c, err := d.r.command(ctx, d.plan.ID)
+	if err != nil {
+		return err
+	}
+	if c != nil {
+		if err := d.step(ctx, c.event()); err != nil {
+			return err
+		}
+	}
+	return d.step(ctx, orchestrator.Acquired{Order: orchestrator.Order{Epoch: d.h.Epoch(), Token: d.h.Token(), Seq: d.seq}})
 }
 
 // stop reports whether the drive returns now.
@@ -109,10 +175,15 @@ func (d *drive) stop() bool {
 	s := d.state
 	switch d.wait {
 	case untilIdle:
-		return s.Idle() && (s.NextWake().IsZero() || s.NextWake().After(time.Now())) && !s.Status().Terminal()
+		return s.Idle() && (s.NextWake().IsZero() || s.NextWake().After(d.now())) && !s.Status().Terminal()
 	case untilObeyed:
 		ending := s.Status().Terminal() || s.Status() == orchestrator.RollingBack
 		return !ending && d.header.Command != nil && d.header.Command.N >= d.obeyed
+	}
+	if s.Status() == orchestrator.Waiting && s.Idle() && time.Until(d.change) > windowSlack {
+		// Nobody needs a lock to wait for the night.
+		d.reopens = d.change
+		return true
 	}
 	// A failure or a gate has stopped it: whoever started it is told. An
 	// operator who pauses it means to resume, and the lock is kept for that.
@@ -120,49 +191,63 @@ func (d *drive) stop() bool {
 }
 
 // next waits for the next event.
-func (d *drive) next(ctx context.Context, windowChange time.Time) (orchestrator.Event, error) {
-	wake := time.Now().Add(heartbeatEvery)
-	if t := d.state.NextWake(); !t.IsZero() && t.Before(wake) {
+func (d *drive) next(ctx context.Context) (orchestrator.Event, error) {
+	now := time.Now()
+	wake := now.Add(heartbeatEvery)
+	earlier := func(t time.Time) bool {
+		if t.IsZero() || !t.Before(wake) {
+			return false
+		}
 		wake = t
+		return true
 	}
-	window := !windowChange.IsZero() && windowChange.Before(wake)
-	if window {
-		wake = windowChange
+	if t := d.state.NextWake(); !t.IsZero() {
+		earlier(now.Add(t.Sub(d.now())))
 	}
+	window := earlier(d.change)
+	read := earlier(d.reader.due())
 	t := time.NewTimer(time.Until(wake))
 	defer t.Stop()
-	select {
-	case <-d.h.Context().Done():
-		return nil, context.Cause(d.h.Context())
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case ev := <-d.f.events:
-		return ev, nil
-	case ev := <-d.f.gates:
-		return ev, nil
-	case ev := <-d.f.cmds:
-		return ev, nil
-	case <-d.f.wake:
-		return d.answers(ctx)
-	case <-t.C:
-		if window {
-			return orchestrator.WindowChanged{}, nil
+	for {
+		select {
+		case <-d.h.Context().Done():
+			return nil, context.Cause(d.h.Context())
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case ev := <-d.f.health:
+			return ev, nil
+		case ev := <-d.f.gates:
+			return ev, nil
+		case ev := <-d.f.cmds:
+			return ev, nil
+		case <-d.f.wake:
+			if due := d.reader.changed(); due.After(time.Now()) {
+				if earlier(due) {
+					window, read = false, true
+					t.Reset(time.Until(wake))
+				}
+				continue
+			}
+			return d.answers(ctx)
+		case <-t.C:
+			switch {
+			case read:
+				return d.answers(ctx)
+			case window:
+				return orchestrator.WindowChanged{}, nil
+			}
+			return orchestrator.Tick{}, nil
 		}
-		return orchestrator.Tick{}, nil
 	}
 }
 
-// answers reads what the nodes in flight have said. It reads only them: over a
-// rollout that is O(N) bytes, whatever the number of wake-ups.
+// answers reads what the nodes in flight have said, and now and then those
+// that were given up.
 func (d *drive) answers(ctx context.Context) (orchestrator.Event, error) {
-	d.flying = d.state.AppendFlying(d.flying[:0])
-	if len(d.flying) > manyFlying {
-		pause(ctx, answersEveryMany-time.Since(d.lastRead))
-	}
-	d.lastRead = time.Now()
+	nodes := d.reader.choose(d.state)
 	configs := d.plan.Spec.Configs
-	ks := make([]string, 0, len(d.flying)*len(configs))
-	for _, i := range d.flying {
+	ks := make([]string, 0, len(nodes)*len(configs))
+	for _, i := range nodes {
 		for _, c := range configs {
 			ks = append(ks, d.r.keys.Actual(c.Name, d.plan.Nodes[i]))
 		}
@@ -172,22 +257,27 @@ func (d *drive) answers(ctx context.Context) (orchestrator.Event, error) {
 		return nil, err
 	}
 	var out orchestrator.Reports
+	fresh := 0
 	for n, p := range pairs {
 		if p.ModifyIndex == 0 {
 			continue
 		}
-		node, config := d.flying[n/len(configs)], n%len(configs)
-		if rep, ok := d.r.answer(p, d.plan.ID, node, config, d.prev); ok {
+		node, config := nodes[n/len(configs)], n%len(configs)
+		if rep, _, ok := d.r.answer(p, d.plan.ID, node, config, d.prev); ok {
 			out = append(out, rep)
+			if o, _ := d.state.Order(node); o == rep.Order && config == 0 {
+				fresh++
+			}
 		}
 	}
+	d.reader.read(len(nodes), fresh)
 	return out, nil
 }
 
 // step feeds one event and does the effects in their order.
 func (d *drive) step(ctx context.Context, ev orchestrator.Event) error {
 	var effects []orchestrator.Effect
-	d.state, effects = orchestrator.Step(d.state, ev, time.Now().UTC())
+	d.state, effects = orchestrator.Step(d.state, ev, d.now())
 	for _, e := range effects {
 		if err := d.do(ctx, e); err != nil {
 			return err
@@ -216,20 +306,19 @@ func (d *drive) do(ctx context.Context, e orchestrator.Effect) error {
 	return nil
 }
 
-// give writes the orders for some nodes and confirms them to the core.
+// give writes the orders for some nodes, each node's in one transaction, and
+// confirms them to the core.
 func (d *drive) give(ctx context.Context, o orchestrator.Order, nodes []int, action string) error {
-	b := batcher{h: d.h}
+	b := newBatcher(ctx, d.h)
 	configs := d.plan.Spec.Configs
 	for _, i := range nodes {
 		ops := make([]consulkv.Op, len(configs))
 		for ci, c := range configs {
 			ops[ci] = consulkv.Set(d.r.keys.Desired(c.Name, d.plan.Nodes[i]), records.Encode(d.desired(i, ci, c, o, action)))
 		}
-		if err := b.add(ctx, ops...); err != nil {
-			return err
-		}
+		b.add(ops...)
 	}
-	if err := b.flush(ctx); err != nil {
+	if err := b.flush(); err != nil {
 		return err
 	}
 	// Answers that came in before the orders' own wake-up are not missed.
@@ -267,23 +356,41 @@ func (d *drive) present() orchestrator.Header {
 	return h
 }
 
-// beat writes the progress record: soon after something moved, and in any case
-// every heartbeat, because silence is what a stalled holder looks like.
+// beat writes the progress record, and the header with its new counts: soon
+// after something moved, and the record in any case every heartbeat, because
+// silence is what a stalled holder looks like. No effect is outstanding when it
+// is called, so the header says nothing that is not true yet.
 func (d *drive) beat(ctx context.Context) error {
 	c := d.state.Counts()
 	done := c.Total() - c[orchestrator.ClassPending]
-	since := time.Since(d.lastBeat)
-	if !d.finished && since < heartbeatEvery && (done == d.lastDone || since < progressEvery) {
+	moved, since := done != d.lastDone, time.Since(d.lastBeat)
+	if since < progressEvery || !moved && since < heartbeatEvery {
 		return nil
 	}
+	return d.account(ctx, done, moved)
+}
+
+// lastWord is the last beat of a drive. A rollout that has finished says so in
+// its header, and has no need of it.
+func (d *drive) lastWord(ctx context.Context) error {
+	c := d.state.Counts()
+	return d.account(ctx, c.Total()-c[orchestrator.ClassPending], !d.finished)
+}
+
+func (d *drive) account(ctx context.Context, done int, header bool) error {
 	moved := done != d.lastDone
 	d.lastBeat, d.lastDone = time.Now(), done
 	h := d.present()
 	if moved {
 		d.r.tell(Progress{Header: h})
 	}
-	note := fmt.Sprintf("%s, stage %s", h.State, h.Stage)
-	return d.h.Progress(ctx, int64(done), int64(h.Total), "nodes", note)
+	if header {
+		d.header = h
+		if err := d.r.writeHeader(ctx, d.h, &h); err != nil {
+			return err
+		}
+	}
+	return d.h.Progress(ctx, int64(done), int64(h.Total), "nodes", fmt.Sprintf("%s, stage %s", h.State, h.Stage))
 }
 
 // Lost reports whether an error of Start or Tick means that the lock was lost,

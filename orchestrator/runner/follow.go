@@ -14,16 +14,10 @@ import (
 
 // Least intervals between two reads.
 const (
-	// answersEvery is for the wake-up by nodes' answers.
-	answersEvery = 200 * time.Millisecond
-	// answersEveryMany is the same where more than manyFlying are in flight:
-	// each wake-up reads them all.
-	answersEveryMany = time.Second
-	manyFlying       = 500
 	// healthEvery is for the health of agents, catalogEvery for who there is
-	// at all: both return much, and nothing depends on the second.
+	// at all. Both are below the core's Grace, so that a restart is seen within it.
 	healthEvery  = time.Second
-	catalogEvery = 5 * time.Second
+	catalogEvery = 2 * time.Second
 	// AgentService is the service that every agent registers, with a check;
 	// its id is AgentService + "-" + the node's name.
 	AgentService = "aimlock-agent"
@@ -36,7 +30,7 @@ type follower struct {
 	plan   *orchestrator.Plan
 	index  map[string]int
 	wake   chan struct{}                     // answers may be there
-	events chan orchestrator.Event           // everything else
+	health chan orchestrator.Health          // the first one comes always
 	gates  chan orchestrator.GateAnswered    // answers of gates
 	cmds   chan orchestrator.OperatorCommand // operators' commands
 	wg     sync.WaitGroup
@@ -45,7 +39,7 @@ type follower struct {
 func (r *Runner) newFollower(plan *orchestrator.Plan) *follower {
 	return &follower{
 		r: r, plan: plan, index: plan.Index(),
-		wake: make(chan struct{}, 1), events: make(chan orchestrator.Event, 4),
+		wake: make(chan struct{}, 1), health: make(chan orchestrator.Health, 1),
 		gates: make(chan orchestrator.GateAnswered, 8), cmds: make(chan orchestrator.OperatorCommand, 1),
 	}
 }
@@ -126,52 +120,25 @@ func (f *follower) followCommands(ctx context.Context) {
 	})
 }
 
-// followHealth tells whose agent is down: registered nowhere, or critical.
-// Two queries follow it whatever the fleet's size: the critical checks, which
-// are few, and the service's instances, which change seldom.
+// followHealth tells whose agent is down: registered nowhere, critical, or on a
+// Consul node that is. Two queries follow it whatever the fleet's size: the
+// critical checks, which are few, and the service's instances, which change
+// seldom.
 func (f *follower) followHealth(ctx context.Context) {
-	var mu sync.Mutex
-	var present, critical map[string]bool
-	down := map[int]bool{}
-	judge := func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if present == nil || critical == nil {
-			return
-		}
-		var ev orchestrator.Health
-		for i, n := range f.plan.Nodes {
-			id := AgentService + "-" + n
-			switch isDown := !present[id] || critical[id]; {
-			case isDown && !down[i]:
-				down[i] = true
-				ev.Down = append(ev.Down, i)
-			case !isDown && down[i]:
-				delete(down, i)
-				ev.Up = append(ev.Up, i)
-			}
-		}
-		if len(ev.Down)+len(ev.Up) > 0 {
-			send(ctx, f.events, orchestrator.Event(ev))
-		}
+	type update struct {
+		critical api.HealthChecks
+		agents   []*api.CatalogService
 	}
+	updates := make(chan update)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		w := consulkv.NewWatcher(f.r.consul, consulkv.WatchOptions{Name: "critical checks", MinInterval: healthEvery},
 			func(q *api.QueryOptions) (api.HealthChecks, *api.QueryMeta, error) {
 				return f.r.consul.API().Health().State(api.HealthCritical, q)
 			})
-		each(ctx, f.r, w, func(checks api.HealthChecks) {
-			m := map[string]bool{}
-			for _, c := range checks {
-				if c.ServiceName == AgentService {
-					m[c.ServiceID] = true
-				}
-			}
-			mu.Lock()
-			critical = m
-			mu.Unlock()
-			judge()
+		each(ctx, f.r, w, func(c api.HealthChecks) {
+			// Not nil, which stands for an update of the other kind.
+			send(ctx, updates, update{critical: append(api.HealthChecks{}, c...)})
 		})
 	})
 	wg.Go(func() {
@@ -179,18 +146,88 @@ func (f *follower) followHealth(ctx context.Context) {
 			func(q *api.QueryOptions) ([]*api.CatalogService, *api.QueryMeta, error) {
 				return f.r.consul.API().Catalog().Service(AgentService, "", q)
 			})
-		each(ctx, f.r, w, func(list []*api.CatalogService) {
-			m := make(map[string]bool, len(list))
-			for _, s := range list {
-				m[s.ServiceID] = true
-			}
-			mu.Lock()
-			present = m
-			mu.Unlock()
-			judge()
+		each(ctx, f.r, w, func(l []*api.CatalogService) {
+			send(ctx, updates, update{agents: append([]*api.CatalogService{}, l...)})
 		})
 	})
-	wg.Wait()
+	v := newVitals(f.plan.Nodes)
+	for first := true; ; {
+		select {
+		case u := <-updates:
+			if u.agents != nil {
+				v.setAgents(u.agents)
+			} else {
+				v.setCritical(u.critical)
+			}
+		case <-ctx.Done():
+			wg.Wait()
+			return
+		}
+		if ev, ok := v.judge(); ok && (first || len(ev.Up)+len(ev.Down) > 0) {
+			first = false
+			send(ctx, f.health, ev)
+		}
+	}
+}
+
+// vitals is what is known of the agents' health. It is used by one goroutine.
+type vitals struct {
+	nodes []string
+	// on is the Consul node of each agent by service id; nil: not known.
+	on map[string]string
+	// critical are the service ids, and dead the Consul nodes, with a critical
+	// check; nil: not known.
+	critical, dead map[string]bool
+	down           []bool
+	told           bool
+}
+
+func newVitals(nodes []string) *vitals { return &vitals{nodes: nodes, down: make([]bool, len(nodes))} }
+
+func (v *vitals) setAgents(list []*api.CatalogService) {
+	v.on = make(map[string]string, len(list))
+	for _, s := range list {
+		v.on[s.ServiceID] = s.Node
+		if n := s.ServiceMeta["node"]; n != "" {
+			v.on[AgentService+"-"+n] = s.Node
+		}
+	}
+}
+
+func (v *vitals) setCritical(list api.HealthChecks) {
+	v.critical, v.dead = map[string]bool{}, map[string]bool{}
+	for _, c := range list {
+		switch {
+		case c.ServiceName == AgentService:
+			v.critical[c.ServiceID] = true
+		case c.CheckID == "serfHealth":
+			v.dead[c.Node] = true
+		}
+	}
+}
+
+// judge returns whose health has changed since it was asked last. It knows
+// nothing before both answers are in, nor where no agent at all is to be seen:
+// that is what a token without rights sees.
+func (v *vitals) judge() (ev orchestrator.Health, ok bool) {
+	if v.on == nil || v.critical == nil {
+		return ev, false
+	}
+	for i, n := range v.nodes {
+		id := AgentService + "-" + n
+		on, present := v.on[id]
+		down := len(v.on) > 0 && (!present || v.critical[id] || v.dead[on])
+		if down == v.down[i] && v.told {
+			continue
+		}
+		if v.down[i] = down; down {
+			ev.Down = append(ev.Down, i)
+		} else {
+			ev.Up = append(ev.Up, i)
+		}
+	}
+	v.told = true
+	return ev, true
 }
 
 // ask puts a question to a gate in the background.

@@ -8,9 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/consul/api"
-
-	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
@@ -36,11 +33,11 @@ func (r *Runner) live(ctx context.Context, h *orchestrator.Header) (*orchestrato
 	if err != nil {
 		return nil, err
 	}
-	given, reports, _, err := r.given(ctx, plan)
+	st, err := r.standing(ctx, plan, false)
 	if err != nil {
 		return nil, err
 	}
-	s, err := orchestrator.Recover(plan, *h, given, reports)
+	s, err := orchestrator.Recover(plan, *h, st.given, st.reports)
 	if errors.Is(err, orchestrator.ErrDataLost) {
 		// It is shown as it was written; whoever drives it says what is wrong.
 		return h, nil
@@ -90,54 +87,23 @@ func (r *Runner) Find(ctx context.Context, ref string) (string, error) {
 	return "", fmt.Errorf("%w: there is none yet", ErrNotFound)
 }
 
-// Watch calls fn with the rollout's state, first and at each change, until it
-// has ended or fn returns false.
+// Watch calls fn with the rollout's header, first and at each change, until it
+// has ended or fn returns false. Whoever drives the rollout writes the header at
+// every decision and, while nodes answer, every second: one query of a small key
+// follows it, whatever the fleet's size.
 func (r *Runner) Watch(ctx context.Context, id string, fn func(*orchestrator.Header) bool) error {
-	head, err := r.header(ctx, id)
-	if err != nil {
-		return err
-	}
-	// One prefix wakes for the answers of all nodes; the header for decisions.
-	wctx, cancel := context.WithCancel(ctx)
-	wake, done := make(chan struct{}, 1), make(chan struct{}, 8)
-	poke := func() {
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
-	}
-	n := 1
-	go func() {
-		defer func() { done <- struct{}{} }()
-		each(wctx, r, r.headerWatcher(id), func(*orchestrator.Header) { poke() })
-	}()
-	for _, c := range head.Configs[:min(len(head.Configs), 4)] {
-		n++
-		prefix := r.keys.ActualAll(c.Name)
-		w := consulkv.NewWatcher(r.consul, consulkv.WatchOptions{Name: prefix, MinInterval: time.Second},
-			func(q *api.QueryOptions) ([]string, *api.QueryMeta, error) {
-				return r.consul.API().KV().Keys(prefix, "/", q)
-			})
-		go func() { defer func() { done <- struct{}{} }(); each(wctx, r, w, func([]string) { poke() }) }()
-	}
-	defer func() {
-		cancel()
-		for range n {
-			<-done
-		}
-	}()
+	w := r.headerWatcher(id)
 	for {
-		h, err := r.Show(ctx, id)
-		if err != nil {
-			return err
-		}
-		if !fn(h) || h.FinishedAt != nil {
-			return nil
-		}
-		select {
-		case <-wake:
-		case <-ctx.Done():
+		h, err := w.Next(ctx)
+		switch {
+		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case err != nil:
+			return err
+		case h == nil:
+			return fmt.Errorf("rollout %s: %w", id, ErrNotFound)
+		case !fn(h) || h.FinishedAt != nil:
+			return nil
 		}
 	}
 }
@@ -162,7 +128,7 @@ type Preview struct {
 
 // Preview says what Start would do. It changes nothing.
 func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
-	j, done, err := r.decide(ctx, &in)
+	j, done, err := r.decide(ctx, &in, untilEnd, nil)
 	if err != nil {
 		return nil, err
 	}

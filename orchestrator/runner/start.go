@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/aim-control/aimlock/internal/keys"
-	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
@@ -17,7 +15,7 @@ import (
 // Start runs a rollout to its end: it resumes the unfinished one of the same
 // name and content, or begins a new one, or serves those nodes that a finished
 // one of the same content has not reached. It waits for the locks as the spec
-// says.
+// says, and for the window without the locks.
 //
 // The error wraps locksmith's: a *RefusedError where a lock was not given,
 // ErrLost or ErrRequested where it was lost or asked for while working. What
@@ -27,47 +25,75 @@ func (r *Runner) Start(ctx context.Context, in Input) (*Outcome, error) {
 }
 
 // Tick does what can be done now and returns. Where another process holds the
-// lock it does nothing, and says so in Outcome.Busy.
+// lock it does nothing, and says so in Outcome.Busy. It does not begin a
+// content again that was rolled back, aborted or failed: a periodic job would
+// do so for ever.
 func (r *Runner) Tick(ctx context.Context, in Input) (*Outcome, error) {
 	return r.run(ctx, in, untilIdle)
 }
 
-// job is what a Start has to do.
-type job struct {
-	plan   *orchestrator.Plan
-	resume *orchestrator.Header // nil: new
-	// older are unfinished rollouts of the same configs, whose place this one
-	// takes.
-	older []*orchestrator.Header
-	note  string
-}
+// maxTries bounds how often the locks are taken anew because the rollout that
+// they are for is another one by then.
+const maxTries = 5
 
 func (r *Runner) run(ctx context.Context, in Input, wait until) (*Outcome, error) {
-	// Looked at before the lock as well, so that a rollout with nothing to do
-	// takes no lock. The decision that counts is made under the lock.
-	j, done, err := r.decide(ctx, &in)
+	// Looked at before the lock as well: for the id that the holder record
+	// names, and because a rollout with nothing to do takes no lock. The
+	// decision that counts is made under the lock.
+	j, done, err := r.decide(ctx, &in, wait, nil)
 	if err != nil || done != nil {
 		return done, err
 	}
-	h, out, err := r.acquire(ctx, &in.Spec, j.plan.ID, wait)
+	for range maxTries {
+		id := j.plan.ID
+		out, next, err := r.hold(ctx, &in, wait, j)
+		if err != nil || out != nil && next.change.IsZero() {
+			return out, err
+		}
+		if !next.change.IsZero() {
+			head, err := r.awaitWindow(ctx, id, next.change)
+			if err != nil {
+				return out, err
+			}
+			if head.FinishedAt != nil {
+				return &Outcome{ID: id, Header: *head, Converged: true, Note: "it was ended while it waited for its window"}, nil
+			}
+		}
+		if j, done, err = r.decide(ctx, &in, wait, j.seen); err != nil || done != nil {
+			return done, err
+		}
+	}
+	return nil, fmt.Errorf("rollout %s: another orchestrator changes it again and again: is it started twice?", in.Spec.Name)
+}
+
+// next says why the locks were let go although the rollout is not finished: it
+// waits for its window until change.
+type next struct{ change time.Time }
+
+// hold takes the locks, decides again under them, and drives. A nil Outcome
+// without an error: the rollout is another one than the locks were taken for.
+func (r *Runner) hold(ctx context.Context, in *Input, wait until, j *job) (*Outcome, next, error) {
+	id := j.plan.ID
+	h, out, err := r.acquire(ctx, &in.Spec, id, wait)
 	if h == nil {
-		return out, err
+		return out, next{}, err
 	}
 	defer func() {
-		if rerr := release(ctx, h); rerr != nil && err == nil && !Lost(rerr) {
-			r.log.Warn("releasing the locks", "error", rerr)
+		if err := release(ctx, h); err != nil && !Lost(err) {
+			r.log.Warn("releasing the locks", "error", err)
 		}
 	}()
-	id := j.plan.ID
-	if j, done, err = r.decide(ctx, &in); err != nil || done != nil {
-		return done, err
-	}
-	if j.resume == nil {
+	j, done, err := r.decide(ctx, in, wait, j.seen)
+	switch {
+	case err != nil || done != nil:
+		return done, next{}, err
+	case j.resume == nil:
 		// The holder record names the id made before the lock was taken.
 		j.plan.ID = id
+	case j.plan.ID != id:
+		return nil, next{}, nil
 	}
-	out, err = r.drive(ctx, h, &in, j, wait)
-	return out, err
+	return r.drive(ctx, h, in, j, wait)
 }
 
 // acquire takes the locks of all configs in one transaction. A nil Hold with a
@@ -75,7 +101,8 @@ func (r *Runner) run(ctx context.Context, in Input, wait until) (*Outcome, error
 func (r *Runner) acquire(ctx context.Context, spec *orchestrator.Spec, id string, wait until) (Hold, *Outcome, error) {
 	req := locksmith.Request{
 		Operation: "rollout " + spec.Name, RolloutID: id, AllocID: r.alloc,
-		TTL: spec.Lock.TTL, Wait: spec.Lock.Wait, Try: wait != untilEnd, Notify: r.notify,
+		// A wait of 0 in a spec is none; to the locksmith it is one without end.
+		TTL: spec.Lock.TTL, Wait: spec.Lock.Wait, Try: wait != untilEnd || spec.Lock.Wait == 0, Notify: r.notify,
 		// Every participant checks the order: the agents' fence.
 		Quiesce: 0,
 	}
@@ -92,179 +119,125 @@ func (r *Runner) acquire(ctx context.Context, spec *orchestrator.Spec, id string
 	return nil, nil, err
 }
 
-// decide finds out which rollout the input is. A non-nil Outcome means that
-// there is nothing to do.
-func (r *Runner) decide(ctx context.Context, in *Input) (*job, *Outcome, error) {
-	fleet, err := in.Fleet.Nodes(ctx, r.consul)
-	if err != nil {
-		return nil, nil, err
-	}
-	heads, err := r.Headers(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	j := &job{}
-	var last *orchestrator.Header // the newest of this name and content that has ended
-	for _, h := range heads {
-		same := h.Name == in.Spec.Name && h.Hash == in.Spec.Hash
-		switch {
-		case h.FinishedAt == nil && same && j.resume == nil:
-			j.resume = h
-		case h.FinishedAt == nil && sharesConfig(h, &in.Spec):
-			j.older = append(j.older, h)
-		case same && last == nil && h.FinishedAt != nil:
-			last = h
-		}
-	}
-	now := time.Now().UTC()
-	if j.resume != nil {
-		j.note = "resumed"
-		j.plan, err = r.plan(ctx, j.resume)
-		return j, nil, err
-	}
-	id := newID(in.Spec.Name, now, rand.Text())
-	if last != nil && last.State == orchestrator.Succeeded && newest(heads, &in.Spec, last) {
-		joiners, err := r.joiners(ctx, in, fleet)
-		if err != nil {
-			return nil, nil, err
-		}
-		if len(joiners) == 0 {
-			return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: "every node of the fleet has this revision: nothing to do"}, nil
-		}
-		j.note = fmt.Sprintf("%d nodes have not got the revision of %s", len(joiners), last.ID)
-		j.plan, err = orchestrator.NewFollowUp(id, last.ID, in.Spec, joiners, now)
-		return j, nil, err
-	}
-	j.plan, err = orchestrator.NewPlan(id, in.Spec, fleet, now)
-	return j, nil, err
-}
-
-func sharesConfig(h *orchestrator.Header, spec *orchestrator.Spec) bool {
-	return slices.ContainsFunc(h.Configs, func(c orchestrator.HeaderConfig) bool {
-		return slices.ContainsFunc(spec.Configs, func(o orchestrator.Config) bool { return o.Name == c.Name })
-	})
-}
-
-// newest reports whether no rollout of the same configs came after last: then
-// what last left is what the fleet shall have.
-func newest(heads []*orchestrator.Header, spec *orchestrator.Spec, last *orchestrator.Header) bool {
-	for _, h := range heads {
-		if h.ID == last.ID {
-			return true
-		}
-		if sharesConfig(h, spec) {
-			return false
-		}
-	}
-	return true
-}
-
-// joiners are the nodes of the fleet that were given another revision or none,
-// or could not apply this one.
-func (r *Runner) joiners(ctx context.Context, in *Input, fleet []orchestrator.Node) ([]orchestrator.Node, error) {
-	missing := map[string]bool{}
-	for _, c := range in.Spec.Configs {
-		desired, err := r.consul.List(ctx, r.keys.DesiredAll(c.Name))
-		if err != nil {
-			return nil, err
-		}
-		given := map[string]orchestrator.Order{}
-		for _, p := range desired {
-			var d records.Desired
-			if err := records.Decode(p.Key, p.Value, &d); err != nil {
-				return nil, err
-			}
-			if d.SHA256 == c.SHA256 && d.Action != records.ActionRestore && d.Destination == c.Destination {
-				given[keys.LastSegment(p.Key)] = d.Order
-			}
-		}
-		actual, err := r.consul.List(ctx, r.keys.ActualAll(c.Name))
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range actual {
-			var a records.Actual
-			if records.Decode(p.Key, p.Value, &a) == nil && a.Result == records.ResultFailed && a.Order == given[a.Node] {
-				delete(given, a.Node)
-			}
-		}
-		for _, n := range fleet {
-			if _, ok := given[n.Name]; !ok {
-				missing[n.Name] = true
-			}
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(fleet), func(n orchestrator.Node) bool { return !missing[n.Name] }), nil
-}
-
 // drive makes the rollout's state, new or recovered, and runs it.
-func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait until) (*Outcome, error) {
-	if err := r.supersede(ctx, h, j); err != nil {
-		return nil, err
+func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait until) (*Outcome, next, error) {
+	seq, err := r.supersede(ctx, h, j)
+	if err != nil {
+		return nil, next{}, err
 	}
-	d := &drive{r: r, h: h, plan: j.plan, wait: wait, prev: previous{}}
+	d := &drive{r: r, h: h, plan: j.plan, wait: wait, seq: seq}
+	d.header = orchestrator.NewHeader(j.plan.ID, j.plan.Spec, j.plan.CreatedAt)
+	if j.resume != nil {
+		d.header = *j.resume
+	}
+	if err := d.recover(ctx, j.resume == nil); err != nil {
+		return nil, next{}, err
+	}
+	// Of a resumed rollout, too: the last one may have died in between.
+	if err := r.writeContents(ctx, h, in); err != nil {
+		return nil, next{}, err
+	}
 	if j.resume == nil {
-		if err := r.writeContents(ctx, h, in); err != nil {
-			return nil, err
-		}
-		d.state = orchestrator.NewState(j.plan)
 		d.header = d.state.Header()
 		d.header.Epoch, d.header.Token = h.Epoch(), h.Token()
 		if err := r.writePlan(ctx, h, j.plan, &d.header); err != nil {
-			return nil, err
+			return nil, next{}, err
 		}
-	} else {
-		d.header = *j.resume
-		given, reports, prev, err := r.given(ctx, j.plan)
-		if err != nil {
-			return nil, err
-		}
-		if d.state, err = orchestrator.Recover(j.plan, *j.resume, given, reports); err != nil {
-			return nil, err
-		}
-		d.prev = prev
-		// The contents may not all have been written when the last one died.
-		if err := r.writeContents(ctx, h, in); err != nil {
-			return nil, err
-		}
+		d.chunks = d.header.PlanChunks
 	}
-	d.chunks = d.header.PlanChunks
-	err := d.run(ctx)
+	err = d.run(ctx)
 	out := &Outcome{ID: j.plan.ID, Header: d.present(), Converged: d.finished, Note: j.note}
-	return out, err
+	return out, next{d.reopens}, err
 }
 
 // supersede ends unfinished rollouts of the same configs. This hold has their
-// locks, so nobody drives them.
-func (r *Runner) supersede(ctx context.Context, h Hold, j *job) error {
+// locks, so nobody drives them. One that is rolling back is brought to its end
+// first: nodes that wait to go back from a bad revision must not wait for the
+// stages of the next one. It returns the last Seq that was used.
+func (r *Runner) supersede(ctx context.Context, h Hold, j *job) (seq uint64, err error) {
 	for _, old := range j.older {
-		if old.PlanChunks == 0 {
-			continue
-		}
-		plan, err := r.plan(ctx, old)
-		if err != nil {
-			return err
-		}
-		given, reports, _, err := r.given(ctx, plan)
-		if err != nil {
-			return err
-		}
 		head := *old
-		state, err := orchestrator.Recover(plan, head, given, reports)
-		if err != nil {
-			return err
-		}
-		state, effects := orchestrator.Step(state, orchestrator.Supersede{By: j.plan.ID}, time.Now().UTC())
-		for _, e := range effects {
-			if p, ok := e.(orchestrator.Persist); ok {
-				head = p.Header
-				head.PlanChunks = old.PlanChunks
-				if err := r.writeHeader(ctx, h, &head); err != nil {
-					return err
-				}
+		switch {
+		case old.State != orchestrator.RollingBack:
+			if head, err = r.superseded(ctx, h, old, j.plan.ID); err != nil {
+				return seq, err
 			}
+		case !covers(&j.plan.Spec, old):
+			return seq, fmt.Errorf("rollout %s is rolling back configs that this one does not lock: `aimlock rollout rollback %s` brings it to its end", old.ID, old.ID)
+		default:
+			plan, err := r.plan(ctx, old)
+			if err != nil {
+				return seq, fmt.Errorf("rollout %s is rolling back, and cannot go on: %w", old.ID, err)
+			}
+			d := &drive{r: r, h: h, plan: plan, wait: untilEnd, seq: seq, header: *old}
+			if err := d.recover(ctx, false); err != nil {
+				return seq, err
+			}
+			if err := d.run(ctx); err != nil {
+				return seq, err
+			}
+			head, seq = d.present(), d.state.Hold().Seq
 		}
-		r.tell(Progress{Kind: orchestrator.TellStatus, Text: fmt.Sprintf("rollout %s (%s) is superseded", old.ID, state.Status()), Header: head})
+		r.tell(Progress{Kind: orchestrator.TellStatus, Text: fmt.Sprintf("rollout %s, which was unfinished, is %s", old.ID, head.State), Header: head})
 	}
-	return nil
+	return seq, nil
 }
+
+// superseded writes that a rollout is superseded. What is damaged or lost of it
+// is no reason to leave it unfinished.
+func (r *Runner) superseded(ctx context.Context, h Hold, old *orchestrator.Header, by string) (orchestrator.Header, error) {
+	head, now := *old, time.Now().UTC()
+	d := &drive{r: r, h: h, header: *old}
+	var err error
+	if d.plan, err = r.plan(ctx, old); err == nil {
+		err = d.recover(ctx, false)
+	}
+	switch {
+	case err == nil:
+		d.state, _ = orchestrator.Step(d.state, orchestrator.Supersede{By: by}, now)
+		if head = d.present(); head.FinishedAt == nil {
+			// It had ended already, and was waiting for its last answers.
+			head.FinishedAt = &now
+		}
+	case errors.Is(err, orchestrator.ErrDataLost), errors.Is(err, orchestrator.ErrPlanDamaged), errors.Is(err, ErrNotFound):
+		r.log.Warn("an unfinished rollout cannot be read whole", "rollout", old.ID, "error", err)
+		head.Supersede(by, now)
+	default:
+		return head, err
+	}
+	return head, r.writeHeader(ctx, h, &head)
+}
+
+// covers reports whether the spec's locks are all that a rollout needs.
+func covers(spec *orchestrator.Spec, h *orchestrator.Header) bool {
+	return !slices.ContainsFunc(h.Configs, func(c orchestrator.HeaderConfig) bool {
+		return !slices.ContainsFunc(spec.Configs, func(o orchestrator.Config) bool { return o.Name == c.Name })
+	})
+}
+
+// windowSlack is how soon a window must open to be waited for with the locks
+// held.
+const windowSlack = 30 * time.Second
+
+// awaitWindow waits until the window opens or somebody ends the rollout, and
+// returns its header. A Consul that is away meanwhile is no matter.
+func (r *Runner) awaitWindow(ctx context.Context, id string, change time.Time) (*orchestrator.Header, error) {
+	ended := func(h *orchestrator.Header) bool { return h.FinishedAt != nil }
+	for time.Now().Before(change) {
+		h, err := r.awaitHeader(ctx, id, time.Until(change), ended)
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case errors.Is(err, ErrNotFound):
+			return nil, err
+		case err != nil:
+			r.log.Warn("waiting for the window", "error", err)
+			pause(ctx, min(10*time.Second, time.Until(change)))
+		case ended(h):
+			return h, nil
+		}
+	}
+	return r.header(ctx, id)
+}
+
+func freshID(name string, now time.Time) string { return newID(name, now, rand.Text()) }

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/keys"
@@ -27,17 +29,29 @@ const (
 	keepHeader = 400 << 10
 )
 
+// writers is how many transactions of one decision are under way at once.
+const writers = 4
+
 // batcher fills fenced transactions to their limits, by operations and by
-// encoded bytes.
+// encoded bytes, and has several of them under way: they are in no order. It is
+// used by one goroutine; flush ends it.
 type batcher struct {
 	h     Hold
 	ops   []consulkv.Op
 	bytes int
+	g     *errgroup.Group
+	ctx   context.Context //nolint:containedctx // of the group, for the time of one decision
 }
 
-// add puts operations that belong together into the next transaction, and
-// sends the one before if they do not fit beside it.
-func (b *batcher) add(ctx context.Context, ops ...consulkv.Op) error {
+func newBatcher(ctx context.Context, h Hold) *batcher {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(writers)
+	return &batcher{h: h, g: g, ctx: ctx}
+}
+
+// add puts operations that belong together into one transaction: those of one
+// add stand or do not stand together.
+func (b *batcher) add(ops ...consulkv.Op) {
 	size := 0
 	for _, op := range ops {
 		size += consulkv.Size(op)
@@ -45,27 +59,38 @@ func (b *batcher) add(ctx context.Context, ops ...consulkv.Op) error {
 	// The guards take a little as well.
 	guards := (consulkv.MaxTxnOps - b.h.MaxOps()) * 300
 	if len(b.ops) > 0 && (len(b.ops)+len(ops) > b.h.MaxOps() || b.bytes+size+guards > consulkv.MaxTxnBytes) {
-		if err := b.flush(ctx); err != nil {
-			return err
-		}
+		b.send()
 	}
 	b.ops, b.bytes = append(b.ops, ops...), b.bytes+size
-	return nil
 }
 
-func (b *batcher) flush(ctx context.Context) error {
-	if len(b.ops) == 0 {
-		return nil
-	}
+// send begins the transaction, when fewer than writers are under way. After a
+// first error nothing more is begun.
+func (b *batcher) send() {
 	ops := b.ops
 	b.ops, b.bytes = nil, 0
-	_, err := b.h.Txn(ctx, ops...)
-	return err
+	if len(ops) == 0 {
+		return
+	}
+	b.g.Go(func() error {
+		if b.ctx.Err() != nil {
+			return context.Cause(b.ctx)
+		}
+		_, err := b.h.Txn(b.ctx, ops...)
+		return err
+	})
+}
+
+// flush sends the rest and waits for all.
+func (b *batcher) flush() error {
+	b.send()
+	return b.g.Wait()
 }
 
 // writeContents puts the configs' contents into Consul, where they are not
 // there yet. A revision's chunks never change, so those there are left.
 func (r *Runner) writeContents(ctx context.Context, h Hold, in *Input) error {
+	b := newBatcher(ctx, h)
 	for _, c := range in.Spec.Configs {
 		content := in.Contents[c.Name]
 		have, err := r.consul.Keys(ctx, r.keys.Config(c.Name, c.SHA256), "")
@@ -77,11 +102,11 @@ func (r *Runner) writeContents(ctx context.Context, h Hold, in *Input) error {
 			if slices.Contains(have, key) {
 				continue
 			}
-			part := content[n*chunkSize : min((n+1)*chunkSize, len(content))]
-			if _, err := h.Txn(ctx, consulkv.Set(key, part)); err != nil {
-				return fmt.Errorf("write config %s: %w", c.Name, err)
-			}
+			b.add(consulkv.Set(key, content[n*chunkSize:min((n+1)*chunkSize, len(content))]))
 		}
+	}
+	if err := b.flush(); err != nil {
+		return fmt.Errorf("write the configs' contents: %w", err)
 	}
 	return nil
 }
@@ -96,16 +121,14 @@ func (r *Runner) writePlan(ctx context.Context, h Hold, plan *orchestrator.Plan,
 	if err != nil {
 		return err
 	}
-	b := batcher{h: h}
+	b := newBatcher(ctx, h)
 	for i, p := range parts {
 		if len(p) > keepHeader {
 			return fmt.Errorf("the spec of rollout %s is too large: %d bytes", plan.Spec.Name, len(p))
 		}
-		if err := b.add(ctx, consulkv.Set(r.keys.RolloutPart(plan.ID, "plan", i), p)); err != nil {
-			return err
-		}
+		b.add(consulkv.Set(r.keys.RolloutPart(plan.ID, "plan", i), p))
 	}
-	if err := b.flush(ctx); err != nil {
+	if err := b.flush(); err != nil {
 		return err
 	}
 	head.PlanChunks = len(parts)
@@ -140,7 +163,7 @@ func (r *Runner) header(ctx context.Context, id string) (*orchestrator.Header, e
 // plan reads the plan of a rollout.
 func (r *Runner) plan(ctx context.Context, h *orchestrator.Header) (*orchestrator.Plan, error) {
 	if h.PlanChunks == 0 {
-		return nil, fmt.Errorf("rollout %s was never planned", h.ID)
+		return nil, fmt.Errorf("rollout %s was never planned: %w", h.ID, orchestrator.ErrPlanDamaged)
 	}
 	list, err := r.consul.List(ctx, r.keys.Rollout(h.ID)+"/plan/")
 	if err != nil {
@@ -158,8 +181,9 @@ func (r *Runner) plan(ctx context.Context, h *orchestrator.Header) (*orchestrato
 	return plan, nil
 }
 
-// Headers reads all rollouts' headers, the newest first. What cannot be read
-// is left out and logged.
+// Headers reads all rollouts' headers, the newest first: by the token of their
+// last hold, which only grows, and not by the clocks of those who wrote them.
+// What cannot be read is left out and logged.
 func (r *Runner) Headers(ctx context.Context) ([]*orchestrator.Header, error) {
 	names, err := r.consul.Keys(ctx, r.keys.Rollouts(), "/")
 	if err != nil {
@@ -185,68 +209,109 @@ func (r *Runner) Headers(ctx context.Context) ([]*orchestrator.Header, error) {
 		}
 		out = append(out, &h)
 	}
-	slices.SortStableFunc(out, func(a, b *orchestrator.Header) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	slices.SortStableFunc(out, func(a, b *orchestrator.Header) int {
+		return cmp.Or(cmp.Compare(b.Epoch, a.Epoch), cmp.Compare(b.Token, a.Token), b.CreatedAt.Compare(a.CreatedAt))
+	})
 	return out, nil
 }
 
-// getMany reads keys in filled transactions; a missing one has ModifyIndex 0.
-// They are read consistently, as a transaction that only reads is.
+// getMany reads keys in filled transactions, several at once; a missing one has
+// ModifyIndex 0. They are read consistently, as a transaction that only reads
+// is.
 func (r *Runner) getMany(ctx context.Context, what string, ks []string) ([]*api.KVPair, error) {
-	out := make([]*api.KVPair, 0, len(ks))
-	for part := range slices.Chunk(ks, consulkv.MaxTxnOps) {
-		ops := make([]consulkv.Op, len(part))
-		for i, k := range part {
-			ops[i] = consulkv.GetOrEmpty(k)
-		}
-		res, err := consulkv.Retry(ctx, r.consul, what, func(ctx context.Context) (consulkv.Results, error) {
-			return r.consul.Txn(ctx, ops...)
+	parts := slices.Collect(slices.Chunk(ks, consulkv.MaxTxnOps))
+	read := make([]consulkv.Results, len(parts))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(writers)
+	for i, part := range parts {
+		g.Go(func() error {
+			ops := make([]consulkv.Op, len(part))
+			for n, k := range part {
+				ops[n] = consulkv.GetOrEmpty(k)
+			}
+			res, err := consulkv.Retry(gctx, r.consul, what, func(ctx context.Context) (consulkv.Results, error) {
+				return r.consul.Txn(ctx, ops...)
+			})
+			if err == nil && len(res) != len(part) {
+				err = fmt.Errorf("%s: Consul answered %d of %d keys", what, len(res), len(part))
+			}
+			read[i] = res
+			return err
 		})
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, res...)
 	}
-	return out, nil
+	if err := g.Wait(); err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, err
+	}
+	return slices.Concat(read...), nil
 }
 
-// given reads the orders of this rollout that stand in Consul, and the answers
-// to them.
-func (r *Runner) given(ctx context.Context, plan *orchestrator.Plan) ([]orchestrator.Given, []orchestrator.Report, previous, error) {
-	index := plan.Index()
-	var given []orchestrator.Given
-	var reports []orchestrator.Report
-	prev := previous{}
-	for ci, c := range plan.Spec.Configs {
-		list, err := r.consul.List(ctx, r.keys.DesiredAll(c.Name))
-		if err != nil {
-			return nil, nil, nil, err
+// standing is what stands in Consul of a rollout besides its plan and header.
+type standing struct {
+	given   []orchestrator.Given
+	reports []orchestrator.Report
+	prev    previous
+	// newest are the newest orders that nodes say they have accepted, by
+	// config and node.
+	newest []orchestrator.Order
+}
+
+// newer is how many answers name an order that no hold up to the present one
+// can have given.
+func (s *standing) newer(hold orchestrator.Order) int {
+	n := 0
+	for _, o := range s.newest {
+		if o.Epoch > hold.Epoch || o.Epoch == hold.Epoch && o.Token > hold.Token {
+			n++
 		}
-		for _, p := range list {
-			i, ours := index[lastSegment(p.Key)]
-			if !ours {
-				continue
+	}
+	return n
+}
+
+// standing reads the orders of a rollout that stand in Consul, and the answers
+// of its nodes. Of a fresh rollout there are no orders.
+func (r *Runner) standing(ctx context.Context, plan *orchestrator.Plan, fresh bool) (*standing, error) {
+	index := plan.Index()
+	out := &standing{prev: previous{}}
+	for ci, c := range plan.Spec.Configs {
+		if !fresh {
+			list, err := r.consul.List(ctx, r.keys.DesiredAll(c.Name))
+			if err != nil {
+				return nil, err
 			}
-			var d records.Desired
-			if err := records.Decode(p.Key, p.Value, &d); err != nil {
-				return nil, nil, nil, err
-			}
-			if d.Rollout == plan.ID {
-				given = append(given, orchestrator.Given{Node: i, Config: ci, Order: d.Order, Restore: d.Action == records.ActionRestore})
+			for _, p := range list {
+				i, ours := index[keys.LastSegment(p.Key)]
+				if !ours {
+					continue
+				}
+				var d records.Desired
+				if err := records.Decode(p.Key, p.Value, &d); err != nil {
+					return nil, err
+				}
+				if d.Rollout == plan.ID {
+					out.given = append(out.given, orchestrator.Given{Node: i, Config: ci, Order: d.Order, Restore: d.Action == records.ActionRestore})
+				}
 			}
 		}
 		answers, err := r.consul.List(ctx, r.keys.ActualAll(c.Name))
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, err
 		}
 		for _, p := range answers {
-			if i, ours := index[lastSegment(p.Key)]; ours {
-				if rep, ok := r.answer(p, plan.ID, i, ci, prev); ok {
-					reports = append(reports, rep)
-				}
+			i, ours := index[keys.LastSegment(p.Key)]
+			if !ours {
+				continue
 			}
+			rep, mark, ok := r.answer(p, plan.ID, i, ci, out.prev)
+			if ok && !fresh {
+				out.reports = append(out.reports, rep)
+			}
+			out.newest = append(out.newest, mark)
 		}
 	}
-	return given, reports, prev, nil
+	return out, nil
 }
 
 // previous is what each node had of each config before this rollout, as far as
@@ -254,16 +319,19 @@ func (r *Runner) given(ctx context.Context, plan *orchestrator.Plan) ([]orchestr
 type previous map[[2]int]string
 
 // answer makes a report of an actual entry; ok is false for one that says
-// nothing about an order of this rollout. Whatever a node wrote is foreign: what
-// cannot be read counts as no answer, and the deadline deals with the node.
-func (r *Runner) answer(p *api.KVPair, rollout string, node, config int, prev previous) (orchestrator.Report, bool) {
+// nothing about an order. mark is the newest order that the node has accepted.
+// Whatever a node wrote is foreign: what cannot be read counts as no answer,
+// and the deadline deals with the node.
+func (r *Runner) answer(p *api.KVPair, rollout string, node, config int, prev previous) (rep orchestrator.Report, mark orchestrator.Order, ok bool) {
 	var a records.Actual
 	if err := records.Decode(p.Key, p.Value, &a); err != nil {
 		r.log.Warn("a node's answer cannot be read", "key", p.Key, "error", err)
-		return orchestrator.Report{}, false
+		return rep, mark, false
 	}
-	rep := orchestrator.Report{Node: node, Config: config, Order: a.Order, Why: why(&a)}
-	if a.Rollout == rollout && a.Result == records.ResultApplied {
+	rep = orchestrator.Report{Node: node, Config: config, Order: a.Order, Why: why(&a)}
+	if a.Rollout != rollout {
+		prev[[2]int{node, config}] = a.Revision
+	} else if a.Result == records.ResultApplied || a.Result == records.ResultFailed {
 		prev[[2]int{node, config}] = a.Previous
 	}
 	switch a.Result {
@@ -275,13 +343,13 @@ func (r *Runner) answer(p *api.KVPair, rollout string, node, config int, prev pr
 		rep.Result = orchestrator.ResultRolledBack
 	case records.ResultRefused:
 		if a.Refused == nil {
-			return rep, false
+			return rep, a.Order, false
 		}
 		rep.Result, rep.Order = orchestrator.ResultRefused, *a.Refused
 	default:
-		return rep, false
+		return rep, a.Order, false
 	}
-	return rep, true
+	return rep, a.Order, true
 }
 
 func why(a *records.Actual) string {
@@ -293,8 +361,6 @@ func why(a *records.Actual) string {
 	}
 	return a.Output
 }
-
-func lastSegment(key string) string { return keys.LastSegment(key) }
 
 // newID names a new rollout: its name, when it was made, and what tells two of
 // one second apart.

@@ -1,0 +1,189 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator"
+)
+
+// job is what a Start has to do.
+type job struct {
+	plan   *orchestrator.Plan
+	resume *orchestrator.Header // nil: new
+	// older are unfinished rollouts of the same configs, whose place this one
+	// takes.
+	older []*orchestrator.Header
+	note  string
+	// seen are the rollouts that had ended when this process first looked.
+	seen map[string]bool
+}
+
+// history is what Consul knows of rollouts, as far as it concerns one spec.
+type history struct {
+	heads  []*orchestrator.Header
+	resume *orchestrator.Header   // the unfinished one of this name and content
+	older  []*orchestrator.Header // other unfinished ones of its configs
+	last   *orchestrator.Header   // the newest of this name and content that has ended
+	ended  map[string]bool
+	// same are all of this name and content.
+	same map[string]bool
+}
+
+func (r *Runner) history(ctx context.Context, spec *orchestrator.Spec) (*history, error) {
+	heads, err := r.Headers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hy := &history{heads: heads, ended: map[string]bool{}, same: map[string]bool{}}
+	for _, h := range heads { // the newest first
+		same := h.Name == spec.Name && h.Hash == spec.Hash
+		if same {
+			hy.same[h.ID] = true
+		}
+		switch {
+		case h.FinishedAt != nil:
+			hy.ended[h.ID] = true
+			if same && hy.last == nil {
+				hy.last = h
+			}
+		case same && hy.resume == nil:
+			hy.resume = h
+		case sharesConfig(h, spec):
+			hy.older = append(hy.older, h)
+		}
+	}
+	return hy, nil
+}
+
+// decide finds out which rollout the input is. A non-nil Outcome means that
+// there is nothing to do. seen is nil at the first look, and what the job of
+// that has seen afterwards: where two copies are started at once, the second
+// must not begin what the first has ended meanwhile.
+func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[string]bool) (*job, *Outcome, error) {
+	hy, err := r.history(ctx, &in.Spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	j := &job{older: hy.older, seen: seen}
+	if seen == nil {
+		j.seen = hy.ended
+	}
+	last := hy.last
+	switch {
+	case hy.resume != nil:
+		j.resume, j.note = hy.resume, "resumed"
+		j.plan, err = r.plan(ctx, hy.resume)
+		return j, nil, err
+	case last != nil && seen != nil && !seen[last.ID]:
+		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: "another orchestrator brought it to its end"}, nil
+	case last != nil && wait == untilIdle && unwanted(last.State) && last.Follows == "":
+		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true,
+			Note: "a tick does not begin this content again: change it, or run `aimlock rollout start`"}, nil
+	}
+	// Only now, because a rollout is resumed whatever the fleet is by then.
+	fleet, err := in.Fleet.Nodes(ctx, r.consul)
+	if err != nil {
+		return nil, nil, err
+	}
+	now := time.Now().UTC()
+	id := freshID(in.Spec.Name, now)
+	if last == nil || !newest(hy.heads, &in.Spec, last) || last.State != orchestrator.Succeeded && last.Follows == "" {
+		j.plan, err = orchestrator.NewPlan(id, in.Spec, fleet, now)
+		return j, nil, err
+	}
+	joiners, err := r.joiners(ctx, in, fleet, hy.same, wait != untilIdle)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(joiners) == 0 {
+		note := "every node of the fleet has this revision: nothing to do"
+		if last.State != orchestrator.Succeeded {
+			note = "every node of the fleet was given this revision: a tick does not try again"
+		}
+		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: note}, nil
+	}
+	j.note = fmt.Sprintf("%d nodes have not got the revision of %s", len(joiners), last.ID)
+	j.plan, err = orchestrator.NewFollowUp(id, last.ID, in.Spec, joiners, now)
+	return j, nil, err
+}
+
+// unwanted are the ends after which a content is not begun again by itself.
+func unwanted(s orchestrator.Status) bool {
+	return s == orchestrator.RolledBack || s == orchestrator.Aborted || s == orchestrator.Failed
+}
+
+func sharesConfig(h *orchestrator.Header, spec *orchestrator.Spec) bool {
+	return slices.ContainsFunc(h.Configs, func(c orchestrator.HeaderConfig) bool {
+		return slices.ContainsFunc(spec.Configs, func(o orchestrator.Config) bool { return o.Name == c.Name })
+	})
+}
+
+// newest reports whether no rollout of the same configs came after last: then
+// what last left is what the fleet shall have.
+func newest(heads []*orchestrator.Header, spec *orchestrator.Spec, last *orchestrator.Header) bool {
+	for _, h := range heads {
+		if h.ID == last.ID {
+			return true
+		}
+		if sharesConfig(h, spec) {
+			return false
+		}
+	}
+	return true
+}
+
+// joiners are the nodes of the fleet that were not given this revision, or had
+// it taken back. With retry those that failed to apply it are joiners too: a
+// person who starts a rollout again wants that, a periodic job would never
+// stop.
+func (r *Runner) joiners(ctx context.Context, in *Input, fleet []orchestrator.Node, same map[string]bool, retry bool) ([]orchestrator.Node, error) {
+	missing := map[string]bool{}
+	for _, c := range in.Spec.Configs {
+		desired, err := r.consul.List(ctx, r.keys.DesiredAll(c.Name))
+		if err != nil {
+			return nil, err
+		}
+		given := map[string]orchestrator.Order{}
+		for _, p := range desired {
+			var d records.Desired
+			if err := records.Decode(p.Key, p.Value, &d); err != nil {
+				return nil, err
+			}
+			stands := d.SHA256 == c.SHA256 && d.Action != records.ActionRestore && d.Destination == c.Destination
+			if stands || !retry && same[d.Rollout] {
+				given[keys.LastSegment(p.Key)] = d.Order
+			}
+		}
+		if retry {
+			if err := r.forgetFailed(ctx, c.Name, given); err != nil {
+				return nil, err
+			}
+		}
+		for _, n := range fleet {
+			if _, ok := given[n.Name]; !ok {
+				missing[n.Name] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(fleet), func(n orchestrator.Node) bool { return !missing[n.Name] }), nil
+}
+
+// forgetFailed takes those nodes out of given that failed to apply their order.
+func (r *Runner) forgetFailed(ctx context.Context, config string, given map[string]orchestrator.Order) error {
+	actual, err := r.consul.List(ctx, r.keys.ActualAll(config))
+	if err != nil {
+		return err
+	}
+	for _, p := range actual {
+		var a records.Actual
+		if records.Decode(p.Key, p.Value, &a) == nil && a.Result == records.ResultFailed && a.Order == given[a.Node] {
+			delete(given, a.Node)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,55 @@
+package runner
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestReadsAreBounded: a window of nodes that answer one after another, each
+// after a time of its own, with a wake-up at every answer, is read in the end
+// at O(N): the same number of reads for each node, however many there are.
+func TestReadsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		perNode := func(n int, each time.Duration) float64 {
+			// Node i of the window answers at (i+1)*each/window, then the next
+			// one takes its place: steady, max_parallel = window.
+			const window = 500
+			var r reader
+			reads, done, flying := 0, 0, window
+			start := time.Now()
+			answered := func() int { return int(time.Since(start) * window / each) }
+			for done < n {
+				<-time.After(each / window) // virtual: to the next answer
+				if due := r.changed(); due.After(time.Now()) {
+					continue
+				}
+				r.pending = false
+				now := min(answered(), n)
+				fresh := min(now-done, flying)
+				reads += flying
+				done += fresh
+				r.read(flying, fresh)
+			}
+			return float64(reads) / float64(n)
+		}
+		for _, each := range []time.Duration{50 * time.Millisecond, time.Second, 20 * time.Second} {
+			small, large := perNode(2000, each), perNode(20000, each)
+			t.Logf("nodes that take %s: %.1f reads of each of 2,000, %.1f of each of 20,000", each, small, large)
+			if large > 12 || large > 1.5*small+1 {
+				t.Errorf("nodes that take %s: %.1f reads of each of 2,000, %.1f of each of 20,000", each, small, large)
+			}
+		}
+	})
+}
+
+func TestFewAreReadAtOnce(t *testing.T) {
+	var r reader
+	r.interval = answersAtMost
+	for range 10 {
+		r.read(3, 0)
+	}
+	if r.interval != answersEvery {
+		t.Errorf("three nodes in flight are read every %s", r.interval)
+	}
+}
