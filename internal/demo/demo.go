@@ -5,7 +5,7 @@
 // checks the outcome itself, by reading the files.
 //
 // Nothing in it is staged: the programs are this very binary, run as anybody
-// would run it, against package devconsul.
+// would run it, against package devconsul or a Consul of the caller's.
 package demo
 
 import (
@@ -51,13 +51,16 @@ type Config struct {
 	Dir string
 	Out io.Writer
 	Log hclog.Logger
+	// Consul is the address of a Consul to tell the story on, whose keys below
+	// the default prefix are not in use. Empty starts an embedded one.
+	Consul string
 }
 
 // story is one run.
 type story struct {
 	cfg    Config
 	ctx    context.Context //nolint:containedctx // the run itself
-	consul *devconsul.Server
+	consul string          // address
 	kv     *consulkv.Client
 	agents []*process
 	start  time.Time
@@ -72,12 +75,17 @@ const step = 25 * time.Second
 func Run(ctx context.Context, cfg Config) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	cfg.Out = &lines{w: cfg.Out}
 	s := &story{cfg: cfg, ctx: ctx, start: time.Now()}
-	if s.consul, err = devconsul.Start(devconsul.Config{NodeName: "demo", Log: cfg.Log}); err != nil {
-		return fmt.Errorf("start the embedded Consul: %w", err)
+	if s.consul = cfg.Consul; s.consul == "" {
+		embedded, serr := devconsul.Start(devconsul.Config{NodeName: "demo", Log: cfg.Log})
+		if serr != nil {
+			return fmt.Errorf("start the embedded Consul: %w", serr)
+		}
+		defer func() { err = errors.Join(err, embedded.Close()) }()
+		s.consul = embedded.Addr()
 	}
-	defer func() { err = errors.Join(err, s.consul.Close()) }()
-	if s.kv, err = consulkv.New(consulkv.Config{Address: s.consul.Addr(), Log: cfg.Log}); err != nil {
+	if s.kv, err = consulkv.New(consulkv.Config{Address: s.consul, Log: cfg.Log}); err != nil {
 		return err
 	}
 	if err := s.writeFiles(); err != nil {
@@ -88,7 +96,11 @@ func Run(ctx context.Context, cfg Config) (err error) {
 }
 
 func (s *story) tell() error {
-	s.chapter("A fleet of %d agents, and a Consul that runs inside this process", len(nodes))
+	where := "runs inside this process"
+	if s.cfg.Consul != "" {
+		where = "listens on " + s.cfg.Consul
+	}
+	s.chapter("A fleet of %d agents, and a Consul that %s", len(nodes), where)
 	if err := s.startAgents(); err != nil {
 		return err
 	}

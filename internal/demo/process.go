@@ -13,6 +13,19 @@ import (
 	"time"
 )
 
+// lines keeps apart what several processes and the story itself print: each
+// write is a whole line.
+type lines struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
+}
+
 // process is one child: this binary with other arguments.
 type process struct {
 	name string
@@ -43,7 +56,7 @@ func (s *story) spawn(name string, out io.Writer, args ...string) (*process, err
 	p := &process{name: name, out: out, done: make(chan struct{})}
 	p.cmd = exec.Command(s.cfg.Exe, args...) //nolint:gosec,noctx // this binary; ended by the story
 	p.cmd.Dir = s.cfg.Dir
-	p.cmd.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+s.consul.Addr(), "CONSUL_HTTP_TOKEN=", "CONSUL_HTTP_SSL=false", "AIMLOCK_PREFIX=", "AIMLOCK_CONFIG=")
+	p.cmd.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+s.consul, "CONSUL_HTTP_TOKEN=", "CONSUL_HTTP_SSL=false", "AIMLOCK_PREFIX=", "AIMLOCK_CONFIG=")
 	p.cmd.SysProcAttr = childAttr()
 	r, w, err := os.Pipe()
 	if err != nil {
