@@ -117,12 +117,13 @@ func TestSupervisorKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	err = s.Start(role("tree", dir, "stay", "plain", "setsid", "daemon", "stubborn"), os.Environ(), nil, nil, os.Stderr)
+	// "bare" has no mark, but stayed in the group.
+	err = s.Start(role("tree", dir, "stay", "plain", "setsid", "daemon", "stubborn", "bare"), os.Environ(), nil, nil, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tree := map[string]hostproc.Process{}
-	for _, k := range []string{"tree", "plain", "setsid", "daemon", "stubborn"} {
+	for _, k := range []string{"tree", "plain", "setsid", "daemon", "stubborn", "bare"} {
 		tree[k] = mustAwait(t, dir, k)
 	}
 	p := s.Process()
@@ -135,6 +136,26 @@ func TestSupervisorKilled(t *testing.T) {
 	}
 	// All the same they are dead.
 	mustDie(t, time.Nanosecond, tree)
+}
+
+// Nobody is left to kill anything: the kernel kills the command, and what it had
+// started shows to everybody who asks.
+func TestBothKilled(t *testing.T) {
+	t.Parallel()
+	c, sup, tree := startParent(t, "0s", "stay", "setsid")
+	nonce := nonceOf(c.Args[3])
+	// Stopped first, so that it cannot help.
+	c.Process.Signal(syscall.SIGSTOP)
+	if err := hostproc.SignalProcess(sup.PID, sup.StartTicks, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	mustDie(t, limit, map[string]hostproc.Process{"tree": tree["tree"], "supervisor": sup})
+	c.Process.Kill()
+	c.Wait()
+	if gone, why := hostproc.TreeGone(nonce, sup.StartTicks, ""); gone != hostproc.False {
+		t.Errorf("TreeGone = %s (%s), want false", gone, why)
+	}
+	mustLive(t, map[string]hostproc.Process{"setsid": tree["setsid"]})
 }
 
 // A supervisor that somebody stopped does its part again as soon as it is

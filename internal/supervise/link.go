@@ -128,7 +128,8 @@ func (l *link) send(v any, files ...*os.File) error {
 	if len(files) > 0 {
 		fds := make([]int, len(files))
 		for i, f := range files {
-			// Fd makes the description blocking; so a command wants it.
+			// Fd makes blocking again what package os made non-blocking, as the
+			// command expects it.
 			fds[i] = int(f.Fd())
 		}
 		n, _, err := l.conn.WriteMsgUnix(b[:1], syscall.UnixRights(fds...), nil)

@@ -248,10 +248,6 @@ func (s *supervisor) start(o received) act {
 	}
 	fds := make([]uintptr, len(o.files))
 	for i, f := range o.files {
-		// A command that does not expect it takes EAGAIN for an error.
-		if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
-			return fail(codeCannotRun, fmt.Errorf("descriptor %d: %w", i, err))
-		}
 		fds[i] = f.Fd()
 	}
 	pid, err := syscall.ForkExec(path, o.Argv, &syscall.ProcAttr{Env: o.Env, Files: fds, Sys: childAttr()})

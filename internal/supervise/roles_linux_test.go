@@ -109,6 +109,8 @@ func spawn(kind, dir string) int {
 	case "daemon":
 		argv = role("spawn", "grandchild", dir)
 		attr.Sys = &syscall.SysProcAttr{Setsid: true}
+	case "bare":
+		attr.Env = []string{}
 	case "cleaned":
 		attr.Env = []string{}
 		attr.Sys = &syscall.SysProcAttr{Setsid: true}

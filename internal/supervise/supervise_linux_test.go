@@ -476,3 +476,48 @@ func copyFile(t *testing.T, to, from string) {
 		t.Fatal(err)
 	}
 }
+
+func BenchmarkPrepare(b *testing.B) {
+	for b.Loop() {
+		s, err := Prepare(Config{Nonce: "n-bench"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// The supervisor is prepared while the lock is waited for, so its start does not
+// count.
+func BenchmarkRun(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		s, err := Prepare(Config{Nonce: "n-bench"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		if err := s.Start([]string{"true"}, os.Environ(), nil, nil, nil); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := s.Wait(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
+
+// What a bare start costs, for comparison.
+func BenchmarkBareRun(b *testing.B) {
+	for b.Loop() {
+		if err := exec.CommandContext(b.Context(), "true").Run(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
