@@ -1,0 +1,203 @@
+package command
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/hashicorp/hcl/v2/hclwrite"
+
+	"github.com/aim-control/aimlock/orchestrator/spec"
+	"github.com/aim-control/aimlock/policies"
+)
+
+// doc is one page of the documentation.
+type doc struct {
+	path  string
+	lines []string
+}
+
+// at names a line for a message.
+func (d doc) at(n int) string { return fmt.Sprintf("%s:%d", filepath.Base(d.path), n+1) }
+
+// block is a code block of a page: its language and its lines, the first of
+// which is line from.
+type block struct {
+	lang  string
+	from  int
+	lines []string
+}
+
+func docs(t *testing.T) []doc {
+	t.Helper()
+	paths, err := filepath.Glob("../docs/*.md")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no pages in docs: %v", err)
+	}
+	examples, err := filepath.Glob("../examples/*/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []doc
+	for _, path := range slices.Concat(paths, examples, []string{"../README.md", "../CHANGELOG.md"}) {
+		src, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := doc{path: path}
+		for scanner := bufio.NewScanner(bytes.NewReader(src)); scanner.Scan(); {
+			d.lines = append(d.lines, scanner.Text())
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// split parts a page into its code blocks and its text, in which the lines of
+// blocks are empty.
+func (d doc) split(t *testing.T) (text []string, blocks []block) {
+	t.Helper()
+	var open *block
+	for n, line := range d.lines {
+		lang, fence := strings.CutPrefix(line, "```")
+		switch {
+		case fence && open == nil:
+			open = &block{lang: lang, from: n + 1}
+		case fence:
+			blocks = append(blocks, *open)
+			open = nil
+		case open != nil:
+			open.lines = append(open.lines, line)
+		default:
+			text = append(text, line)
+			continue
+		}
+		text = append(text, "")
+	}
+	if open != nil {
+		t.Errorf("%s: a code block is not closed", d.at(open.from-1))
+	}
+	return text, blocks
+}
+
+// TestDocs holds the documentation to what is there: links to files, lines of
+// shell that run aimlock, commands that the text names, and HCL.
+func TestDocs(t *testing.T) {
+	shell, configs := 0, 0
+	for _, d := range docs(t) {
+		text, blocks := d.split(t)
+		for n, line := range text {
+			checkLinks(t, d, n, line)
+			checkNames(t, d, n, line)
+		}
+		for _, b := range blocks {
+			switch b.lang {
+			case "sh":
+				for n, line := range b.lines {
+					found, err := checkLine(t.Context(), line)
+					if err != nil {
+						t.Errorf("%s: %s: %v", d.at(b.from+n), line, err)
+					}
+					if found {
+						shell++
+					}
+				}
+			case "hcl":
+				checkHCL(t, d.at(b.from), strings.Join(b.lines, "\n")+"\n")
+				configs++
+			}
+		}
+	}
+	if shell == 0 || configs == 0 {
+		t.Errorf("%d lines of shell and %d HCL files were checked: want some of both", shell, configs)
+	}
+}
+
+func checkLinks(t *testing.T, d doc, n int, line string) {
+	t.Helper()
+	for _, m := range regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`).FindAllStringSubmatch(line, -1) {
+		if strings.Contains(m[1], "://") {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(filepath.Dir(d.path), m[1])); err != nil {
+			t.Errorf("%s: link to a file that is not there: %v", d.at(n), err)
+		}
+	}
+}
+
+func checkNames(t *testing.T, d doc, n int, line string) {
+	t.Helper()
+	for _, m := range regexp.MustCompile("`aimlock ([a-z][a-z -]*[a-z])").FindAllStringSubmatch(line, -1) {
+		words := strings.Fields(m[1])
+		name := strings.Join(words[:min(2, len(words))], " ")
+		if name == "help" || parents()[name] != "" || commands()[name] != nil || commands()[words[0]] != nil {
+			continue
+		}
+		t.Errorf("%s: %q is no command", d.at(n), "aimlock "+name)
+	}
+}
+
+// checkHCL reads a piece of HCL as what it is: a policy, a rollout, or any
+// other file or fragment.
+func checkHCL(t *testing.T, at, src string) {
+	t.Helper()
+	if got := string(hclwrite.Format([]byte(src))); got != src {
+		t.Errorf("%s: not in the canonical format; this is:\n%s", at, got)
+	}
+	var diags hcl.Diagnostics
+	switch {
+	case strings.HasPrefix(src, "policy "):
+		_, diags = policies.Parse(at, []byte(src))
+	case strings.HasPrefix(src, "rollout "):
+		dir := t.TempDir()
+		for _, m := range regexp.MustCompile(`source\s*=\s*"([^"]+)"`).FindAllStringSubmatch(src, -1) {
+			path := filepath.Join(dir, m[1])
+			if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+				t.Fatal(err)
+			}
+			writeFile(t, path, "content\n")
+		}
+		path := filepath.Join(dir, "rollout.hcl")
+		writeFile(t, path, src)
+		_, diags = spec.Load(path)
+	default:
+		_, diags = hclsyntax.ParseConfig([]byte(src), at, hcl.InitialPos)
+	}
+	for _, diag := range diags {
+		t.Errorf("%s: %v", at, diag)
+	}
+}
+
+// TestDocsOfFacts holds the table of facts in docs/policies.md to the schema.
+func TestDocsOfFacts(t *testing.T) {
+	src, err := os.ReadFile("../docs/policies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for object, facts := range policies.Schema() {
+		for name, def := range facts {
+			what := def.Doc
+			if len(def.Values) > 0 {
+				what += ": " + strings.Join(def.Values, ", ")
+			}
+			row := fmt.Sprintf("| `%s.%s` | %s | %s |\n", object, name, def.Type.FriendlyName(), what)
+			if !bytes.Contains(src, []byte(row)) {
+				t.Errorf("docs/policies.md lacks the row\n%s", row)
+			}
+			rows++
+		}
+	}
+	// The rows of facts are the only ones that begin with a name of two parts.
+	if got := len(regexp.MustCompile("(?m)^\\| `[a-z]+\\.[a-z_]+` ").FindAll(src, -1)); got != rows {
+		t.Errorf("docs/policies.md has %d rows of facts, the schema %d facts", got, rows)
+	}
+}
