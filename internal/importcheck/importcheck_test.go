@@ -4,8 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
+	"io/fs"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -62,6 +67,68 @@ func TestRules(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSleeps holds every test that sleeps to testing/synctest, where a sleep is
+// no guess at how long something takes.
+func TestSleeps(t *testing.T) {
+	tests := 0
+	err := filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && strings.HasPrefix(entry.Name(), ".") && entry.Name() != "..":
+			return filepath.SkipDir
+		case !strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		tests++
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		if sleeps(file) {
+			t.Errorf("%s sleeps in real time: wait for a condition, or run it in a testing/synctest bubble", path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tests == 0 {
+		t.Error("no test file was looked at")
+	}
+	for src, want := range map[string]bool{
+		`package p; import "time"; func f() { time.Sleep(1) }`:                            true,
+		`package p; import ("time"; "testing/synctest"); func f() { time.Sleep(1) }`:      false,
+		`package p; import "time"; func f() { time.After(1) } // time.Sleep would be bad`: false,
+	} {
+		file, err := parser.ParseFile(token.NewFileSet(), "p_test.go", src, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sleeps(file) != want {
+			t.Errorf("sleeps is %t for %s", !want, src)
+		}
+	}
+}
+
+func sleeps(file *ast.File) bool {
+	for _, imp := range file.Imports {
+		if imp.Path.Value == `"testing/synctest"` {
+			return false
+		}
+	}
+	found := false
+	ast.Inspect(file, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok && sel.Sel.Name == "Sleep" {
+			if pkg, ok := sel.X.(*ast.Ident); ok && pkg.Name == "time" {
+				found = true
+			}
+		}
+		return !found
+	})
+	return found
 }
 
 func mod(path string, imports ...string) []Package {
