@@ -65,6 +65,11 @@ func rules() []rule {
 			deny: func(imp string, _ bool) bool { return within(imp, own("command")) },
 		},
 		{
+			why:  "text is below everything",
+			from: under("internal/text"),
+			deny: func(imp string, _ bool) bool { return within(imp, Module) },
+		},
+		{
 			why:  "keys and records are shared with agents and scripts: of this module they import only the core",
 			from: under("internal/keys", "internal/records"),
 			deny: func(imp string, _ bool) bool { return within(imp, Module) && imp != own("orchestrator") },
@@ -72,7 +77,9 @@ func rules() []rule {
 		{
 			why:  "the way to Consul knows nothing of locks and rollouts",
 			from: under("internal/consulkv"),
-			deny: func(imp string, _ bool) bool { return within(imp, Module) && !within(imp, own("internal/consulkv")) },
+			deny: func(imp string, _ bool) bool {
+				return within(imp, Module) && !within(imp, own("internal/consulkv"), own("internal/text"))
+			},
 		},
 		{
 			why:  "the embedded Consul stands in for the real one, so it knows nothing of who uses it",

@@ -23,7 +23,7 @@ func inState(t *testing.T, cmd *exec.Cmd, want byte) hostproc.Process {
 		if time.Now().After(deadline) {
 			t.Fatalf("pid %d does not get into state %c", p.PID, want)
 		}
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 }
 
