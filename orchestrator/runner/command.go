@@ -71,35 +71,45 @@ func (r *Runner) Command(ctx context.Context, o Order) (*orchestrator.Header, er
 	taken := func(h *orchestrator.Header) bool {
 		return seenBy(h) >= n || h.FinishedAt != nil
 	}
-	for try := 0; ; try++ {
-		wait := obeyWithin
-		if try == 0 && !r.driven(ctx, head) {
-			wait = 0
-		}
-		if wait > 0 {
-			head, err = r.awaitHeader(ctx, o.ID, wait, taken)
+	for range 3 {
+		if r.driven(ctx, head) {
+			head, err = r.awaitHeader(ctx, o.ID, obeyWithin, taken)
 			if err != nil || taken(head) {
 				return head, err
 			}
 		}
 		head, err = r.obey(ctx, o.ID, n)
-		switch ref, busy := errors.AsType[*locksmith.RefusedError](err); {
-		case !busy || err == nil:
+		ref, busy := errors.AsType[*locksmith.RefusedError](err)
+		if !busy {
 			return head, err
-		case try >= 2:
-			return nil, fmt.Errorf("rollout %s: %w: lock %s is %s; it stands, and whoever drives the rollout next takes it", o.ID, ErrNotTaken, ref.Status.Name, ref.Status.State)
+		}
+		if head, err = r.header(ctx, o.ID); err != nil || taken(head) {
+			return head, err
+		}
+		if !r.driven(ctx, head) {
+			return nil, notTaken(o.ID, ref)
 		}
 	}
+	return nil, fmt.Errorf("rollout %s: %w: its orchestrator holds the lock and does not take it; it stands, and whoever drives the rollout next takes it", o.ID, ErrNotTaken)
 }
 
-// driven reports whether somebody holds the lock of the rollout's first
-// config.
+// notTaken is for a lock that is held for something else than the rollout.
+func notTaken(id string, ref *locksmith.RefusedError) error {
+	return fmt.Errorf("rollout %s: %w: lock %s is %s; it stands, and whoever drives the rollout next takes it", id, ErrNotTaken, ref.Status.Name, ref.Status.State)
+}
+
+// driven reports whether the lock of the rollout's first config is held for
+// this very rollout.
 func (r *Runner) driven(ctx context.Context, h *orchestrator.Header) bool {
 	if len(h.Configs) == 0 {
 		return false
 	}
 	p, err := r.consul.Get(ctx, r.keys.Lock(h.Configs[0].Name))
-	return err == nil && p != nil && p.Session != ""
+	if err != nil || p == nil || p.Session == "" {
+		return false
+	}
+	var rec records.Holder
+	return records.Decode(p.Key, p.Value, &rec) == nil && rec.RolloutID == h.ID
 }
 
 // writeCommand writes the next command once the one before it was taken: no
@@ -140,7 +150,11 @@ func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
 		case !r.driven(ctx, head):
 			// Nobody is there to take it: it is taken here first.
 			_, err := r.obey(ctx, o.ID, last.N)
-			if _, busy := errors.AsType[*locksmith.RefusedError](err); err != nil && !busy {
+			ref, busy := errors.AsType[*locksmith.RefusedError](err)
+			switch {
+			case busy && !r.driven(ctx, head):
+				return 0, fmt.Errorf("%w (it is %s by %s)", notTaken(o.ID, ref), last.Verb, last.By)
+			case err != nil && !busy:
 				return 0, err
 			}
 		}
