@@ -256,7 +256,7 @@ func TestResumeAfterACrashBeforeAnyWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	writes := 0
+	var writes int
 	for after := 0; ; after++ {
 		content := fmt.Sprintf("revision %d", after)
 		in := f.input(content, canary, half, rest)

@@ -156,7 +156,7 @@ func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait unti
 // stages of the next one. It returns the last Seq that was used.
 func (r *Runner) supersede(ctx context.Context, h Hold, j *job) (seq uint64, err error) {
 	for _, old := range j.older {
-		head := *old
+		var head orchestrator.Header
 		switch {
 		case old.State != orchestrator.RollingBack:
 			if head, err = r.superseded(ctx, h, old, j.plan.ID); err != nil {
