@@ -171,11 +171,15 @@ func NewHeader(id string, spec Spec, at time.Time) Header {
 	return h
 }
 
-// Supersede ends the rollout of a header without its plan: where that, or the
-// orders that were given, cannot be read any more.
-func (h *Header) Supersede(by string, at time.Time) {
-	h.State, h.SupersededBy, h.Reason = Superseded, by, "rollout "+by+" took its place"
-	h.Counts[ClassSuperseded] += h.Counts[ClassPending]
+// End ends the rollout of a header without its plan: where that, or the orders
+// that were given, cannot be read any more. Its nodes stay where they are.
+func (h *Header) End(state Status, why string, at time.Time) {
+	rest := ClassSkipped
+	if state == Superseded {
+		rest = ClassSuperseded
+	}
+	h.State, h.Reason = state, why
+	h.Counts[rest] += h.Counts[ClassPending]
 	h.Counts[ClassPending], h.InFlight = 0, 0
 	h.FinishedAt, h.UpdatedAt, h.Paused = &at, at, nil
 }

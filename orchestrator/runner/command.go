@@ -154,6 +154,12 @@ func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
 			switch {
 			case busy && !r.driven(ctx, head):
 				return 0, fmt.Errorf("%w (it is %s by %s)", notTaken(o.ID, ref), last.Verb, last.By)
+			case unreadable(err) && o.Verb == orchestrator.Abort:
+				// Nothing else can be done with it any more.
+				rec.N = last.N + 1
+				if ok, err := r.consul.CAS(ctx, key, records.Encode(&rec), index); err == nil && ok {
+					return rec.N, nil
+				}
 			case err != nil && !busy:
 				return 0, err
 			}
@@ -212,11 +218,11 @@ func (r *Runner) obey(ctx context.Context, id string, n uint64) (*orchestrator.H
 	if err != nil {
 		return nil, err
 	}
-	plan, err := r.plan(ctx, head)
-	if err != nil {
-		return nil, err
+	plan, damage := r.plan(ctx, head)
+	if damage != nil && !unreadable(damage) {
+		return nil, damage
 	}
-	h, _, err := r.acquire(ctx, &plan.Spec, id, untilObeyed)
+	h, _, err := r.acquire(ctx, lockedBy(plan, head), id, untilObeyed)
 	if err != nil {
 		return nil, err
 	}
@@ -230,14 +236,45 @@ func (r *Runner) obey(ctx context.Context, id string, n uint64) (*orchestrator.H
 		return head, err
 	}
 	d := &drive{r: r, h: h, plan: plan, wait: untilObeyed, obeyed: n, header: *head}
-	if err := d.recover(ctx, false); err != nil {
-		return nil, err
+	if damage == nil {
+		damage = d.recover(ctx, false)
+	}
+	if damage != nil {
+		return r.abortUnread(ctx, h, head, damage)
 	}
 	if err := d.run(ctx); err != nil {
 		return nil, err
 	}
 	out := d.present()
 	return &out, nil
+}
+
+// lockedBy is what acquire needs of a spec, also where the plan is gone.
+func lockedBy(plan *orchestrator.Plan, head *orchestrator.Header) *orchestrator.Spec {
+	if plan != nil {
+		return &plan.Spec
+	}
+	s := &orchestrator.Spec{Name: head.Name}
+	for _, c := range head.Configs {
+		s.Configs = append(s.Configs, orchestrator.Config{Name: c.Name})
+	}
+	return s
+}
+
+// abortUnread takes the one command that a rollout can be given whose plan or
+// orders are lost. Any other command returns the damage.
+func (r *Runner) abortUnread(ctx context.Context, h Hold, head *orchestrator.Header, damage error) (*orchestrator.Header, error) {
+	c, err := r.command(ctx, head.ID)
+	switch {
+	case err != nil:
+		return nil, err
+	case c == nil || c.Verb != orchestrator.Abort || !unreadable(damage):
+		return nil, fmt.Errorf("%w (`aimlock rollout abort %s` ends it where it stands)", damage, head.ID)
+	}
+	now := time.Now().UTC()
+	head.Command = &orchestrator.CommandSeen{N: c.N, Verb: c.Verb, By: c.By, At: now, OK: true, Result: "done"}
+	head.End(orchestrator.Aborted, "by "+c.By+"; it could not go on: "+damage.Error(), now)
+	return head, r.writeHeader(ctx, h, head)
 }
 
 // command reads the last command that was given to a rollout, or nil.

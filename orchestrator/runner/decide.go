@@ -30,8 +30,6 @@ type history struct {
 	older  []*orchestrator.Header // other unfinished ones of its configs
 	last   *orchestrator.Header   // the newest of this name and content that has ended
 	ended  map[string]bool
-	// same are all of this name and content.
-	same map[string]bool
 }
 
 func (r *Runner) history(ctx context.Context, spec *orchestrator.Spec) (*history, error) {
@@ -39,12 +37,9 @@ func (r *Runner) history(ctx context.Context, spec *orchestrator.Spec) (*history
 	if err != nil {
 		return nil, err
 	}
-	hy := &history{heads: heads, ended: map[string]bool{}, same: map[string]bool{}}
+	hy := &history{heads: heads, ended: map[string]bool{}}
 	for _, h := range heads { // the newest first
 		same := h.Name == spec.Name && h.Hash == spec.Hash
-		if same {
-			hy.same[h.ID] = true
-		}
 		switch {
 		case h.FinishedAt != nil:
 			hy.ended[h.ID] = true
@@ -96,7 +91,7 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 		j.plan, err = orchestrator.NewPlan(id, in.Spec, fleet, now)
 		return j, nil, err
 	}
-	joiners, err := r.joiners(ctx, in, fleet, hy.same, wait != untilIdle)
+	joiners, err := r.joiners(ctx, hy.chain(last), fleet, wait != untilIdle)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -137,52 +132,81 @@ func newest(heads []*orchestrator.Header, spec *orchestrator.Spec, last *orchest
 	return true
 }
 
-// joiners are the nodes of the fleet that were not given this revision, or had
-// it taken back. With retry those that failed to apply it are joiners too: a
-// person who starts a rollout again wants that, a periodic job would never
-// stop.
-func (r *Runner) joiners(ctx context.Context, in *Input, fleet []orchestrator.Node, same map[string]bool, retry bool) ([]orchestrator.Node, error) {
-	missing := map[string]bool{}
-	for _, c := range in.Spec.Configs {
-		desired, err := r.consul.List(ctx, r.keys.DesiredAll(c.Name))
-		if err != nil {
-			return nil, err
+// chain is a rollout and all that it follows, the newest first.
+func (hy *history) chain(last *orchestrator.Header) []*orchestrator.Header {
+	out := []*orchestrator.Header{last}
+	for _, h := range hy.heads {
+		if h.ID == out[len(out)-1].Follows {
+			out = append(out, h)
 		}
-		given := map[string]orchestrator.Order{}
-		for _, p := range desired {
-			var d records.Desired
-			if err := records.Decode(p.Key, p.Value, &d); err != nil {
+	}
+	return out
+}
+
+// joiners are the nodes of the fleet that are in no plan of a chain: they came
+// later. A chain whose stages do not reach its whole fleet has none, because
+// nothing says that it should reach more. With retry, nodes are joiners too
+// that failed to apply their order or had it taken back: a person who starts a
+// rollout again wants that, a periodic job would never stop. Who was skipped
+// stays skipped.
+func (r *Runner) joiners(ctx context.Context, chain []*orchestrator.Header, fleet []orchestrator.Node, retry bool) ([]orchestrator.Node, error) {
+	plans, err := r.plans(ctx, chain)
+	if err != nil {
+		return nil, err
+	}
+	planned := map[string]bool{}
+	for _, p := range plans {
+		if p.Ends[len(p.Ends)-1] < len(p.Nodes) {
+			return nil, nil
+		}
+		for _, n := range p.Nodes {
+			planned[n] = true
+		}
+	}
+	if retry {
+		for _, c := range plans[0].Spec.Configs {
+			if err := r.forgetUnserved(ctx, c.Name, chain, planned); err != nil {
 				return nil, err
-			}
-			stands := d.SHA256 == c.SHA256 && d.Action != records.ActionRestore && d.Destination == c.Destination
-			if stands || !retry && same[d.Rollout] {
-				given[keys.LastSegment(p.Key)] = d.Order
-			}
-		}
-		if retry {
-			if err := r.forgetFailed(ctx, c.Name, given); err != nil {
-				return nil, err
-			}
-		}
-		for _, n := range fleet {
-			if _, ok := given[n.Name]; !ok {
-				missing[n.Name] = true
 			}
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(fleet), func(n orchestrator.Node) bool { return !missing[n.Name] }), nil
+	return slices.DeleteFunc(slices.Clone(fleet), func(n orchestrator.Node) bool { return planned[n.Name] }), nil
 }
 
-// forgetFailed takes those nodes out of given that failed to apply their order.
-func (r *Runner) forgetFailed(ctx context.Context, config string, given map[string]orchestrator.Order) error {
+// forgetUnserved takes those nodes out of planned whose order stands and was
+// given by one of the chain, but was not applied or is one to go back.
+func (r *Runner) forgetUnserved(ctx context.Context, config string, chain []*orchestrator.Header, planned map[string]bool) error {
+	ids := map[string]bool{}
+	for _, h := range chain {
+		ids[h.ID] = true
+	}
+	desired, err := r.consul.List(ctx, r.keys.DesiredAll(config))
+	if err != nil {
+		return err
+	}
+	given := map[string]orchestrator.Order{}
+	for _, p := range desired {
+		var d records.Desired
+		if err := records.Decode(p.Key, p.Value, &d); err != nil {
+			return err
+		}
+		switch name := keys.LastSegment(p.Key); {
+		case !ids[d.Rollout]:
+		case d.Action == records.ActionRestore:
+			delete(planned, name)
+		default:
+			given[name] = d.Order
+		}
+	}
 	actual, err := r.consul.List(ctx, r.keys.ActualAll(config))
 	if err != nil {
 		return err
 	}
 	for _, p := range actual {
-		var a records.Actual
-		if records.Decode(p.Key, p.Value, &a) == nil && a.Result == records.ResultFailed && a.Order == given[a.Node] {
-			delete(given, a.Node)
+		rep, _, ok := r.answer(p, "", 0, 0, previous{})
+		name := keys.LastSegment(p.Key)
+		if ok && (rep.Result == orchestrator.ResultFailed || rep.Result == orchestrator.ResultRefused) && rep.Order == given[name] && !rep.Order.IsZero() {
+			delete(planned, name)
 		}
 	}
 	return nil

@@ -167,7 +167,14 @@ func (d *drive) begin(ctx context.Context) error {
 			return err
 		}
 	}
-	return d.step(ctx, orchestrator.Acquired{Order: orchestrator.Order{Epoch: d.h.Epoch(), Token: d.h.Token(), Seq: d.seq}})
+	if err := d.step(ctx, orchestrator.Acquired{Order: orchestrator.Order{Epoch: d.h.Epoch(), Token: d.h.Token(), Seq: d.seq}}); err != nil {
+		return err
+	}
+	if p := d.header.Paused; p != nil && d.state.Status() == orchestrator.Paused {
+		d.r.tell(Progress{Kind: orchestrator.TellStatus, Header: d.present(),
+			Text: fmt.Sprintf("it is paused (%s); `aimlock rollout resume %s` lets it go on", p.Why, d.plan.ID)})
+	}
+	return nil
 }
 
 // stop reports whether the drive returns now.

@@ -184,6 +184,83 @@ func TestLostOrders(t *testing.T) {
 	}
 }
 
+// An operator can end a rollout of which too much is lost to go on.
+func TestAbortOfADamagedRollout(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	bake := canary
+	bake.Bake = time.Hour
+	for name, damage := range map[string]string{
+		"its orders are lost": prefix.DesiredAll(config), "its plan is lost": "plan",
+	} {
+		in := f.input(name, bake, rest)
+		out, err := f.runner().Tick(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if damage == "plan" {
+			damage = prefix.RolloutPart(out.ID, "plan", 1)
+		}
+		if _, err := f.kv.API().KV().DeleteTree(damage, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.runner().Tick(t.Context(), in); err == nil {
+			t.Fatalf("%s: it went on", name)
+		}
+		if _, err := f.runner().Command(t.Context(), runner.Order{ID: out.ID, Verb: orchestrator.Resume}); err == nil {
+			t.Fatalf("%s: it was resumed", name)
+		}
+		h, err := f.runner().Command(t.Context(), runner.Order{ID: out.ID, Verb: orchestrator.Abort})
+		if err != nil || h.State != orchestrator.Aborted || h.FinishedAt == nil {
+			t.Fatalf("%s: %+v %v", name, h, err)
+		}
+	}
+}
+
+// Late joiners are those that no plan had. Who was skipped, or stands behind
+// the last stage, is not reached by the back door.
+func TestJoiners(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 4)
+	r := f.runner()
+	part := f.input("a part", canary)
+	out, err := r.Start(t.Context(), part)
+	if err != nil || out.Header.Counts[orchestrator.ClassSkipped] != 3 {
+		t.Fatalf("%+v %v", out, err)
+	}
+	for _, call := range []func(context.Context, runner.Input) (*runner.Outcome, error){r.Start, r.Tick} {
+		if again, err := call(t.Context(), part); err != nil || again.ID != out.ID || f.count("a part") != 1 {
+			t.Fatalf("%+v %v, %d files", again, err, f.count("a part"))
+		}
+	}
+	bake := canary
+	bake.Bake = time.Hour
+	all := f.input("all", bake, rest)
+	tick, err := r.Tick(t.Context(), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []runner.Order{{ID: tick.ID, Verb: orchestrator.Skip, Nodes: []string{"n03"}}, {ID: tick.ID, Verb: orchestrator.Promote}} {
+		if h, err := r.Command(t.Context(), o); err != nil || !h.Command.OK {
+			t.Fatalf("%+v %v", h, err)
+		}
+	}
+	done, err := r.Start(t.Context(), all)
+	if err != nil || done.Header.State != orchestrator.Succeeded || f.count("all") != 3 {
+		t.Fatalf("%+v %v", done, err)
+	}
+	f.nodes = append(f.nodes, orchestrator.Node{Name: "n99"})
+	f.startAgent("n99")
+	all.Fleet = runner.StaticFleet(f.nodes)
+	late, err := r.Tick(t.Context(), all)
+	if err != nil || late.Header.Follows != done.ID || late.Header.Total != 1 || f.count("all") != 4 {
+		t.Fatalf("%+v %v, %d files", late, err, f.count("all"))
+	}
+	if again, err := r.Start(t.Context(), all); err != nil || again.ID != late.ID || f.file("n03") == "all" {
+		t.Fatalf("%+v %v", again, err)
+	}
+}
+
 // Nodes have accepted orders of the future: Consul was restored. Nothing is
 // assigned.
 func TestRestoredConsul(t *testing.T) {

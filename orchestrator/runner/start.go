@@ -199,13 +199,20 @@ func (r *Runner) superseded(ctx context.Context, h Hold, old *orchestrator.Heade
 			// It had ended already, and was waiting for its last answers.
 			head.FinishedAt = &now
 		}
-	case errors.Is(err, orchestrator.ErrDataLost), errors.Is(err, orchestrator.ErrPlanDamaged), errors.Is(err, ErrNotFound):
+	case unreadable(err):
 		r.log.Warn("an unfinished rollout cannot be read whole", "rollout", old.ID, "error", err)
-		head.Supersede(by, now)
+		head.SupersededBy = by
+		head.End(orchestrator.Superseded, "rollout "+by+" took its place", now)
 	default:
 		return head, err
 	}
 	return head, r.writeHeader(ctx, h, &head)
+}
+
+// unreadable reports whether an error says that a rollout cannot go on from
+// what Consul has of it. It can still be ended.
+func unreadable(err error) bool {
+	return errors.Is(err, orchestrator.ErrDataLost) || errors.Is(err, orchestrator.ErrPlanDamaged) || errors.Is(err, ErrRestored)
 }
 
 // covers reports whether the spec's locks are all that a rollout needs.

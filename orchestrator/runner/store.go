@@ -162,23 +162,48 @@ func (r *Runner) header(ctx context.Context, id string) (*orchestrator.Header, e
 
 // plan reads the plan of a rollout.
 func (r *Runner) plan(ctx context.Context, h *orchestrator.Header) (*orchestrator.Plan, error) {
-	if h.PlanChunks == 0 {
-		return nil, fmt.Errorf("rollout %s was never planned: %w", h.ID, orchestrator.ErrPlanDamaged)
-	}
-	list, err := r.consul.List(ctx, r.keys.Rollout(h.ID)+"/plan/")
+	plans, err := r.plans(ctx, []*orchestrator.Header{h})
 	if err != nil {
 		return nil, err
 	}
-	// The list is in the order of the keys, whose numbers are padded.
-	parts := make([][]byte, len(list))
-	for i, p := range list {
-		parts[i] = p.Value
+	return plans[0], nil
+}
+
+// maxPlanChunks bounds what a header can make its reader ask for: some millions
+// of nodes.
+const maxPlanChunks = 2000
+
+// plans reads the plans of rollouts.
+func (r *Runner) plans(ctx context.Context, heads []*orchestrator.Header) ([]*orchestrator.Plan, error) {
+	var ks []string
+	for _, h := range heads {
+		if h.PlanChunks < 1 || h.PlanChunks > maxPlanChunks {
+			return nil, fmt.Errorf("rollout %s: its header names %d chunks: %w", h.ID, h.PlanChunks, orchestrator.ErrPlanDamaged)
+		}
+		for n := range h.PlanChunks {
+			ks = append(ks, r.keys.RolloutPart(h.ID, "plan", n))
+		}
 	}
-	plan, err := orchestrator.DecodePlan(parts)
+	pairs, err := r.getMany(ctx, "read the rollouts' plans", ks)
 	if err != nil {
-		return nil, fmt.Errorf("rollout %s: %w", h.ID, err)
+		return nil, err
 	}
-	return plan, nil
+	out := make([]*orchestrator.Plan, 0, len(heads))
+	for _, h := range heads {
+		parts := make([][]byte, 0, h.PlanChunks)
+		for _, p := range pairs[:h.PlanChunks] {
+			if p.ModifyIndex != 0 {
+				parts = append(parts, p.Value)
+			}
+		}
+		pairs = pairs[h.PlanChunks:]
+		plan, err := orchestrator.DecodePlan(parts)
+		if err != nil {
+			return nil, fmt.Errorf("rollout %s: %w", h.ID, err)
+		}
+		out = append(out, plan)
+	}
+	return out, nil
 }
 
 // Headers reads all rollouts' headers, the newest first: by the token of their
