@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 // the caller's environment reaches a script. `go test ./command -run TestScript/NAME -v` runs one.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Dir: "testdata/script",
 		// A program that hangs ends with its stacks printed, and soon.
 		Deadline:            time.Now().Add(4 * time.Minute),
 		RequireExplicitExec: true,
