@@ -2,24 +2,29 @@
 // decides: it takes the locks, persists, gives orders, follows the answers,
 // and feeds all of it back as events.
 //
-//	Start, Tick   start.go    which rollout this is: new, resumed, follow-up
+//	Start, Tick   start.go    the locks, the window, what is superseded
+//	              decide.go   which rollout this is: new, resumed, follow-up
 //	Command       command.go  an operator's word, from any terminal
 //	Show, List    show.go     what is known of rollouts; reads only
 //	drive         drive.go    the loop: Step, effects in order, next event
 //	              follow.go   what wakes the loop, by blocking queries
+//	              reader.go   when whose answers are read
 //	              store.go    rollouts/, configs/, desired/, actual/
 //	              window.go, gate.go, fleet.go
 //
 // # Invariants
 //
 //  1. Everything that a rollout writes is a transaction under the guards of
-//     its locks (locksmith.Hold.Txn). There is no other write path.
+//     its locks (locksmith.Hold.Txn). The one other write is an operator's
+//     command, by CAS, which decides nothing by itself.
 //  2. The effects of one Step are done in their order. The first that fails
 //     ends the drive; the next one recovers from what stands in Consul.
 //  3. One goroutine, drive's caller, owns the state. Everything else sends it
 //     events.
 //  4. What is read to follow N nodes is O(N) bytes in all: a wake-up reads the
-//     answers of the nodes in flight and of no others.
+//     answers of the nodes in flight, and not much faster than they answer.
+//  5. No content is begun twice by itself: not by a second copy that waited for
+//     the lock, and not by a tick after it was rolled back, aborted or failed.
 //
 // It may import the core, locksmith, consulkv, keys and records. Next: package
 // orchestrator for the decisions.
