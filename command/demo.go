@@ -49,7 +49,7 @@ should be. It takes less than a minute and needs nothing installed.`,
 }
 
 func emptyDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // to be looked at
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return usagef("-dir: %w", err)
 	}
 	list, err := os.ReadDir(dir)

@@ -206,7 +206,7 @@ func (s *story) writeFiles() error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(s.cfg.Dir, f.Name()), b, 0o644); err != nil { //nolint:gosec // to be looked at
+		if err := os.WriteFile(filepath.Join(s.cfg.Dir, f.Name()), b, 0o644); err != nil {
 			return err
 		}
 	}
@@ -280,7 +280,7 @@ func (s *story) count(name string) (int, error) {
 	}
 	have := 0
 	for _, n := range nodes {
-		got, err := os.ReadFile(filepath.Join(s.cfg.Dir, "nodes", n, "root", destination)) //nolint:gosec // ours
+		got, err := os.ReadFile(filepath.Join(s.cfg.Dir, "nodes", n, "root", destination))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return 0, err
 		}

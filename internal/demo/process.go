@@ -54,7 +54,7 @@ func (s *story) quiet(name string, args ...string) (*process, error) {
 
 func (s *story) spawn(name string, out io.Writer, args ...string) (*process, error) {
 	p := &process{name: name, out: out, done: make(chan struct{})}
-	p.cmd = exec.Command(s.cfg.Exe, args...) //nolint:gosec,noctx // this binary; ended by the story
+	p.cmd = exec.Command(s.cfg.Exe, args...) //nolint:noctx // this binary; ended by the story
 	p.cmd.Dir = s.cfg.Dir
 	p.cmd.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+s.consul, "CONSUL_HTTP_TOKEN=", "CONSUL_HTTP_SSL=false", "AIMLOCK_PREFIX=", "AIMLOCK_CONFIG=")
 	p.cmd.SysProcAttr = childAttr()

@@ -83,7 +83,7 @@ func New(cfg Config) (*Agent, error) {
 			return nil, fmt.Errorf("root: %w", err)
 		}
 		// Made like every other missing folder on the way to a destination.
-		if err := os.MkdirAll(cfg.Root, 0o755); err != nil { //nolint:gosec // what stands below is for others to read
+		if err := os.MkdirAll(cfg.Root, 0o755); err != nil {
 			return nil, fmt.Errorf("root %s is not a folder and cannot be made one: %w", cfg.Root, err)
 		}
 	}

@@ -83,7 +83,7 @@ func (c *Client) Timeline(ctx context.Context, s *evidence.Snapshot) ([]Event, e
 	}
 	holder := func(h *records.Holder, token uint64) {
 		who := h.User + "@" + h.Host
-		add(h.AcquiredAt, "acquired", who, joinWords(h.Operation, idWords("token", token), idWords("pid", uint64(max(0, h.PID))))) //nolint:gosec // not negative
+		add(h.AcquiredAt, "acquired", who, joinWords(h.Operation, idWords("token", token), idWords("pid", uint64(max(0, h.PID)))))
 	}
 	breaks, err := c.consul.List(ctx, c.keys.Breaks(s.Name))
 	if err != nil {
@@ -119,7 +119,7 @@ func (c *Client) Timeline(ctx context.Context, s *evidence.Snapshot) ([]Event, e
 		}
 	}
 	if p := s.Progress; p != nil {
-		add(p.At, "progress", "", joinWords(idWords("done", uint64(max(0, p.Done))), idWords("of", uint64(max(0, p.Total))), p.Unit, p.Note)) //nolint:gosec // not negative
+		add(p.At, "progress", "", joinWords(idWords("done", uint64(max(0, p.Done))), idWords("of", uint64(max(0, p.Total))), p.Unit, p.Note))
 	}
 	if q := s.Request; q != nil {
 		add(q.At, "asked to let go", q.By, q.Reason)
