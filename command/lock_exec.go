@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"strconv"
 	"syscall"
 	"time"
@@ -128,7 +129,11 @@ func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *exec
 	if errors.Is(err, supervise.ErrSurvivors) {
 		// The next holder must not start before what is left has had its time.
 		h.Abandon(ctx)
-		return exitf(ExitFailed, "the lock is let go unclean, and its next holder waits: %w", err)
+		code := ExitFailed
+		if errors.Is(err, locksmith.ErrLost) || errors.Is(err, locksmith.ErrRequested) {
+			code = ExitLost
+		}
+		return exitf(code, "the next holder of the lock waits before it begins: %w", err)
 	}
 	// Only now is nothing of the command left, so the next holder owes nothing.
 	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -175,6 +180,10 @@ func (m *Meta) runChild(ctx context.Context, h *locksmith.Hold, sup *supervise.S
 	}()
 	tick := time.NewTicker(extendEvery)
 	defer tick.Stop()
+	// INT and TERM end ctx; the rest is the command's business alone.
+	others := make(chan os.Signal, 4)
+	signal.Notify(others, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH)
+	defer signal.Stop(others)
 	lost := h.Context().Done()
 	stopped := ctx.Done()
 	for {
@@ -188,6 +197,10 @@ func (m *Meta) runChild(ctx context.Context, h *locksmith.Hold, sup *supervise.S
 			if err := sup.ExtendTo(h.LeaseEnd()); err != nil {
 				m.Log.Debug("extend the command's lease", "error", err)
 			}
+		case sig := <-others:
+			if err := sup.Signal(sig); err != nil {
+				m.Log.Debug("pass the signal on", "error", err)
+			}
 		case <-stopped:
 			// The command decides what the signal means; it ends by it or not.
 			stopped = nil
@@ -195,23 +208,34 @@ func (m *Meta) runChild(ctx context.Context, h *locksmith.Hold, sup *supervise.S
 				m.Log.Debug("pass the signal on", "error", err)
 			}
 		case <-lost:
-			cause := context.Cause(h.Context())
-			bound := grace
-			if errors.Is(cause, locksmith.ErrLost) {
-				// Another may hold the lock already: no time is left to give.
-				bound = min(grace, max(0, h.LeaseLeft()/2))
-			}
-			m.Notef("%s: stopping the command: %v\n", h.Names()[0], cause)
-			if err := sup.Stop(bound); err != nil {
-				m.Log.Error("stop the command", "error", err)
-			}
-			e := <-ended
-			if errors.Is(cause, locksmith.ErrRequested) {
-				return e.code, refused(ExitLost, fmt.Sprintf("ERROR: %s: LET GO\n  %-9s %v\n", h.Names()[0], "why", cause))
-			}
-			return e.code, cause
+			return m.stopChild(h, sup, grace, func() (int, error) { e := <-ended; return e.code, e.err })
 		}
 	}
+}
+
+// stopChild ends the command because the hold ended. The error says why the
+// hold did, and wraps supervise.ErrSurvivors if something of the command is
+// left.
+func (m *Meta) stopChild(h *locksmith.Hold, sup *supervise.Supervisor, grace time.Duration, wait func() (int, error)) (int, error) {
+	name, cause := h.Names()[0], context.Cause(h.Context())
+	if errors.Is(cause, locksmith.ErrLost) {
+		// Another may hold the lock already: no time is left to give.
+		grace = min(grace, max(0, h.LeaseLeft()/2))
+	}
+	m.Notef("%s: stopping the command: %v\n", name, cause)
+	if err := sup.Stop(grace); err != nil {
+		// Something is left, and may stay: it is not waited for.
+		m.Log.Error("stop the command", "error", err)
+		return ExitLost, errors.Join(cause, err)
+	}
+	code, err := wait()
+	if errors.Is(err, supervise.ErrSurvivors) {
+		return code, errors.Join(cause, err)
+	}
+	if errors.Is(cause, locksmith.ErrRequested) {
+		return code, refused(ExitLost, fmt.Sprintf("ERROR: %s: LET GO\n  %-9s %v\n", name, "why", cause))
+	}
+	return code, cause
 }
 
 // signalOf is the signal that ended ctx, SIGTERM if it was none.

@@ -17,11 +17,12 @@ import (
 // TestMain makes the test binary double as aimlock: scripts run it as a child
 // process with its own signals, exit code and streams.
 func TestMain(m *testing.M) {
+	// The supervisor of "lock exec" has a name of its own.
+	if len(os.Args) > 1 && os.Args[1] == supervise.Subcommand {
+		os.Exit(supervise.Main(os.Args[2:]))
+	}
 	testscript.Main(m, map[string]func(){
 		"aimlock": func() {
-			if len(os.Args) > 1 && os.Args[1] == supervise.Subcommand {
-				os.Exit(supervise.Main(os.Args[2:]))
-			}
 			ctx, stop := signals.Notify(context.Background(), os.Exit)
 			code := command.Run(ctx, os.Args[1:], command.OS())
 			stop()
