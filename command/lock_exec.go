@@ -222,7 +222,8 @@ func (m *Meta) stopChild(h *locksmith.Hold, sup *supervise.Supervisor, grace tim
 		// Another may hold the lock already: no time is left to give.
 		grace = min(grace, max(0, h.LeaseLeft()/2))
 	}
-	m.Notef("%s: stopping the command: %v\n", name, cause)
+	// No notice: the refusal that ends with ERROR: says it all, and is first.
+	m.Log.Debug("stop the command", "lock", name, "cause", cause)
 	if err := sup.Stop(grace); err != nil {
 		// Something is left, and may stay: it is not waited for.
 		m.Log.Error("stop the command", "error", err)

@@ -57,6 +57,13 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 				}
 				list = append(list, st)
 			}
+			if m.JSON && verbose {
+				full := make([]fullStatus, len(list))
+				for i, st := range list {
+					full[i] = withEvidence(st)
+				}
+				return m.PrintJSON(full)
+			}
 			if m.JSON {
 				return m.PrintJSON(list)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
@@ -55,13 +56,20 @@ It changes nothing and exits 0 whatever the lock's state is.`,
 // fullStatus is a status whose evidence is always there, empty or not.
 type fullStatus struct {
 	*locksmith.Status
-	Evidence any `json:"evidence"`
+	Evidence []fact `json:"evidence"`
+}
+
+// fact is one piece of evidence with every field there, why too where the fact
+// is known: scripts read the shape, and an absent field is another shape.
+type fact struct {
+	records.Evidence
+	Why string `json:"why"`
 }
 
 func withEvidence(st *locksmith.Status) fullStatus {
-	var ev any = st.Evidence
-	if st.Evidence == nil {
-		ev = []struct{}{}
+	facts := make([]fact, len(st.Evidence))
+	for i, e := range st.Evidence {
+		facts[i] = fact{Evidence: e, Why: e.Why}
 	}
-	return fullStatus{Status: st, Evidence: ev}
+	return fullStatus{Status: st, Evidence: facts}
 }
