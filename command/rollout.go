@@ -56,7 +56,7 @@ func rolloutError(err error) error {
 // stateError is the exit code that a rollout's state calls for, with a line
 // that says why.
 func stateError(h *orchestrator.Header) error {
-	code := ExitOK
+	var code int
 	switch h.State {
 	case orchestrator.Paused, orchestrator.Aborted, orchestrator.RolledBack, orchestrator.RollingBack, orchestrator.Superseded:
 		code = ExitNotConverged
