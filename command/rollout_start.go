@@ -35,7 +35,7 @@ It ends when the rollout does, or when a failure or a gate pauses it (exit code
 		},
 		MinArgs: 1, MaxArgs: 1,
 		Run: func(ctx context.Context, in *input) error {
-			return m.runRollout(ctx, in.Args[0], detailed, (*runner.Runner).Start)
+			return m.runRollout(ctx, in.Args[0], detailed, false, (*runner.Runner).Start)
 		},
 	}
 }
@@ -48,7 +48,11 @@ func newRolloutTick(m *Meta) *command {
 		Usage:    "[options] SPEC",
 		Description: `Does what "rollout start" does, but never waits: for a lock, for a bake, for a
 window or for an operator. It is meant for Nomad periodic jobs and cron; two at
-once are safe, and the one that finds the other at work says so and exits 0.`,
+once are safe, and the one that finds the other at work says so and exits 0.
+
+It exits 0 also where the rollout is paused, aborted or rolled back, and says so.
+With -detailed-exitcode it exits 3 where more is left to do, and 6 or 1 where
+"rollout start" would.`,
 		Examples: []example{
 			{"In a periodic job", "aimlock rollout tick rollout.hcl"},
 			{"Tell converged from more to do", "aimlock rollout tick -detailed-exitcode rollout.hcl"},
@@ -59,12 +63,14 @@ once are safe, and the one that finds the other at work says so and exits 0.`,
 		},
 		MinArgs: 1, MaxArgs: 1,
 		Run: func(ctx context.Context, in *input) error {
-			return m.runRollout(ctx, in.Args[0], detailed, (*runner.Runner).Tick)
+			return m.runRollout(ctx, in.Args[0], detailed, !detailed, (*runner.Runner).Tick)
 		},
 	}
 }
 
-func (m *Meta) runRollout(ctx context.Context, path string, detailed bool, do func(*runner.Runner, context.Context, runner.Input) (*runner.Outcome, error)) error {
+// runRollout is start and tick. lenient: what the rollout's state is, is
+// reported and does not make the exit code.
+func (m *Meta) runRollout(ctx context.Context, path string, detailed, lenient bool, do func(*runner.Runner, context.Context, runner.Input) (*runner.Outcome, error)) error {
 	in, err := m.loadRollout(path)
 	if err != nil {
 		return err
@@ -95,7 +101,11 @@ func (m *Meta) runRollout(ctx context.Context, path string, detailed bool, do fu
 			m.Printf("  %-9s %s\n", "note", out.Note)
 		}
 	}
-	if err := stateError(&out.Header); err != nil {
+	switch err := stateError(&out.Header); {
+	case err != nil && lenient:
+		m.Notef("%v\n", err)
+		return nil
+	case err != nil:
 		return err
 	}
 	if detailed && !out.Converged {

@@ -111,7 +111,7 @@ func start(ctx context.Context, argv, env []string, out *tail) error {
 	cmd.Env = env
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = groupAttr()
 	cmd.WaitDelay = pipeDelay
 	cmd.Cancel = func() error {
 		// The whole group: what hangs is often a child of the command.

@@ -264,12 +264,30 @@ func (w *work) refuse(d *records.Desired) (outcome, error) {
 	if last := w.st.Report; last != nil {
 		rep.Revision, rep.SHA256, rep.Previous = last.Revision, last.SHA256, last.Previous
 	}
+	if w.st.Phase == phaseStaged || w.st.Phase == phaseFailing {
+		// A crash left the order at the mark unfinished: only the disk knows
+		// which of the two files stands.
+		if cur, err := w.standing(); err == nil {
+			rep.Revision, rep.SHA256 = cur.revision(), cur.SHA256
+		}
+	}
 	// The answer to the mark stays what it is, and so does the journal.
 	w.st.Refused = &o
 	if err := w.save(w.st.Phase); err != nil {
 		return outcome{}, err
 	}
 	return outcome{Report: rep, Refused: older}, nil
+}
+
+// standing reads what stands at the destination of an unfinished order.
+func (w *work) standing() (file, error) {
+	t, err := w.target(w.st.Prev.Destination, false)
+	if err != nil {
+		return file{}, err
+	}
+	defer t.close()
+	cur, _, err := t.stat()
+	return cur, err
 }
 
 func (w *work) report(result, rollout, problem, output string) *records.Actual {
