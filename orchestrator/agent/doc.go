@@ -19,15 +19,20 @@
 //
 // # What an agent costs
 //
-// An idle agent holds two blocking queries: one on the names under configs/,
-// which tells it of configs and changes once for each new revision, and one for each config that
-// it has heard of, on its own key desired/<config>/<node>. Each is renewed
-// about once in two minutes. It passes its service check on the local Consul
-// agent every 3 seconds, which goes no further than that agent. A node that
-// a config does not concern asks for a key that does not exist; Consul wakes
-// such a query early while other keys are written, so it is repeated at most
-// once a second. Nothing is ever read that grows with the fleet, but for the
-// names under desired/, every ten minutes or so.
+// An idle agent holds one blocking query on the names under
+// configs/, which tells it of configs and changes once for each new revision,
+// and one more for each config that it has heard of, on its own key
+// desired/<config>/<node>. Each is renewed about once in two minutes. It
+// passes its service check on the local Consul agent every 3 seconds, which
+// goes no further than that agent. A node that a config does not concern asks
+// for a key that does not exist; Consul wakes such a query early while other
+// keys are written, so it is repeated at most once a second. Nothing is ever
+// read that grows with the fleet, but for the names under desired/, every ten
+// minutes or so.
+//
+// Consul takes 200 connections from one address unless its
+// limits.http_max_conns_per_client is raised: that is enough for one agent on
+// each machine, and too little for some seventy of them behind one address.
 //
 // It may import the core, records, keys and consulkv. Who delivers by other
 // means (consul-template) enters by [Agent.Apply].
