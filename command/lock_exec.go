@@ -138,10 +138,11 @@ func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *exec
 	// Only now is nothing of the command left, so the next holder owes nothing.
 	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
+	ended := context.Cause(h.Context()) // Release sets one of its own where there is none
 	rerr := h.Release(rctx)
 	switch {
 	case errors.Is(err, supervise.ErrLease):
-		return lockError(cmp.Or(context.Cause(h.Context()), err))
+		return lockError(leaseError(h.Names()[0], h.Token(), ended, err))
 	case err != nil:
 		if start, ok := errors.AsType[*supervise.StartError](err); ok {
 			return exitf(start.Code, "%w", err)
@@ -237,6 +238,13 @@ func (m *Meta) stopChild(h *locksmith.Hold, sup *supervise.Supervisor, grace tim
 		return code, refused(ExitLost, fmt.Sprintf("ERROR: %s: LET GO\n  %-9s %v\n", name, "why", cause))
 	}
 	return code, cause
+}
+
+// leaseError is the loss that a command ended by its lease stands for. The
+// supervisor's clock may be first, before the hold has noticed: then no cause
+// is there yet.
+func leaseError(name string, token uint64, cause, lease error) error {
+	return cmp.Or[error](cause, &locksmith.LostError{Lock: name, Token: token, Why: lease.Error()})
 }
 
 // signalOf is the signal that ended ctx, SIGTERM if it was none.
