@@ -31,7 +31,7 @@ const (
 
 // manyConns lets one address have more connections than Consul's default of 200,
 // which whole fleets in one process pass: each blocking query has one.
-var manyConns = harness.WithHCL("limits { http_max_conns_per_client = 10000 }")
+var manyConns = harness.WithHCL("limits { http_max_conns_per_client = 3000 }")
 
 // fleet is some agents under a prefix of their own, so that many fleets share a
 // Consul, the rollout that they get, and the files that they write.

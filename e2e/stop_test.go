@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -131,68 +132,72 @@ const quickPolicy = `policy "quick" {
 func TestStoppedExec(t *testing.T) {
 	t.Parallel()
 	c := harness.StartConsul(t)
+	// Both wait most of the time: they share one turn of the parallel tests.
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for _, by := range []struct {
 		name   string
 		policy string
 	}{{"expiry", ""}, {"break", quickPolicy}} {
-		t.Run(by.name, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			prefix := "exec-" + by.name
-			events, done := filepath.Join(dir, "events"), filepath.Join(dir, "done")
-			args := []string{"lock", "exec", "-prefix", prefix}
-			if by.policy != "" {
-				path := filepath.Join(dir, "policy.hcl")
-				if err := os.WriteFile(path, []byte(by.policy), 0o600); err != nil {
-					t.Fatal(err)
-				}
-				args = append(args, "-policy", path)
-			}
-			const script = `echo start $AIMLOCK_TOKEN $$ >>"$0"
+		wg.Go(func() { t.Run(by.name, func(t *testing.T) { stoppedExec(t, c, by.name, by.policy) }) })
+	}
+}
+
+func stoppedExec(t *testing.T, c *harness.Consul, name, policy string) {
+	dir := t.TempDir()
+	prefix := "exec-" + name
+	events, done := filepath.Join(dir, "events"), filepath.Join(dir, "done")
+	args := []string{"lock", "exec", "-prefix", prefix}
+	if policy != "" {
+		path := filepath.Join(dir, "policy.hcl")
+		if err := os.WriteFile(path, []byte(policy), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, "-policy", path)
+	}
+	const script = `echo start $AIMLOCK_TOKEN $$ >>"$0"
 				while [ ! -e "$1" ]; do echo works $AIMLOCK_TOKEN $$ >>"$0"; sleep 0.05; done
 				echo end $AIMLOCK_TOKEN $$ >>"$0"`
-			spec := harness.Spec{Path: harness.Aimlock.Path(t), Args: append(args, "push", "--", "sh", "-c", script, events, done), Env: c.Env()}
+	spec := harness.Spec{Path: harness.Aimlock.Path(t), Args: append(args, "push", "--", "sh", "-c", script, events, done), Env: c.Env()}
 
-			starts := func() []string {
-				var tokens []string
-				b, err := os.ReadFile(events)
-				if err != nil && !os.IsNotExist(err) {
-					t.Fatal(err)
-				}
-				for line := range strings.Lines(string(b)) {
-					if f := strings.Fields(line); f[0] == "start" {
-						tokens = append(tokens, f[1])
-					}
-				}
-				return tokens
+	starts := func() []string {
+		var tokens []string
+		b, err := os.ReadFile(events)
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); f[0] == "start" {
+				tokens = append(tokens, f[1])
 			}
-			a := harness.Start(t, spec)
-			harness.Eventually(t, cmdLimit, "the first command runs", func() bool { return len(starts()) == 1 })
-			a.Freeze()
-			b := harness.Start(t, spec)
-			// TTL of the check, lock-delay, and the quiesce that is owed.
-			harness.Eventually(t, fleetLimit, "the second command runs", func() bool { return len(starts()) == 2 })
-			touch(t, done)
-			if code := b.Wait(cmdLimit); code != 0 {
-				t.Errorf("the second holder: exit %d:\n%s", code, b.Stderr())
-			}
-			before := takePicture(t, c, prefix+"/", events)
-			wakesLost(t, a, "push")
-			before.same(t, takePicture(t, c, prefix+"/", events))
+		}
+		return tokens
+	}
+	a := harness.Start(t, spec)
+	harness.Eventually(t, cmdLimit, "the first command runs", func() bool { return len(starts()) == 1 })
+	a.Freeze()
+	b := harness.Start(t, spec)
+	// TTL of the check, lock-delay, and the quiesce that is owed.
+	harness.Eventually(t, fleetLimit, "the second command runs", func() bool { return len(starts()) == 2 })
+	touch(t, done)
+	if code := b.Wait(cmdLimit); code != 0 {
+		t.Errorf("the second holder: exit %d:\n%s", code, b.Stderr())
+	}
+	before := takePicture(t, c, prefix+"/", events)
+	wakesLost(t, a, "push")
+	before.same(t, takePicture(t, c, prefix+"/", events))
 
-			tokens, owner := starts(), ""
-			if tokens[0] == tokens[1] {
-				t.Errorf("both holders had token %s", tokens[0])
-			}
-			for line := range strings.Lines(readFile(t, events)) {
-				f := strings.Fields(line)
-				if f[0] == "start" {
-					owner = f[1]
-				}
-				if f[1] != owner || f[0] == "end" && f[1] == tokens[0] {
-					t.Fatalf("%q while %s was the holder, after %s", line, owner, tokens[0])
-				}
-			}
-		})
+	tokens, owner := starts(), ""
+	if tokens[0] == tokens[1] {
+		t.Errorf("both holders had token %s", tokens[0])
+	}
+	for line := range strings.Lines(readFile(t, events)) {
+		f := strings.Fields(line)
+		if f[0] == "start" {
+			owner = f[1]
+		}
+		if f[1] != owner || f[0] == "end" && f[1] == tokens[0] {
+			t.Fatalf("%q while %s was the holder, after %s", line, owner, tokens[0])
+		}
 	}
 }

@@ -1,0 +1,182 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/e2e/harness"
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/agent"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/orchestrator/runner"
+	"github.com/aim-control/aimlock/orchestrator/spec"
+)
+
+const rolloutSpec = `rollout "app" {
+  config "app.conf" {
+    source      = "app.conf"
+    destination = "/etc/app.conf"
+  }
+  fleet {
+    file {
+      path = "fleet.json"
+    }
+  }
+  stage "canary" {
+    nodes = 1
+  }
+  stage "half" {
+    percent      = 50
+    max_parallel = 50
+  }
+  stage "rest" {
+    percent      = 100
+    max_parallel = 50
+  }
+}
+`
+
+// traffic counts what goes between one client and Consul: bodies, the answers'
+// as they are before compression.
+type traffic struct {
+	next                    http.RoundTripper
+	requests, read, written atomic.Int64
+}
+
+func (c *traffic) RoundTrip(r *http.Request) (*http.Response, error) {
+	c.requests.Add(1)
+	c.written.Add(max(r.ContentLength, 0))
+	resp, err := c.next.RoundTrip(r)
+	if err == nil {
+		resp.Body = &counted{resp.Body, &c.read}
+	}
+	return resp, err
+}
+
+type counted struct {
+	io.ReadCloser
+	n *atomic.Int64
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.ReadCloser.Read(b)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// BenchmarkRolloutBytes is a rollout of three stages without bake to fleets of
+// agents in this process: what its orchestrator asks, reads and writes. What it
+// reads for each node must not grow with the fleet.
+func BenchmarkRolloutBytes(b *testing.B) {
+	perNode := map[int]float64{}
+	sizes := []int{100, 200, 300}
+	for _, n := range sizes {
+		b.Run(fmt.Sprintf("agents-%d", n), func(b *testing.B) { perNode[n] = rolloutBytes(b, n) })
+	}
+	if small, large := perNode[sizes[0]], perNode[sizes[len(sizes)-1]]; small > 0 && large > 1.5*small {
+		b.Errorf("%.0f bytes are read for each node of %d and %.0f of %d: that is not O(N)", small, sizes[0], large, sizes[len(sizes)-1])
+	}
+}
+
+func rolloutBytes(b *testing.B, n int) float64 {
+	// Each blocking query has a connection of its own.
+	c := harness.StartConsul(b, harness.WithHCL("limits { http_max_conns_per_client = 3000 }"))
+	dir, nodes := b.TempDir(), startAgents(b, c, n)
+	list, err := json.Marshal(nodes)
+	if err != nil {
+		b.Fatal(err)
+	}
+	write(b, filepath.Join(dir, "fleet.json"), string(list))
+	write(b, filepath.Join(dir, "rollout.hcl"), rolloutSpec)
+
+	count := &traffic{}
+	client, err := consulkv.New(consulkv.Config{Address: c.Addr, Wrap: func(next http.RoundTripper) http.RoundTripper {
+		count.next = next
+		return count
+	}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	locks, err := locksmith.New(locksmith.Config{Consul: client})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := runner.New(runner.Config{Consul: client, Locks: runner.Locksmith(locks), By: "bench"})
+	rollouts := 0
+	for b.Loop() {
+		rollouts++
+		write(b, filepath.Join(dir, "app.conf"), fmt.Sprintf("revision = %d\n", rollouts))
+		f, diags := spec.Load(filepath.Join(dir, "rollout.hcl"))
+		if diags.HasErrors() {
+			b.Fatal(diags)
+		}
+		out, err := r.Start(b.Context(), runner.Input{Spec: f.Spec, Contents: f.Contents, Fleet: runner.StaticFleet(f.Fleet.Nodes)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if out.Header.State != orchestrator.Succeeded || out.Header.Counts[orchestrator.ClassApplied] != n {
+			b.Fatalf("%s with %v of %d nodes", out.Header.State, out.Header.Counts, n)
+		}
+	}
+	each := func(v *atomic.Int64) float64 { return float64(v.Load()) / float64(rollouts) }
+	read := each(&count.read)
+	b.ReportMetric(each(&count.requests), "requests")
+	b.ReportMetric(read, "B-read")
+	b.ReportMetric(each(&count.written), "B-written")
+	b.ReportMetric(read/float64(n), "B-read/node")
+	b.ReportMetric(each(&count.written)/float64(n), "B-written/node")
+	b.ReportMetric(b.Elapsed().Seconds()/float64(rollouts), "s/rollout")
+	b.ReportMetric(0, "ns/op")
+	return read / float64(n)
+}
+
+// startAgents starts n agents, each with a client of its own as if it were on a
+// machine of its own, and waits until all have checked in.
+func startAgents(b *testing.B, c *harness.Consul, n int) []orchestrator.Node {
+	b.Helper()
+	dir, nodes := b.TempDir(), make([]orchestrator.Node, n)
+	for i := range nodes {
+		nodes[i] = orchestrator.Node{Name: fmt.Sprintf("n%03d", i)}
+		client, err := consulkv.New(consulkv.Config{Address: c.Addr})
+		if err != nil {
+			b.Fatal(err)
+		}
+		at := filepath.Join(dir, nodes[i].Name)
+		a, err := agent.New(agent.Config{Node: nodes[i].Name, StateDir: filepath.Join(at, "state"), Root: filepath.Join(at, "root"), Consul: client, Prefix: keys.DefaultPrefix})
+		if err != nil {
+			b.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- a.Run(ctx) }()
+		b.Cleanup(func() {
+			cancel()
+			if err := <-done; err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	harness.Eventually(b, limit, "all agents have checked in", func() bool {
+		l, _, err := c.Client().Health().Service(agent.ServiceName, "", true, &api.QueryOptions{RequireConsistent: true})
+		return err == nil && len(l) == n
+	})
+	return nodes
+}
+
+func write(b *testing.B, path, text string) {
+	b.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		b.Fatal(err)
+	}
+}
