@@ -80,6 +80,10 @@ func (w *Watcher[T]) Next(ctx context.Context) (T, error) {
 	}
 }
 
+// Restart makes the next Next return at once with what stands, changed or not:
+// for who forgot, after an error, what it was told before.
+func (w *Watcher[T]) Restart() { w.index, w.idle = 0, false }
+
 // Index is the Raft index of the answer returned last; 0 before the first.
 func (w *Watcher[T]) Index() uint64 { return w.index }
 

@@ -369,15 +369,18 @@ func TestStateFolderInUse(t *testing.T) {
 	cfg := b.config(t, "n1")
 	run(t, cfg)
 	eventually(t, "the first one has it", func() bool {
-		a, err := agent.New(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		err = a.Run(ctx)
-		return err != nil && strings.Contains(err.Error(), "another agent runs on state folder")
+		services, err := b.API().Agent().Services()
+		return err == nil && services["aimlock-agent-n1"] != nil
 	})
+	a, err := agent.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := a.Run(ctx); err == nil || !strings.Contains(err.Error(), "another agent runs on state folder") {
+		t.Errorf("a second agent: %v", err)
+	}
 	cfg.Node = "n2"
 	if _, err := agent.New(cfg); err == nil || !strings.Contains(err.Error(), "belongs to another node") {
 		t.Errorf("got %v", err)

@@ -109,6 +109,7 @@ func (cl *Cluster) followSessions(ctx context.Context, c *consulkv.Client) {
 		switch {
 		case err != nil:
 			cl.forgetSessions(err)
+			w.Restart()
 			if !pause(ctx, time.Second) {
 				return
 			}

@@ -127,12 +127,22 @@ func (h *Hold) watchKey(name string) {
 				return
 			}
 		default:
+			if h.ending() {
+				return // it is this process that lets go
+			}
 			if why := h.foreign(p); why != "" {
 				h.lose(why)
 				return
 			}
 		}
 	}
+}
+
+// ending reports whether Release or Abandon was called.
+func (h *Hold) ending() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.released
 }
 
 // foreign says why a lock's key, as read consistently, is not held by this
