@@ -146,8 +146,7 @@ func (s *session) create(ctx context.Context, lockDelay time.Duration, name stri
 	}
 	deadline, delay := time.Now().Add(sessionPatience), 5*time.Millisecond
 	for {
-		start := s.c.now()
-		id, err := s.tryCreate(ctx, entry)
+		id, start, err := s.tryCreate(ctx, entry)
 		if err == nil {
 			s.mu.Lock()
 			s.id, s.renewed = id, start
@@ -179,10 +178,13 @@ func (s *session) create(ctx context.Context, lockDelay time.Duration, name stri
 	}
 }
 
-func (s *session) tryCreate(ctx context.Context, entry *api.SessionEntry) (string, error) {
+// tryCreate also returns when the try that succeeded began.
+func (s *session) tryCreate(ctx context.Context, entry *api.SessionEntry) (string, instant, error) {
 	// A session whose answer was lost lives until its TTL ends and holds
 	// nothing, so making one is safe to repeat.
-	return consulkv.Retry(ctx, s.c.consul, "make a session", func(ctx context.Context) (string, error) {
+	start := s.c.now()
+	id, err := consulkv.Retry(ctx, s.c.consul, "make a session", func(ctx context.Context) (string, error) {
+		start = s.c.now()
 		w := (&api.WriteOptions{}).WithContext(ctx)
 		create := s.c.consul.API().Session().Create
 		if len(entry.NodeChecks) == 0 {
@@ -195,6 +197,7 @@ func (s *session) tryCreate(ctx context.Context, entry *api.SessionEntry) (strin
 		}
 		return id, err
 	})
+	return id, start, err
 }
 
 // keep calls f every period until ctx ends or the lease is over: a process that

@@ -100,10 +100,13 @@ func (c *Client) normalise(req *Request) error {
 	names := make([]string, 0, len(req.Names))
 	for _, n := range req.Names {
 		name := c.lockName(n)
-		if !strings.Contains(name, "/") {
-			if err := keys.CheckName("lock", name); err != nil {
+		if !strings.Contains(n, "/") {
+			if err := keys.CheckName("lock", n); err != nil {
 				return err
 			}
+		}
+		if strings.HasSuffix(name, "/") {
+			return fmt.Errorf("lock name %q is not allowed: it is a folder", name)
 		}
 		if slices.Contains(names, name) {
 			return fmt.Errorf("lock %s is named twice: %w", name, ErrAlreadyHeld)
