@@ -50,6 +50,10 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 		p.Why = fmt.Sprintf("policy %s has no break block: its locks are judged and never broken", v.Policy.Name)
 		return p, nil
 	}
+	if s.FenceErr != nil {
+		p.Why = s.FenceErr.Error()
+		return p, nil
+	}
 	kActive, kSuspended, kBudget := c.keys.PolicyActive(), c.keys.PolicySuspended(), c.keys.Budget(v.Policy.Name)
 	res, err := consulkv.Retry(ctx, c.consul, "read the brakes of policy "+v.Policy.Name, func(ctx context.Context) (consulkv.Results, error) {
 		return c.consul.Txn(ctx, consulkv.GetOrEmpty(kActive), consulkv.GetOrEmpty(kSuspended), consulkv.GetOrEmpty(kBudget))
