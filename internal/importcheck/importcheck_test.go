@@ -71,10 +71,12 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestSleeps holds every test that sleeps to testing/synctest, where a sleep is
+// TestSleeps holds every package whose tests sleep to testing/synctest, where a sleep is
 // no guess at how long something takes.
 func TestSleeps(t *testing.T) {
 	tests := 0
+	// A bubble is often made by a helper in another file of the package.
+	bubbles, asleep := map[string]bool{}, map[string][]string{}
 	err := filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -89,20 +91,26 @@ func TestSleeps(t *testing.T) {
 		if err != nil {
 			return err
 		}
+		dir := filepath.Dir(path)
+		bubbles[dir] = bubbles[dir] || bubble(file)
 		if sleeps(file) {
-			t.Errorf("%s sleeps in real time: wait for a condition, or run it in a testing/synctest bubble", path)
+			asleep[dir] = append(asleep[dir], path)
 		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	for dir, paths := range asleep {
+		if !bubbles[dir] {
+			t.Errorf("%s sleep in real time: wait for a condition, or run it in a testing/synctest bubble", paths)
+		}
+	}
 	if tests == 0 {
 		t.Error("no test file was looked at")
 	}
 	for src, want := range map[string]bool{
 		`package p; import "time"; func f() { time.Sleep(1) }`:                            true,
-		`package p; import ("time"; "testing/synctest"); func f() { time.Sleep(1) }`:      false,
 		`package p; import "time"; func f() { time.After(1) } // time.Sleep would be bad`: false,
 	} {
 		file, err := parser.ParseFile(token.NewFileSet(), "p_test.go", src, parser.SkipObjectResolution)
@@ -115,12 +123,11 @@ func TestSleeps(t *testing.T) {
 	}
 }
 
+func bubble(file *ast.File) bool {
+	return slices.ContainsFunc(file.Imports, func(imp *ast.ImportSpec) bool { return imp.Path.Value == `"testing/synctest"` })
+}
+
 func sleeps(file *ast.File) bool {
-	for _, imp := range file.Imports {
-		if imp.Path.Value == `"testing/synctest"` {
-			return false
-		}
-	}
 	found := false
 	ast.Inspect(file, func(n ast.Node) bool {
 		if sel, ok := n.(*ast.SelectorExpr); ok && sel.Sel.Name == "Sleep" {
