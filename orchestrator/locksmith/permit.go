@@ -52,7 +52,7 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 	}
 	if s.FenceErr != nil {
 		p.Why = s.FenceErr.Error()
-		return p, nil
+		return p, nil //nolint:nilerr // it is the reason of the answer
 	}
 	kActive, kSuspended, kBudget := c.keys.PolicyActive(), c.keys.PolicySuspended(), c.keys.Budget(v.Policy.Name)
 	res, err := consulkv.Retry(ctx, c.consul, "read the brakes of policy "+v.Policy.Name, func(ctx context.Context) (consulkv.Results, error) {

@@ -343,7 +343,7 @@ func (w *world) destroy(session string) {
 // foreign takes a key as consul lock does.
 func (w *world) foreign(key, behavior string) string {
 	w.t.Helper()
-	id, _, err := w.kv.API().Session().Create(&api.SessionEntry{TTL: "15s", Behavior: behavior}, nil)
+	id, _, err := w.kv.API().Session().Create(&api.SessionEntry{Behavior: behavior}, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -1,0 +1,172 @@
+package locksmith
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator/evidence"
+)
+
+const anAlloc = "5d2c1a52-0000-4000-8000-000000000001"
+
+// fakeNomad is a Nomad that a test answers for.
+type fakeNomad struct {
+	mu      sync.Mutex
+	status  string
+	index   uint64
+	changed chan struct{}
+	stopped []string
+	onStop  func()
+	err     error
+}
+
+var _ evidence.Nomad = (*fakeNomad)(nil)
+
+func newFakeNomad() *fakeNomad {
+	return &fakeNomad{status: "running", index: 1, changed: make(chan struct{})}
+}
+
+func (n *fakeNomad) Alloc(ctx context.Context, id string, index uint64) (*evidence.Alloc, uint64, error) {
+	for {
+		n.mu.Lock()
+		a, now, changed, err := &evidence.Alloc{ID: id, ClientStatus: n.status, DesiredStatus: "run", NodeStatus: "ready", Job: "j"}, n.index, n.changed, n.err
+		n.mu.Unlock()
+		if err != nil || index < now {
+			return a, now, err
+		}
+		select {
+		case <-changed:
+		case <-time.After(2 * time.Minute):
+			return a, now, nil
+		case <-ctx.Done():
+			return nil, 0, ctx.Err()
+		}
+	}
+}
+
+func (n *fakeNomad) set(status string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.status, n.index = status, n.index+1
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+func (n *fakeNomad) Stop(_ context.Context, id string) error {
+	n.mu.Lock()
+	n.stopped = append(n.stopped, id)
+	then := n.onStop
+	n.mu.Unlock()
+	if then != nil {
+		then()
+	}
+	return nil
+}
+
+func (n *fakeNomad) stops() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.stopped)
+}
+
+func withNomad(n evidence.Nomad) func(*Config) { return func(c *Config) { c.Nomad = n } }
+
+// An allocation that failed makes its lock HOT, as soon as Nomad says so.
+func TestAllocationThatFails(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		n := newFakeNomad()
+		req := one("a")
+		req.AllocID = anAlloc
+		w.deaf(w.acquire(w.client(asElsewhere), req))
+		p := w.acquiring(w.client(withNomad(n)), one("a"))
+		p.waits(2 * time.Minute) // also until the freeze is known not to hold
+		n.set("failed")
+		p.wait(30 * time.Second) // it is asked, and then stopped
+		b := w.breaks("a")
+		if len(b) != 1 || b[0].Rule != "alloc-dead" || b[0].Outcome != records.OutcomeTaken {
+			t.Fatalf("breaks %+v", b)
+		}
+		if got := n.stops(); len(got) != 1 || got[0] != anAlloc {
+			t.Fatalf("stopped %v", got)
+		}
+	})
+}
+
+// What Nomad does not say breaks nothing.
+func TestNomadThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		n := newFakeNomad()
+		n.err = errors.New("no route")
+		req := one("a")
+		req.AllocID = anAlloc
+		old := w.acquire(w.client(asElsewhere), req)
+		p := w.acquiring(w.client(withNomad(n)), one("a"))
+		p.waits(5 * time.Minute)
+		if !slices.Contains(p.kinds(), "waiting UNKNOWN") {
+			t.Fatalf("was told %v", p.kinds())
+		}
+		w.stillHolds(old)
+	})
+}
+
+// An allocation that is stopped ends its hold by itself.
+func TestStepNomadStop(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		n := newFakeNomad()
+		req := one("a")
+		req.AllocID = anAlloc
+		old := w.acquire(w.client(asElsewhere), req)
+		n.onStop = func() { _ = old.Release(context.Background()) }
+		c := w.client(withNomad(n), withPolicy(t, `policy "p" {
+			locks = ["**"]
+			hot "always" { when = session.has_ttl }
+			break {
+				approval = "auto"
+				step "nomad_stop" {
+					when = nomad.alloc_id != null
+					wait = "10s"
+				}
+				step "take" {}
+			}
+		}`))
+		start := time.Now()
+		w.stillHolds(w.acquire(c, one("a")))
+		if time.Since(start) > 5*time.Second {
+			t.Errorf("took %s", time.Since(start))
+		}
+		if got := w.outcomes("a"); got != "released" || len(n.stops()) != 1 {
+			t.Fatalf("breaks: %s, stopped %v", got, n.stops())
+		}
+	})
+}
+
+// Without a Nomad the step is one that fails.
+func TestStepNomadStopWithoutNomad(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		req := one("a")
+		req.AllocID = anAlloc
+		old := w.acquire(w.client(asElsewhere), req)
+		c := w.client(withPolicy(t, `policy "p" {
+			locks = ["**"]
+			hot "always" { when = session.has_ttl }
+			break {
+				approval = "auto"
+				step "nomad_stop" {}
+				step "take" {}
+			}
+		}`))
+		if _, err := c.Break(t.Context(), BreakRequest{Name: "a"}); !errors.Is(err, errNotHere) {
+			t.Fatalf("got %v", err)
+		}
+		w.stillHolds(old)
+	})
+}
