@@ -333,9 +333,9 @@ func TestPolicyThatOnlyAsks(t *testing.T) {
 		old := w.deaf(w.working("a"))
 		c := w.client(withPolicy(t, strings.Replace(stalled, "confirm {", "step \"request\" { wait = \"1s\" }\n confirm {", 1)))
 		p := w.acquiring(c, one("a"))
-		p.waits(30 * time.Minute)
-		if b := w.breaks("a"); len(b) < 2 || len(b) > 12 {
-			t.Fatalf("it was tried %d times in half an hour", len(b))
+		p.waits(10 * time.Minute)
+		if b := w.breaks("a"); len(b) < 2 || len(b) > 8 {
+			t.Fatalf("it was tried %d times in ten minutes", len(b))
 		}
 		if p := w.get(w.keys.Lock("a")); p.Session != old.Session() {
 			t.Fatal("it was taken")

@@ -108,7 +108,7 @@ func TestNomadThatDoesNotAnswer(t *testing.T) {
 		req.AllocID = anAlloc
 		old := w.acquire(w.client(asElsewhere), req)
 		p := w.acquiring(w.client(withNomad(n)), one("a"))
-		p.waits(5 * time.Minute)
+		p.waits(2 * time.Minute)
 		if !slices.Contains(p.kinds(), "waiting UNKNOWN") {
 			t.Fatalf("was told %v", p.kinds())
 		}

@@ -135,7 +135,9 @@ func TestQuiesceAfterABreakAndACrash(t *testing.T) {
 const alwaysHot = `policy "p" {
 	locks = ["**", "/**"]
 	hot "always" { when = session.exists }
-	break { approval = "auto" }
+	break {
+		approval = "auto"
+	}
 }`
 
 // A break without a successor leaves it as well.
@@ -282,7 +284,7 @@ func TestAbsurdFences(t *testing.T) {
 		// More seconds than a duration has are not none.
 		w.put(w.keys.Fence("a"), &records.Fence{Version: 1, Owed: 1e300})
 		p := w.acquiring(c, one("a"))
-		p.waits(time.Hour)
+		p.waits(10 * time.Minute)
 		w.put(w.keys.Fence("a"), &records.Fence{Version: 1, Owed: -1e300})
 	})
 }

@@ -62,7 +62,7 @@ func TestNothingIsBrokenForNothing(t *testing.T) {
 		dead := w.acquire(w.client(asDead), one("a"))
 		live := w.acquire(w.client(), one("b"))
 		p := w.acquiring(w.client(named("waiter")), several("a", "b"))
-		p.waits(10 * time.Minute)
+		p.waits(2 * time.Minute)
 		if w.outcomes("a") != "" || w.spent("default") != 0 {
 			t.Fatalf("breaks: %s, the budget counts %d", w.outcomes("a"), w.spent("default"))
 		}
@@ -91,7 +91,7 @@ func TestEachLockHasItsOwnPolicy(t *testing.T) {
 				` + strings.Replace(alwaysHot, `policy "p"`, `policy "open"`, 1)
 				c := w.client(withPolicy(t, src))
 				p := w.acquiring(c, several("a", "guarded"))
-				p.waits(10 * time.Minute)
+				p.waits(2 * time.Minute)
 				w.stillHolds(old)
 				if w.outcomes("a")+w.outcomes("guarded") != "" {
 					t.Fatalf("breaks: %s, %s", w.outcomes("a"), w.outcomes("guarded"))

@@ -1,0 +1,622 @@
+package locksmith
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aim-control/aimlock/internal/devconsul"
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
+)
+
+// asking is always hot, and asks for a while before it takes: time for a brake
+// to be put on after the intent.
+var asking = strings.Replace(alwaysHot, `approval = "auto"`, `
+	approval = "auto"
+	step "request" { wait = "20s" }
+	step "take" {}
+	freeze { when = now.hour > 30 }
+`, 1)
+
+func manual(policy string) string { return strings.Replace(policy, `"auto"`, `"manual"`, 1) }
+
+// A lock is not broken under any of these, by a one-shot command or by one that
+// waits; and it is broken once the brake is off.
+func TestBrakes(t *testing.T) {
+	t.Parallel()
+	never := strings.Replace(alwaysHot, `"auto"`, `"never"`, 1)
+	for name, tc := range map[string]struct {
+		policy string
+		on     func(w *world, c *Client, old *Hold)
+		off    func(w *world, c *Client) // nil: it never is
+		says   string
+		next   string
+	}{
+		"no break block": {policy: `policy "p" {
+			locks = ["**"]
+			hot "always" { when = session.exists }
+		}`, says: "never br"},
+		"approval never": {policy: never, says: `approval = "never"`},
+		"another policy is applied": {policy: alwaysHot,
+			on: func(w *world, _ *Client, _ *Hold) {
+				w.put(w.keys.PolicyActive(), &records.PolicyActive{Version: 1, Hash: "other"})
+			},
+			off: func(w *world, c *Client) { w.apply(c) }, says: "not the ones applied", next: "aimlock policy apply"},
+		"the applied policy is unreadable": {policy: alwaysHot,
+			on:  func(w *world, _ *Client, _ *Hold) { w.put(w.keys.PolicyActive(), "x") },
+			off: func(w *world, _ *Client) { w.delete(w.keys.PolicyActive()) }, says: "policies/active"},
+		"the applied policy is empty": {policy: alwaysHot,
+			on:  func(w *world, _ *Client, _ *Hold) { w.put(w.keys.PolicyActive(), "") },
+			off: func(w *world, _ *Client) { w.delete(w.keys.PolicyActive()) }, says: "policies/active"},
+		"suspended": {policy: alwaysHot,
+			on: func(w *world, _ *Client, _ *Hold) {
+				w.put(w.keys.PolicySuspended(), &records.PolicySuspended{Version: 1, By: "ann", Reason: "change freeze"})
+			},
+			off: func(w *world, _ *Client) { w.delete(w.keys.PolicySuspended()) }, says: "suspended by ann: change freeze"},
+		"suspended by a record that is unreadable": {policy: alwaysHot,
+			on:  func(w *world, _ *Client, _ *Hold) { w.put(w.keys.PolicySuspended(), "x") },
+			off: func(w *world, _ *Client) { w.delete(w.keys.PolicySuspended()) }, says: "suspended"},
+		"not approved": {policy: manual(alwaysHot),
+			off: func(w *world, c *Client) {
+				if _, err := c.Approve(w.t.Context(), "a", "go on", time.Hour); err != nil {
+					w.t.Fatal(err)
+				}
+			}, says: "approval", next: "aimlock lock approve a"},
+		"approval of another session": {policy: manual(alwaysHot), on: func(w *world, _ *Client, old *Hold) {
+			w.put(w.keys.Approval("a"), &records.Approval{Version: 1, Session: "x", Token: old.Token(), Expires: time.Now().Add(time.Hour)})
+		}, says: "earlier holder"},
+		"approval of another token": {policy: manual(alwaysHot), on: func(w *world, _ *Client, old *Hold) {
+			w.put(w.keys.Approval("a"), &records.Approval{Version: 1, Session: old.Session(), Token: old.Token() - 1, Expires: time.Now().Add(time.Hour)})
+		}, says: "earlier holder"},
+		"approval that expired": {policy: manual(alwaysHot), on: func(w *world, _ *Client, old *Hold) {
+			w.put(w.keys.Approval("a"), &records.Approval{Version: 1, Session: old.Session(), Token: old.Token(), Expires: time.Now()})
+		}, says: "expired"},
+		"approval for another rule": {policy: manual(alwaysHot), on: func(w *world, _ *Client, old *Hold) {
+			w.put(w.keys.Approval("a"), &records.Approval{Version: 1, Session: old.Session(), Token: old.Token(), Rule: "stalled", Expires: time.Now().Add(time.Hour)})
+		}, says: "for rule stalled"},
+		"the budget is spent": {policy: strings.Replace(alwaysHot, `approval = "auto"`, `
+			approval = "auto"
+			budget {
+				max = 2
+				per = "1h"
+			}`, 1), on: func(w *world, _ *Client, _ *Hold) {
+			w.put(w.keys.Budget("p"), &records.Budget{Version: 1, Breaks: []records.BudgetItem{
+				{Lock: "x", At: time.Now().Add(-time.Hour + 3*time.Minute), Token: 1}, {Lock: "y", At: time.Now().Add(100 * 365 * 24 * time.Hour), Token: 2},
+			}})
+		}, off: func(*world, *Client) { time.Sleep(4 * time.Minute) }, says: "budget of policy p is spent: 2 breaks in 1h0m0s"},
+		"the budget is unreadable": {policy: strings.Replace(alwaysHot, `approval = "auto"`, `
+			approval = "auto"
+			budget {
+				max = 2
+				per = "1h"
+			}`, 1), on: func(w *world, _ *Client, _ *Hold) { w.put(w.keys.Budget("p"), "x") },
+			off: func(w *world, _ *Client) { w.delete(w.keys.Budget("p")) }, says: "budget cannot be read"},
+		"frozen": {policy: strings.Replace(alwaysHot, `approval = "auto"`, `
+			approval = "auto"
+			freeze { when = session.exists }`, 1), says: "frozen"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				c := w.client(withPolicy(t, tc.policy))
+				old := w.acquire(w.client(asElsewhere), one("a"))
+				if tc.on != nil {
+					tc.on(w, c, old)
+				}
+				_, err := c.Break(t.Context(), BreakRequest{Name: "a"})
+				no, ok := errors.AsType[*NotPermittedError](err)
+				if !ok || !strings.Contains(no.Error(), tc.says) || tc.next != "" && no.Next != tc.next {
+					t.Fatalf("break: %v", err)
+				}
+				if _, err := c.Break(t.Context(), BreakRequest{Name: "a", DryRun: true}); err == nil {
+					t.Fatal("a dry run says that it would be broken")
+				}
+				_, err = c.Acquire(t.Context(), Request{Names: []string{"a"}, Try: true})
+				ref, ok := errors.AsType[*RefusedError](err)
+				if !ok || !ref.Hot || ref.Status.State != Hot || !strings.Contains(ref.Status.Next, tc.says) {
+					t.Fatalf("try: %v, next %q", err, ref.Status.Next)
+				}
+				p := w.acquiring(c, one("a"))
+				p.waits(20 * time.Second)
+				if n := len(p.kinds()); n > 4 {
+					t.Fatalf("was told %d times: %v", n, p.kinds())
+				}
+				w.stillHolds(old)
+				if len(w.breaks("a")) > 0 {
+					t.Fatalf("breaks %+v", w.breaks("a"))
+				}
+				if tc.off != nil {
+					tc.off(w, c)
+					p.wait(15 * time.Second)
+					if w.outcomes("a") != "taken" {
+						t.Fatalf("breaks: %s", w.outcomes("a"))
+					}
+				}
+			})
+		})
+	}
+}
+
+// A brake that is put on after the intent still holds: the steps may have taken
+// their time.
+func TestBrakesHoldToTheEnd(t *testing.T) {
+	t.Parallel()
+	suspend := func(w *world, _ *Hold) {
+		w.put(w.keys.PolicySuspended(), &records.PolicySuspended{Version: 1, By: "ann"})
+	}
+	approve := func(w *world, c *Client) {
+		if _, err := c.Approve(w.t.Context(), "a", "", time.Hour); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	for name, tc := range map[string]struct {
+		policy string
+		before func(w *world, c *Client)
+		on     func(w *world, old *Hold)
+	}{
+		"suspended": {asking, nil, suspend},
+		"another policy is applied": {asking, nil, func(w *world, _ *Hold) {
+			w.put(w.keys.PolicyActive(), &records.PolicyActive{Version: 1, Hash: "other"})
+		}},
+		"the approval is withdrawn": {manual(asking), approve, func(w *world, _ *Hold) { w.delete(w.keys.Approval("a")) }},
+		"the approval expires": {manual(asking), func(w *world, c *Client) {
+			if _, err := c.Approve(w.t.Context(), "a", "", 10*time.Second); err != nil {
+				w.t.Fatal(err)
+			}
+		}, func(*world, *Hold) {}},
+		"it freezes": {strings.Replace(asking, "now.hour > 30", `progress.unit == "frozen"`, 1), nil, func(w *world, old *Hold) {
+			w.put(w.keys.Progress("a"), &records.Progress{Version: 1, Lock: "a", Session: old.Session(), Unit: "frozen"})
+		}},
+	} {
+		for _, late := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, at the last moment %v", name, late), func(t *testing.T) {
+				t.Parallel()
+				if late && (strings.Contains(name, "expires")) {
+					t.Skip("time is no key: what is judged a moment before is judged")
+				}
+				run(t, func(t *testing.T, w *world) {
+					c := w.client(withPolicy(t, tc.policy))
+					old := w.deaf(w.acquire(w.client(asElsewhere), one("a")))
+					if tc.before != nil {
+						tc.before(w, c)
+					}
+					if late {
+						w.net.before(txnWith("unlock", "lock"), func() { tc.on(w, old) })
+					}
+					p := w.acquiring(c, one("a"))
+					p.waits(5 * time.Second)
+					if !p.told(NoticeStep) {
+						t.Fatalf("was told %v", p.kinds())
+					}
+					if !late {
+						tc.on(w, old)
+					}
+					p.waits(20 * time.Second)
+					if got := w.outcomes("a"); got != "aborted" {
+						t.Fatalf("breaks: %s", got)
+					}
+					if key, _ := w.holder("a"); key.Session != old.Session() {
+						t.Fatal("it was taken")
+					}
+				})
+			})
+		}
+	}
+}
+
+// UNKNOWN and WARM are never broken, nor what no rule calls hot, nor what no
+// policy is for.
+func TestOnlyHotIsBroken(t *testing.T) {
+	t.Parallel()
+	const brk = "\n break { approval = \"auto\" }\n}"
+	for name, tc := range map[string]struct{ policy, state string }{
+		"unknown":         {`policy "p" {` + "\n locks = [\"**\"]\n hot \"dead\" { when = holder.alive == false }" + brk, Unknown},
+		"unknown, warm":   {`policy "p" {` + "\n locks = [\"**\"]\n warm \"w\" { when = session.exists }\n hot \"dead\" { when = holder.alive == false }" + brk, Unknown},
+		"warm":            {`policy "p" {` + "\n locks = [\"**\"]\n warm \"w\" { when = session.exists }" + brk, Warm},
+		"held":            {`policy "p" {` + "\n locks = [\"**\"]\n hot \"never\" { when = session.ttl > 1000 }" + brk, Held},
+		"null":            {`policy "p" {` + "\n locks = [\"**\"]\n hot \"old\" { when = progress.age > 0 }" + brk, Held},
+		"no policy":       {`policy "p" {` + "\n locks = [\"other\"]\n hot \"always\" { when = session.exists }" + brk, Held},
+		"not long enough": {`policy "p" {` + "\n locks = [\"**\"]\n hot \"always\" {\n when = session.exists\n for = \"100h\"\n }" + brk, Held},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				c := w.client(withPolicy(t, tc.policy))
+				old := w.acquire(w.client(asElsewhere), one("a"))
+				if tc.state != Held || name != "not long enough" {
+					_, err := c.Break(t.Context(), BreakRequest{Name: "a", Force: true})
+					if ref, ok := errors.AsType[*RefusedError](err); !ok || ref.Status.State != tc.state || ref.Hot {
+						t.Fatalf("break: %v", err)
+					}
+				}
+				p := w.acquiring(c, Request{Names: []string{"a"}, Wait: 5 * time.Minute})
+				p.waits(4 * time.Minute)
+				w.stillHolds(old)
+				if len(w.breaks("a")) > 0 {
+					t.Fatalf("breaks %+v", w.breaks("a"))
+				}
+				<-p.done
+				if ref, ok := errors.AsType[*RefusedError](p.err); !ok || ref.Status.State != tc.state || ref.Why != "waited 5m0s" {
+					t.Fatalf("the wait ended by %v", p.err)
+				}
+			})
+		})
+	}
+}
+
+// A holder that lives and works is never broken, for as long as it goes on.
+func TestLiveHolderIsNeverBroken(t *testing.T) {
+	t.Parallel()
+	for name, by := range map[string]func(*Config){"here": func(*Config) {}, "elsewhere": asElsewhere} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				old := w.acquire(w.client(by), unfenced("a"))
+				p := w.acquiring(w.client(), one("a"))
+				for range 12 {
+					w.progress(old)
+					p.waits(time.Minute)
+				}
+				w.stillHolds(old)
+				if len(w.breaks("a")) > 0 || w.get(w.keys.Request("a")) != nil {
+					t.Fatalf("breaks %+v", w.breaks("a"))
+				}
+			})
+		})
+	}
+}
+
+// Whoever waits learns in a minute what a freeze asks of the cluster; a command
+// that does not wait cannot know, and does not break.
+func TestFreezeNeedsAMinute(t *testing.T) {
+	t.Parallel()
+	policy := strings.Replace(alwaysHot, `approval = "auto"`, `
+		approval = "auto"
+		freeze { when = cluster.leader_changed_ago < 60 || cluster.sessions_lost > 10 }`, 1)
+	run(t, func(t *testing.T, w *world) {
+		old := w.acquire(w.client(asElsewhere), one("a"))
+		c := w.client(withPolicy(t, policy))
+		_, err := c.Acquire(t.Context(), Request{Names: []string{"a"}, Try: true})
+		if ref, ok := errors.AsType[*RefusedError](err); !ok || !ref.Hot || !strings.Contains(ref.Status.Next, "not known whether breaking is frozen") {
+			t.Fatalf("try: %v", err)
+		}
+		p := w.acquiring(c, one("a"))
+		p.waits(59 * time.Second)
+		w.stillHolds(old)
+		p.wait(10 * time.Second)
+		if w.outcomes("a") != "taken" {
+			t.Fatalf("breaks: %s", w.outcomes("a"))
+		}
+	})
+}
+
+// lock break has no history either, and watches for that minute.
+func TestBreakWatchesTheCluster(t *testing.T) {
+	t.Parallel()
+	policy := strings.Replace(alwaysHot, `approval = "auto"`, `
+		approval = "auto"
+		freeze { when = cluster.leader_changed_ago < 60 || cluster.sessions_lost > 10 }`, 1)
+	for name, tc := range map[string]struct {
+		fault *devconsul.Fault
+		says  string
+	}{
+		"it is known then": {},
+		"it is not":        {&devconsul.Fault{Match: path("/v1/session/list"), Status: 403, Body: "Permission denied"}, "permission denied"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				if tc.fault != nil {
+					w.faults.Add(*tc.fault)
+				}
+				w.acquire(w.client(asElsewhere), one("a"))
+				var told []string
+				start := time.Now()
+				out, err := w.client(withPolicy(t, policy)).Break(t.Context(), BreakRequest{Name: "a", Notify: func(n Notice) { told = append(told, n.Text) }})
+				took := time.Since(start)
+				if len(told) == 0 || !strings.Contains(told[0], "watching the cluster") || took < time.Minute || took > thawPatience+10*time.Second {
+					t.Fatalf("was told %v, took %s", told, took)
+				}
+				if tc.fault == nil && (err != nil || out.Record.Outcome != records.OutcomeUnlocked) {
+					t.Fatalf("got %+v, %v", out, err)
+				}
+				if no, ok := errors.AsType[*NotPermittedError](err); tc.fault != nil && (!ok || !strings.Contains(no.Why, tc.says)) {
+					t.Fatalf("got %v", err)
+				}
+			})
+		})
+	}
+}
+
+// Many sessions lost at once is an event of Consul, not many dead holders. Proof
+// is proof all the same.
+func TestFreezeOnMassLoss(t *testing.T) {
+	t.Parallel()
+	for name, by := range map[string]func(*Config){"on silence": asElsewhere, "on proof": asDead} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				var ids []string
+				for i := range 12 {
+					ids = append(ids, w.foreign(fmt.Sprintf("ops/%d", i), "release"))
+				}
+				old := w.acquire(w.client(by), one("b"))
+				p := w.acquiring(w.client(), one("a"))
+				p.wait(time.Second)
+				q := w.acquiring(w.client(withPolicy(t, stalledOrDead)), one("b"))
+				if name == "on proof" {
+					q.wait(5 * time.Second)
+					return
+				}
+				q.waits(70 * time.Second)
+				for _, id := range ids {
+					w.destroy(id)
+				}
+				time.Sleep(3 * time.Second)
+				w.put(w.keys.Progress("b"), &records.Progress{Version: 1, Lock: "b", Session: old.Session(), Unit: "stalled"})
+				q.waits(50 * time.Second)
+				w.stillHolds(old)
+				q.wait(30 * time.Second)
+			})
+		})
+	}
+}
+
+const stalledOrDead = `policy "p" {
+	locks = ["**"]
+	hot "dead" {
+		when  = holder.alive == false
+		proof = true
+	}
+	hot "stalled" { when = progress.unit == "stalled" && progress.age >= 0 }
+	break {
+		approval = "auto"
+		freeze { when = cluster.leader_changed_ago < 60 || cluster.sessions_lost > 10 }
+	}
+}`
+
+// Every observation that confirms must be hot by the same rule.
+func TestConfirm(t *testing.T) {
+	t.Parallel()
+	const policy = `policy "p" {
+		locks = ["**"]
+		hot "one" { when = progress.unit == "one" }
+		hot "two" { when = progress.unit == "two" }
+		break {
+			approval = "auto"
+			confirm {
+				observations = 5
+				every        = "2s"
+			}
+		}
+	}`
+	unit := func(w *world, old *Hold, unit string) {
+		w.put(w.keys.Progress("a"), &records.Progress{Version: 1, Lock: "a", Session: old.Session(), Unit: unit})
+	}
+	run(t, func(t *testing.T, w *world) {
+		old := w.acquire(w.client(asElsewhere), one("a"))
+		unit(w, old, "one")
+		p := w.acquiring(w.client(withPolicy(t, policy)), one("a"))
+		p.waits(7 * time.Second)
+		unit(w, old, "two")
+		p.waits(7 * time.Second)
+		unit(w, old, "none")
+		p.waits(30 * time.Second)
+		w.stillHolds(old)
+		if len(w.breaks("a")) > 0 {
+			t.Fatalf("breaks %+v", w.breaks("a"))
+		}
+		unit(w, old, "two")
+		start := time.Now()
+		p.wait(time.Minute)
+		if took := time.Since(start); took < 8*time.Second {
+			t.Fatalf("confirmed in %s", took)
+		}
+	})
+}
+
+// The locks of other tools are broken by an applied policy only, and only by one
+// that names whole keys.
+func TestForeignLocks(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		locks   string
+		applied bool
+		broken  bool
+	}{
+		"nothing applied":      {`["/**"]`, false, false},
+		"applied":              {`["/**"]`, true, true},
+		"applied, not for it":  {`["**"]`, true, false},
+		"applied, another key": {`["/other/**"]`, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				c := w.client(withPolicy(t, strings.Replace(alwaysHot, `["**", "/**"]`, tc.locks, 1)))
+				id := w.foreign("ops/.lock", "release")
+				if tc.applied {
+					w.apply(c)
+				}
+				_, err := c.Break(t.Context(), BreakRequest{Name: "ops/.lock"})
+				if (err == nil) != tc.broken {
+					t.Fatalf("break: %v", err)
+				}
+				if p := w.get("ops/.lock"); (p.Session == id) == tc.broken {
+					t.Fatalf("session %q", p.Session)
+				}
+			})
+		})
+	}
+}
+
+// A foreign session on an own key whose value is an old record: it is not
+// aimlock's hold, though the record is.
+func TestForeignHoldWithAnOldRecord(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		dead := w.acquire(w.client(asDead), one("a"))
+		value := w.get(w.keys.Lock("a")).Value
+		if err := dead.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		id := w.foreign("other", "release")
+		op := w.get(w.keys.Lock("a"))
+		op.Session, op.Value = id, value
+		if ok, _, err := w.kv.API().KV().Acquire(op, nil); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		p := w.acquiring(w.client(), one("a"))
+		p.waits(2 * time.Minute)
+		if got := w.get(w.keys.Lock("a")); got.Session != id {
+			t.Fatal("a live holder was proved dead by the record of another")
+		}
+	})
+}
+
+// Two locks, one break left in the budget, both broken at the same moment.
+func TestBudgetRace(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		c := w.client(withPolicy(t, strings.Replace(alwaysHot, `approval = "auto"`, `
+			approval = "auto"
+			budget {
+				max = 1
+				per = "1h"
+			}`, 1)))
+		var olds []*Hold
+		var ps []*pending
+		for _, n := range []string{"a", "b", "c"} {
+			olds = append(olds, w.acquire(w.client(asElsewhere), one(n)))
+			ps = append(ps, w.acquiring(c, one(n)))
+		}
+		i := firstDone(t, ps, time.Minute)
+		time.Sleep(time.Minute)
+		broken := 0
+		for j, h := range olds {
+			if key, _ := w.holder(h.Names()[0]); key.Session != h.Session() {
+				broken++
+				if j != i {
+					t.Errorf("%s was broken, and %s got it first", h.Names()[0], olds[i].Names()[0])
+				}
+			}
+		}
+		if broken != 1 || w.spent("p") != 1 {
+			t.Fatalf("%d were broken, the budget counts %d", broken, w.spent("p"))
+		}
+	})
+}
+
+// The intent fails if the policies change between permit and intent.
+func TestIntentRestsOnThePermit(t *testing.T) {
+	t.Parallel()
+	for name, do := range map[string]func(w *world, c *Client){
+		"policies": func(w *world, c *Client) { w.apply(c) },
+		"budget": func(w *world, _ *Client) {
+			w.put(w.keys.Budget("default"), &records.Budget{Version: 1, Breaks: []records.BudgetItem{{At: time.Now(), Token: 1}}})
+		},
+		"suspended": func(w *world, _ *Client) { w.put(w.keys.PolicySuspended(), &records.PolicySuspended{Version: 1}) },
+		"lock":      func(w *world, _ *Client) { w.put(w.keys.Lock("a"), "x") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				w.acquire(w.client(asDead), one("a"))
+				c := w.client()
+				var refused bool
+				w.net.before(w.intentOf("a"), func() { do(w, c) })
+				obs := c.NewObserver("a", nil)
+				v, err := obs.Observe(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = c.startBreak(t.Context(), []*target{{name: "a", obs: obs, v: v}}, func(Notice) {}, false)
+				refused = errors.Is(err, errChanged)
+				if !refused || len(w.breaks("a")) > 0 {
+					t.Fatalf("got %v, breaks %+v", err, w.breaks("a"))
+				}
+			})
+		})
+	}
+}
+
+// What nobody holds is not broken, and a dry run changes nothing.
+func TestBreakOfNothing(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		c := w.client(withPolicy(t, asking))
+		if _, err := c.Break(t.Context(), BreakRequest{Name: "a"}); !errors.Is(err, ErrNotHeld) {
+			t.Fatalf("got %v", err)
+		}
+		old := w.acquire(w.client(asElsewhere), one("a"))
+		before, err := w.kv.List(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := c.Break(t.Context(), BreakRequest{Name: w.keys.Lock("a"), DryRun: true})
+		if err != nil || len(out.Plan) != 2 || out.Record != nil {
+			t.Fatalf("%+v, %v", out, err)
+		}
+		after, err := w.kv.List(t.Context(), "")
+		if err != nil || len(after) != len(before) {
+			t.Fatalf("%d keys, before %d, %v", len(after), len(before), err)
+		}
+		w.stillHolds(old)
+	})
+}
+
+// The record of another breaker that is deleted or rewritten under way keeps
+// the break from its end.
+func TestBreakRecordThatIsTamperedWith(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		old := w.acquire(w.client(asDead), one("a"))
+		w.net.before(txnWith("unlock", "lock"), func() {
+			w.delete(keys.Prefix(w.keys).Break("a", 0, old.Token(), 1))
+		})
+		h := w.acquire(w.client(), one("a"))
+		w.stillHolds(h)
+		if got := w.outcomes("a"); got != "taken" {
+			t.Fatalf("breaks: %s", got)
+		}
+		if w.breaks("a")[0].Attempt != 1 {
+			t.Fatalf("breaks %+v", w.breaks("a"))
+		}
+	})
+}
+
+func deniedWrites(r *http.Request) bool {
+	return txnWith("set")(r) || txnWith("cas")(r) || txnWith("lock")(r)
+}
+
+// A token that may not write gets one clear error, and nothing is half done.
+func TestTokenThatMayNotWrite(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		old := w.acquire(w.client(asDead), one("a"))
+		w.faults.Add(devconsul.Fault{Match: deniedWrites, Status: 403, Body: "Permission denied"})
+		c := w.client()
+		for name, do := range map[string]func() error{
+			"break":   func() error { _, err := c.Break(t.Context(), BreakRequest{Name: "a"}); return err },
+			"acquire": func() error { _, err := c.Acquire(t.Context(), one("a")); return err },
+			"free":    func() error { _, err := c.Acquire(t.Context(), one("b")); return err },
+			"request": func() error { _, err := c.Request(t.Context(), "a", "", time.Minute); return err },
+		} {
+			if err := do(); err == nil || !strings.Contains(err.Error(), "CONSUL_HTTP_TOKEN") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		w.faults.Clear()
+		w.stillHolds(old)
+		if len(w.breaks("a")) > 0 {
+			t.Fatalf("breaks %+v", w.breaks("a"))
+		}
+		sessions, _, err := w.kv.API().Session().List(nil)
+		if err != nil || len(sessions) != 1 {
+			t.Fatalf("%d sessions are left, %v", len(sessions), err)
+		}
+	})
+}
