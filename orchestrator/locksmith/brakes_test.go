@@ -3,13 +3,11 @@ package locksmith
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/devconsul"
-	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 )
 
@@ -541,82 +539,4 @@ func TestIntentRestsOnThePermit(t *testing.T) {
 			})
 		})
 	}
-}
-
-// What nobody holds is not broken, and a dry run changes nothing.
-func TestBreakOfNothing(t *testing.T) {
-	t.Parallel()
-	run(t, func(t *testing.T, w *world) {
-		c := w.client(withPolicy(t, asking))
-		if _, err := c.Break(t.Context(), BreakRequest{Name: "a"}); !errors.Is(err, ErrNotHeld) {
-			t.Fatalf("got %v", err)
-		}
-		old := w.acquire(w.client(asElsewhere), one("a"))
-		before, err := w.kv.List(t.Context(), "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := c.Break(t.Context(), BreakRequest{Name: w.keys.Lock("a"), DryRun: true})
-		if err != nil || len(out.Plan) != 2 || out.Record != nil {
-			t.Fatalf("%+v, %v", out, err)
-		}
-		after, err := w.kv.List(t.Context(), "")
-		if err != nil || len(after) != len(before) {
-			t.Fatalf("%d keys, before %d, %v", len(after), len(before), err)
-		}
-		w.stillHolds(old)
-	})
-}
-
-// The record of another breaker that is deleted or rewritten under way keeps
-// the break from its end.
-func TestBreakRecordThatIsTamperedWith(t *testing.T) {
-	t.Parallel()
-	run(t, func(t *testing.T, w *world) {
-		old := w.acquire(w.client(asDead), one("a"))
-		w.net.before(txnWith("unlock", "lock"), func() {
-			w.delete(keys.Prefix(w.keys).Break("a", 0, old.Token(), 1))
-		})
-		h := w.acquire(w.client(), one("a"))
-		w.stillHolds(h)
-		if got := w.outcomes("a"); got != "taken" {
-			t.Fatalf("breaks: %s", got)
-		}
-		if w.breaks("a")[0].Attempt != 1 {
-			t.Fatalf("breaks %+v", w.breaks("a"))
-		}
-	})
-}
-
-func deniedWrites(r *http.Request) bool {
-	return txnWith("set")(r) || txnWith("cas")(r) || txnWith("lock")(r)
-}
-
-// A token that may not write gets one clear error, and nothing is half done.
-func TestTokenThatMayNotWrite(t *testing.T) {
-	t.Parallel()
-	run(t, func(t *testing.T, w *world) {
-		old := w.acquire(w.client(asDead), one("a"))
-		w.faults.Add(devconsul.Fault{Match: deniedWrites, Status: 403, Body: "Permission denied"})
-		c := w.client()
-		for name, do := range map[string]func() error{
-			"break":   func() error { _, err := c.Break(t.Context(), BreakRequest{Name: "a"}); return err },
-			"acquire": func() error { _, err := c.Acquire(t.Context(), one("a")); return err },
-			"free":    func() error { _, err := c.Acquire(t.Context(), one("b")); return err },
-			"request": func() error { _, err := c.Request(t.Context(), "a", "", time.Minute); return err },
-		} {
-			if err := do(); err == nil || !strings.Contains(err.Error(), "CONSUL_HTTP_TOKEN") {
-				t.Errorf("%s: %v", name, err)
-			}
-		}
-		w.faults.Clear()
-		w.stillHolds(old)
-		if len(w.breaks("a")) > 0 {
-			t.Fatalf("breaks %+v", w.breaks("a"))
-		}
-		sessions, _, err := w.kv.API().Session().List(nil)
-		if err != nil || len(sessions) != 1 {
-			t.Fatalf("%d sessions are left, %v", len(sessions), err)
-		}
-	})
 }
