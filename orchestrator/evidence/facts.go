@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -75,11 +76,14 @@ func (s *set) atLeast(name string, d time.Duration, src, why string) {
 	s.facts[name] = policies.Fact{Value: v, Source: src, ObservedAt: s.at, Why: why}
 }
 
+// schema is what policies may read; it is only read.
+var schema = sync.OnceValue(policies.Schema)
+
 // nulls makes every fact of an object null that is not set: the object cannot
 // apply.
 func nulls(object, src string, at time.Time) map[string]policies.Fact {
 	s := newSet(at)
-	for name, def := range policies.Schema()[object] {
+	for name, def := range schema()[object] {
 		s.null(name, def.Type, src)
 	}
 	return s.facts
@@ -88,7 +92,7 @@ func nulls(object, src string, at time.Time) map[string]policies.Fact {
 // unknowns makes every fact of an object unknown.
 func unknowns(object, src string, at time.Time, why string) map[string]policies.Fact {
 	s := newSet(at)
-	for name, def := range policies.Schema()[object] {
+	for name, def := range schema()[object] {
 		s.unknown(name, def.Type, src, why)
 	}
 	return s.facts

@@ -61,7 +61,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) connect() *consulkv.Client {
 	w.t.Helper()
 	kv, err := consulkv.New(consulkv.Config{Address: "consul.test:8500", Wrap: func(rt http.RoundTripper) http.RoundTripper {
-		w.net.next = w.late.Wrap(consulkvtest.InProcess(w.srv.Handler())(rt))
+		w.net.to(w.late.Wrap(consulkvtest.InProcess(w.srv.Handler())(rt)))
 		return w.net
 	}})
 	if err != nil {
@@ -72,10 +72,17 @@ func (w *world) connect() *consulkv.Client {
 
 // network counts what is sent, and lets a test act just before a request.
 type network struct {
-	next  http.RoundTripper
 	sent  atomic.Int64
 	mu    sync.Mutex
+	next  http.RoundTripper
 	hooks []*hook
+}
+
+// to sends all further requests by rt.
+func (n *network) to(rt http.RoundTripper) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.next = rt
 }
 
 type hook struct {
@@ -95,7 +102,10 @@ func (n *network) RoundTrip(req *http.Request) (*http.Response, error) {
 	if do := n.take(req); do != nil {
 		do()
 	}
-	return n.next.RoundTrip(req)
+	n.mu.Lock()
+	next := n.next
+	n.mu.Unlock()
+	return next.RoundTrip(req)
 }
 
 func (n *network) take(req *http.Request) func() {
