@@ -86,6 +86,14 @@ func TestBrakes(t *testing.T) {
 				{Lock: "x", At: time.Now().Add(-time.Hour + 3*time.Minute), Token: 1}, {Lock: "y", At: time.Now().Add(100 * 365 * 24 * time.Hour), Token: 2},
 			}})
 		}, off: func(*world, *Client) { time.Sleep(4 * time.Minute) }, says: "budget of policy p is spent: 2 breaks in 1h0m0s"},
+		"the budget is spent in the future": {policy: strings.Replace(alwaysHot, `approval = "auto"`, `
+			approval = "auto"
+			budget {
+				max = 1
+				per = "1h"
+			}`, 1), on: func(w *world, _ *Client, _ *Hold) {
+			w.put(w.keys.Budget("p"), &records.Budget{Version: 1, Breaks: []records.BudgetItem{{Lock: "y", At: time.Now().Add(100 * 365 * 24 * time.Hour), Token: 2}}})
+		}, off: func(w *world, _ *Client) { w.delete(w.keys.Budget("p")) }, says: "aimlock/budgets/p holds a break of the future"},
 		"the budget is unreadable": {policy: strings.Replace(alwaysHot, `approval = "auto"`, `
 			approval = "auto"
 			budget {
@@ -487,6 +495,10 @@ func TestBudgetRace(t *testing.T) {
 			}`, 1)))
 		var olds []*Hold
 		var ps []*pending
+		// All have their permits before the first intent is committed.
+		for _, n := range []string{"b", "c"} {
+			w.net.before(w.intentOf(n), func() { time.Sleep(time.Second) })
+		}
 		for _, n := range []string{"a", "b", "c"} {
 			olds = append(olds, w.acquire(w.client(asElsewhere), one(n)))
 			ps = append(ps, w.acquiring(c, one(n)))

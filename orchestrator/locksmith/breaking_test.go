@@ -159,6 +159,33 @@ func TestHolderThatComesBackToLifeIsNotBroken(t *testing.T) {
 	}
 }
 
+// A verdict that rests on the rollout's record does not outlive it.
+func TestRolloutThatGoesOnIsNotBroken(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		old := w.acquire(w.client(asElsewhere), Request{Names: []string{"a"}, RolloutID: "r1"})
+		w.put(w.keys.Rollout("r1"), `{"id":"r1","state":"paused"}`)
+		c := w.client(withPolicy(t, `policy "p" {
+			locks = ["**"]
+			hot "forgotten" { when = rollout.finished && rollout.finished_ago >= 0 }
+			break {
+				approval = "auto"
+			}
+		}`))
+		p := w.acquiring(c, one("a"))
+		p.waits(10 * time.Second)
+		w.net.before(txnWith("unlock", "lock"), func() { w.put(w.keys.Rollout("r1"), `{"id":"r1","state":"running"}`) })
+		w.put(w.keys.Rollout("r1"), `{"id":"r1","state":"aborted"}`)
+		p.waits(10 * time.Second)
+		if w.outcomes("a") != "aborted" {
+			t.Fatalf("breaks: %s", w.outcomes("a"))
+		}
+		w.stillHolds(old)
+		w.put(w.keys.Rollout("r1"), `{"id":"r1","state":"succeeded"}`)
+		p.wait(10 * time.Minute)
+	})
+}
+
 // A step that destroys is not run on a holder that came back to life during an
 // earlier step.
 func TestNoFurtherStepOnAHolderThatCameBackToLife(t *testing.T) {

@@ -171,8 +171,8 @@ func (c *Client) charge(targets []*target, now time.Time) ([]consulkv.Op, error)
 // is tried to break it. The op is nil if nothing is to be paid.
 //
 // The clocks are the wall clocks of those who break: the span of a budget is
-// hours, and a skewed clock only shifts it. A break of the future is of now, or
-// a clock that once was wrong by years would spend the budget for as long.
+// hours, and a skewed clock only shifts it. A break of the future counts, too:
+// whose clock is wrong cannot be told, and the way out is said.
 func (c *Client) spend(p *policies.Policy, permit *Permit, verdicts []*Verdict, now time.Time) (consulkv.Op, string) {
 	b := p.Break.Budget
 	if b == nil {
@@ -187,13 +187,13 @@ func (c *Client) spend(p *policies.Policy, permit *Permit, verdicts []*Verdict, 
 	}
 	rec.Version = records.Version
 	rec.Breaks = slices.DeleteFunc(rec.Breaks, func(i records.BudgetItem) bool { return now.Sub(i.At) >= b.Per })
-	oldest := now
-	for i := range rec.Breaks {
-		if rec.Breaks[i].At.After(now) {
-			rec.Breaks[i].At = now.UTC()
+	oldest, future := now, ""
+	for _, i := range rec.Breaks {
+		if i.At.Before(oldest) {
+			oldest = i.At
 		}
-		if rec.Breaks[i].At.Before(oldest) {
-			oldest = rec.Breaks[i].At
+		if i.At.After(now.Add(time.Minute)) {
+			future = fmt.Sprintf("; %s holds a break of the future, %s: if a clock was wrong, delete the key", key, i.At.UTC().Format(time.RFC3339))
 		}
 	}
 	before := len(rec.Breaks)
@@ -207,8 +207,8 @@ func (c *Client) spend(p *policies.Policy, permit *Permit, verdicts []*Verdict, 
 	case len(rec.Breaks) == before:
 		return nil, ""
 	case len(rec.Breaks) > b.Max:
-		return nil, fmt.Sprintf("the budget of policy %s is spent: %d breaks in %s; the next one is free in %s",
-			p.Name, before, b.Per, round(b.Per-now.Sub(oldest)))
+		return nil, fmt.Sprintf("the budget of policy %s is spent: %d breaks in %s; the next one is free in %s%s",
+			p.Name, before, b.Per, round(b.Per-now.Sub(oldest)), future)
 	}
 	return consulkv.CAS(key, records.Encode(&rec), permit.budgetIndex), ""
 }

@@ -150,3 +150,33 @@ func TestOtherLockIsCooling(t *testing.T) {
 		}
 	})
 }
+
+// While the steps of one hold run, the holder of another can come back to life:
+// it is not broken, though nothing but the last look shows it.
+func TestHolderThatComesBackDuringTheStepsOfAnother(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		a, b := w.working("a"), w.deaf(w.working("b"))
+		src := strings.Replace(strings.Replace(stalled, `policy "p"`, `policy "first"`, 1), `["**"]`, `["a"]`, 1) +
+			"\n" + strings.Replace(slow, `policy "p"`, `policy "second"`, 1)
+		p := w.acquiring(w.client(withPolicy(t, src)), several("a", "b"))
+		p.waits(20 * time.Second)
+		if !p.told(NoticeStep) {
+			t.Fatalf("was told %v", p.kinds())
+		}
+		w.progress(a)
+		p.waits(4 * time.Second)
+		// From now on it works all the time.
+		for range 20 {
+			w.progress(a)
+			p.waits(3 * time.Second)
+		}
+		w.stillHolds(a)
+		if key, _ := w.holder("b"); key.Session != b.Session() {
+			t.Fatal("b was taken alone")
+		}
+		if w.outcomes("a") != "aborted" || w.outcomes("b") != "aborted" {
+			t.Fatalf("breaks: %s, %s", w.outcomes("a"), w.outcomes("b"))
+		}
+	})
+}
