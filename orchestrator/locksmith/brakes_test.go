@@ -496,8 +496,8 @@ func TestBudgetRace(t *testing.T) {
 		var olds []*Hold
 		var ps []*pending
 		// All have their permits before the first intent is committed.
-		for _, n := range []string{"b", "c"} {
-			w.net.before(w.intentOf(n), func() { time.Sleep(time.Second) })
+		for i, n := range []string{"a", "b", "c"} {
+			w.net.before(w.intentOf(n), func() { time.Sleep(time.Duration(i+1) * 500 * time.Millisecond) })
 		}
 		for _, n := range []string{"a", "b", "c"} {
 			olds = append(olds, w.acquire(w.client(asElsewhere), one(n)))

@@ -186,6 +186,40 @@ func TestRolloutThatGoesOnIsNotBroken(t *testing.T) {
 	})
 }
 
+// What a verdict rests on beside the KV store is looked at once more just before
+// the end: here the health of a node.
+func TestNodeThatRecoversIsNotBroken(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		serf := func(status string) {
+			check := &api.AgentCheck{Node: "node-1", CheckID: "serfHealth", Name: "Serf Health Status", Status: status}
+			if _, err := w.kv.API().Catalog().Register(&api.CatalogRegistration{Node: "node-1", Address: "127.0.0.1", SkipNodeUpdate: true, Check: check}, nil); err != nil {
+				t.Error(err)
+			}
+		}
+		c := w.client(withPolicy(t, strings.Replace(alwaysHot, "session.exists", `node.serf == "failed"`, 1)))
+		w.apply(c)
+		id, _, err := w.kv.API().Session().CreateNoChecks(nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.lockKey("ops/.lock", id)
+		for _, recovers := range []bool{true, false} {
+			serf(api.HealthCritical)
+			if recovers {
+				w.net.before(w.intentOf("ops/.lock"), func() { serf(api.HealthPassing) })
+			}
+			_, err := c.Break(t.Context(), BreakRequest{Name: "ops/.lock"})
+			if (err == nil) == recovers {
+				t.Fatalf("recovers %v: %v", recovers, err)
+			}
+			if p := w.get("ops/.lock"); (p.Session == id) != recovers {
+				t.Fatalf("recovers %v: session %q", recovers, p.Session)
+			}
+		}
+	})
+}
+
 // A step that destroys is not run on a holder that came back to life during an
 // earlier step.
 func TestNoFurtherStepOnAHolderThatCameBackToLife(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,7 +41,7 @@ func TestHistory(t *testing.T) {
 	for seed := range *historySeeds {
 		t.Run("seed "+strconv.Itoa(seed), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { newHistory(t, uint64(seed)).play(2 * time.Minute) })
+			synctest.Test(t, func(t *testing.T) { newHistory(t, uint64(seed)).play() })
 		})
 	}
 }
@@ -53,10 +54,24 @@ type history struct {
 	over  atomic.Bool
 	node  node
 
-	mu     sync.Mutex
-	ops    []porcupine.Operation
-	breaks map[uint64]time.Time // by the token broken: when
-	alive  map[uint64]progressed
+	// quiesce is what every holder asks for: with one, participants that look
+	// at no order must never work beside each other.
+	quiesce time.Duration
+
+	mu    sync.Mutex
+	ops   []porcupine.Operation
+	alive map[uint64]progressed
+	spans []span
+}
+
+// span is for how long a holder's unfenced participants worked: from when it
+// had the lock until it was told to stop.
+type span struct {
+	actor    int
+	token    uint64
+	from, to time.Time
+	// dead: its record proves that it does not work at all.
+	dead bool
 }
 
 // progressed is when a hold was last known to have written progress, and
@@ -84,7 +99,11 @@ func (l *lockedRand) between(from, to time.Duration) time.Duration {
 }
 
 func newHistory(t *testing.T, seed uint64) *history {
-	return &history{world: newWorld(t), rng: &lockedRand{r: rand.New(rand.NewPCG(seed, 1))}, breaks: map[uint64]time.Time{}, alive: map[uint64]progressed{}}
+	h := &history{world: newWorld(t), rng: &lockedRand{r: rand.New(rand.NewPCG(seed, 1))}, alive: map[uint64]progressed{}}
+	if seed%2 == 1 {
+		h.quiesce = DefaultQuiesce
+	}
+	return h
 }
 
 const historyPolicy = `policy "p" {
@@ -283,15 +302,36 @@ func (h *history) actor(id int, mod func(*Config), dead bool) *actor {
 func (a *actor) play(ctx context.Context) {
 	for ctx.Err() == nil {
 		from := a.h.clock.Add(1)
-		h, err := a.c.Acquire(ctx, Request{Names: []string{"a"}, Operation: "history", Wait: 40 * time.Second})
+		h, err := a.c.Acquire(ctx, Request{Names: []string{"a"}, Operation: "history", Quiesce: a.h.quiesce, Wait: 40 * time.Second})
 		if err != nil {
 			_ = sleep(ctx, a.h.rng.between(0, time.Second))
 			continue
 		}
 		a.h.did(a.id, input{'a', h.Token(), 0}, output{known: true}, from)
+		end := a.unfenced(h)
 		a.work(ctx, h)
+		end()
 		_ = h.Release(context.WithoutCancel(ctx))
 	}
+}
+
+// unfenced begins what looks at no order and at nothing else: it works until the
+// hold tells it to stop, or end is called, which waits for it.
+func (a *actor) unfenced(h *Hold) (end func()) {
+	stop, done := make(chan struct{}), make(chan struct{})
+	s := span{actor: a.id, token: h.Token(), from: time.Now(), dead: a.dead}
+	go func() {
+		defer close(done)
+		select {
+		case <-stop:
+		case <-h.Context().Done():
+		}
+		s.to = time.Now()
+		a.h.mu.Lock()
+		a.h.spans = append(a.h.spans, s)
+		a.h.mu.Unlock()
+	}()
+	return func() { close(stop); <-done }
 }
 
 // work writes the register, and sends orders to the node, until it has done
@@ -399,8 +439,9 @@ func (h *history) disturb(ctx context.Context) {
 	}
 }
 
-func (h *history) play(d time.Duration) {
-	ctx, cancel := context.WithTimeout(h.t.Context(), d)
+func (h *history) play() {
+	// A quiesce makes for fewer holders in the same time.
+	ctx, cancel := context.WithTimeout(h.t.Context(), 2*time.Minute+10*h.quiesce)
 	defer cancel()
 	var wg, rest sync.WaitGroup
 	for id, mod := range []func(*Config){func(*Config) {}, asElsewhere, asDead, asElsewhere, func(*Config) {}} {
@@ -454,6 +495,23 @@ func (h *history) judge() {
 	}
 	t.Logf("%d operations, %d acquisitions, %d writes, node %d/%d, breaks %s", len(h.ops), acquired, written, h.node.accepted, h.node.refused, h.outcomes("a"))
 	h.judgeBreaks()
+	h.judgeSpans()
+}
+
+// judgeSpans: with a quiesce, no two holders' unfenced participants worked at
+// the same time. A holder whose record proves it dead is believed.
+func (h *history) judgeSpans() {
+	if h.quiesce == 0 {
+		return
+	}
+	slices.SortFunc(h.spans, func(a, b span) int { return a.from.Compare(b.from) })
+	for i, a := range h.spans {
+		for _, b := range h.spans[i+1:] {
+			if !a.dead && b.from.Before(a.to) {
+				h.t.Errorf("actor %d (token %d) began %s before actor %d (token %d) had stopped", b.actor, b.token, a.to.Sub(b.from), a.actor, a.token)
+			}
+		}
+	}
 }
 
 // judgeBreaks: nobody who lived and worked was broken.
