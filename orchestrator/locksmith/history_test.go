@@ -369,7 +369,11 @@ func (a *actor) work(ctx context.Context, h *Hold) {
 func (a *actor) sleepLikeTheDead(ctx context.Context) {
 	wake := make(chan struct{})
 	a.net.set(wake)
-	_ = sleep(ctx, a.h.rng.between(time.Second, 25*time.Second))
+	most := 25 * time.Second
+	if a.h.rng.chance(0.3) {
+		most = 90 * time.Second
+	}
+	_ = sleep(ctx, a.h.rng.between(time.Second, most))
 	a.net.set(nil)
 	close(wake)
 }
