@@ -77,7 +77,7 @@ func (s *set) atLeast(name string, d time.Duration, src, why string) {
 }
 
 // schema is what policies may read; it is only read.
-var schema = sync.OnceValue(policies.Schema)
+var schema = sync.OnceValue(policies.Schema) //nolint:gochecknoglobals // made once, and only read
 
 // nulls makes every fact of an object null that is not set: the object cannot
 // apply.
