@@ -264,3 +264,18 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 	st.Next = c.Next(v, p)
 	return v, st, nil
 }
+
+// onLock makes the Run of a command whose one argument is a lock's name.
+func (m *Meta) onLock(do func(ctx context.Context, c *locksmith.Client, name string) error) func(context.Context, *input) error {
+	return func(ctx context.Context, in *input) error {
+		name, err := lockName(in.Args[0])
+		if err != nil {
+			return err
+		}
+		c, err := m.Locksmith()
+		if err != nil {
+			return err
+		}
+		return do(ctx, c, name)
+	}
+}

@@ -31,15 +31,7 @@ It changes nothing and exits 0 whatever the lock's state is.`,
 			fs.BoolVar(&now, "now", false, "Do not watch: show what can be said at once.")
 		},
 		MinArgs: 1, MaxArgs: 1,
-		Run: func(ctx context.Context, in *input) error {
-			name, err := lockName(in.Args[0])
-			if err != nil {
-				return err
-			}
-			c, err := m.Locksmith()
-			if err != nil {
-				return err
-			}
+		Run: m.onLock(func(ctx context.Context, c *locksmith.Client, name string) error {
 			_, st, err := watched(ctx, m, c, name, now)
 			if err != nil {
 				return err
@@ -49,7 +41,7 @@ It changes nothing and exits 0 whatever the lock's state is.`,
 			}
 			m.Printf("%s: %s\n%s", st.Name, st.State, statusLines(st, "", "  "))
 			return nil
-		},
+		}),
 	}
 }
 

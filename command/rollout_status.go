@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"text/tabwriter"
@@ -136,17 +137,10 @@ func (m *Meta) watchRollout(ctx context.Context, r *runner.Runner, id string) er
 	})
 	show.close()
 	if err != nil || failed != nil {
-		return rolloutError(cmpErr(err, failed))
+		return rolloutError(cmp.Or(err, failed))
 	}
 	if !m.JSON {
 		m.Printf("%s", rolloutText(end))
 	}
 	return nil
-}
-
-func cmpErr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }

@@ -207,7 +207,7 @@ type Given struct {
 }
 
 // ErrDataLost is returned where Consul holds less than was written to it.
-var ErrDataLost = errors.New("Consul has lost orders of this rollout, or was restored to an older state: nothing is assigned; run `aimlock recover`")
+var ErrDataLost = errors.New("Consul has lost orders of this rollout, or was restored to an older state: nothing is assigned; raise the epoch by hand, as docs/safety.md says")
 
 // Recover makes the state of a rollout out of what is persisted: its plan, its
 // header, the orders of this rollout that stand in desired/, and the answers
@@ -317,21 +317,4 @@ func (h *Header) fits(plan *Plan) error {
 		}
 	}
 	return nil
-}
-
-// Clone returns a copy that shares nothing that Step changes.
-func (s *State) Clone() *State {
-	c := *s
-	c.nodes = slices.Clone(s.nodes)
-	c.stageDone = slices.Clone(s.stageDone)
-	c.flights = slices.Clone(s.flights)
-	c.graces = slices.Clone(s.graces)
-	c.readies = slices.Clone(s.readies)
-	c.toRestore = slices.Clone(s.toRestore)
-	c.problems = slices.Clone(s.problems)
-	c.down = maps.Clone(s.down)
-	c.asked = maps.Clone(s.asked)
-	c.answers = maps.Clone(s.answers)
-	c.effects = nil
-	return &c
 }

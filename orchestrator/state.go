@@ -222,9 +222,6 @@ func NewState(plan *Plan) *State {
 	return s
 }
 
-// Plan returns the rollout's plan.
-func (s *State) Plan() *Plan { return s.plan }
-
 // Status returns where the rollout stands.
 func (s *State) Status() Status { return s.status }
 

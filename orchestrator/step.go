@@ -11,9 +11,8 @@ import (
 // must be done for it to be true. It decides from its arguments alone: the
 // same state, event and time give the same answer.
 //
-// The state passed in is used up: go on with the one returned. Clone it
-// before, where it is still needed. now must not go back; where it does, the
-// time of the last Step stands.
+// The state passed in is used up: go on with the one returned. now must
+// not go back; where it does, the time of the last Step stands.
 func Step(s *State, ev Event, now time.Time) (*State, []Effect) {
 	if now.After(s.now) {
 		s.now = now
@@ -165,7 +164,7 @@ func (s *State) report(r Report) {
 func explain(r Report) string {
 	if r.Result == ResultRefused {
 		return "it refused the order " + r.Order.String() + because(r.Why) +
-			"; it has accepted a newer one: was Consul restored from a snapshot? then run `aimlock recover`"
+			"; it has accepted a newer one: was Consul restored from a snapshot? then raise the epoch by hand, as docs/safety.md says"
 	}
 	if r.Why == "" {
 		return "failed"

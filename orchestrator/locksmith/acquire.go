@@ -259,7 +259,7 @@ func parseEpoch(b []byte, key string) (uint64, error) {
 	}
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%s is not a number: orders cannot be given; run aimlock recover", key)
+		return 0, fmt.Errorf("%s is not a number: orders cannot be given; write one there that is higher than every epoch in actual/, as docs/safety.md says", key)
 	}
 	return n, nil
 }

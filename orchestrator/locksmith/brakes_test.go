@@ -43,7 +43,7 @@ func TestBrakes(t *testing.T) {
 			on: func(w *world, _ *Client, _ *Hold) {
 				w.put(w.keys.PolicyActive(), &records.PolicyActive{Version: 1, Hash: "other"})
 			},
-			off: func(w *world, c *Client) { w.apply(c) }, says: "not the ones applied", next: "aimlock policy apply"},
+			off: func(w *world, c *Client) { w.apply(c) }, says: "not the ones applied"},
 		"the applied policy is unreadable": {policy: alwaysHot,
 			on:  func(w *world, _ *Client, _ *Hold) { w.put(w.keys.PolicyActive(), "x") },
 			off: func(w *world, _ *Client) { w.delete(w.keys.PolicyActive()) }, says: "policies/active"},
@@ -179,11 +179,11 @@ func TestBrakesHoldToTheEnd(t *testing.T) {
 		}},
 	} {
 		for _, late := range []bool{false, true} {
+			if late && strings.Contains(name, "expires") {
+				continue // time is no key: what is judged a moment before is judged
+			}
 			t.Run(fmt.Sprintf("%s, at the last moment %v", name, late), func(t *testing.T) {
 				t.Parallel()
-				if late && (strings.Contains(name, "expires")) {
-					t.Skip("time is no key: what is judged a moment before is judged")
-				}
 				run(t, func(t *testing.T, w *world) {
 					c := w.client(withPolicy(t, tc.policy))
 					old := w.deaf(w.acquire(w.client(asElsewhere), one("a")))

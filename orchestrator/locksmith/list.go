@@ -4,7 +4,6 @@ import (
 	"context"
 	"sort"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -130,9 +129,6 @@ func (c *Client) Timeline(ctx context.Context, s *evidence.Snapshot) ([]Event, e
 	sort.SliceStable(out, func(i, j int) bool { return out[i].At.Before(out[j].At) })
 	return out, nil
 }
-
-// ListPrefix is the folder of KV that a prefix given on a command line means.
-func ListPrefix(p string) string { return strings.TrimPrefix(p, "/") }
 
 func joinWords(words ...string) string {
 	out := ""

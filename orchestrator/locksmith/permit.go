@@ -65,7 +65,6 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 	p.guards = append(p.guards, consulkv.CheckIndex(kActive, active.ModifyIndex), consulkv.CheckIndex(kSuspended, suspended.ModifyIndex))
 
 	if p.Why = c.inForce(v, active); p.Why != "" {
-		p.Next = "aimlock policy apply"
 		return p, nil
 	}
 	if suspended.ModifyIndex != 0 {
