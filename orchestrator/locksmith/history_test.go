@@ -1,6 +1,7 @@
 package locksmith
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -38,10 +39,22 @@ var historySeeds = flag.Int("history", 10, "how many histories the randomised te
 // over (-run 'TestHistory/seed_7$' -count 20).
 func TestHistory(t *testing.T) {
 	t.Parallel()
+	// One unlucky history may hold next to nothing; several do not.
+	var ran, acquired, written atomic.Int64
+	t.Cleanup(func() {
+		if n := ran.Load(); n >= 5 && (acquired.Load() < 3*n || written.Load() < 10*n) {
+			t.Errorf("%d acquisitions and %d writes in %d histories: the test tests nothing", acquired.Load(), written.Load(), n)
+		}
+	})
 	for seed := range *historySeeds {
 		t.Run("seed "+strconv.Itoa(seed), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { newHistory(t, uint64(seed)).play() })
+			synctest.Test(t, func(t *testing.T) {
+				a, w := newHistory(t, uint64(seed)).play()
+				ran.Add(1)
+				acquired.Add(int64(a))
+				written.Add(int64(w))
+			})
 		})
 	}
 }
@@ -62,6 +75,9 @@ type history struct {
 	ops   []porcupine.Operation
 	alive map[uint64]progressed
 	spans []span
+	// deleted are the holds whose key a person deleted: what they ask for, and
+	// that there were any, is gone with it, so nothing is owed for them.
+	deleted map[uint64]bool
 }
 
 // span is for how long a holder's unfenced participants worked: from when it
@@ -99,7 +115,7 @@ func (l *lockedRand) between(from, to time.Duration) time.Duration {
 }
 
 func newHistory(t *testing.T, seed uint64) *history {
-	h := &history{world: newWorld(t), rng: &lockedRand{r: rand.New(rand.NewPCG(seed, 1))}, alive: map[uint64]progressed{}}
+	h := &history{world: newWorld(t), rng: &lockedRand{r: rand.New(rand.NewPCG(seed, 1))}, alive: map[uint64]progressed{}, deleted: map[uint64]bool{}}
 	if seed%2 == 1 {
 		h.quiesce = DefaultQuiesce
 	}
@@ -434,6 +450,9 @@ func (h *history) disturb(ctx context.Context) {
 		case h.rng.chance(0.5):
 			_, _ = h.kv.API().Session().Destroy(p.Session, nil)
 		case h.rng.chance(0.5):
+			h.mu.Lock()
+			h.deleted[p.ModifyIndex] = true
+			h.mu.Unlock()
 			_, _ = h.kv.API().KV().Delete(p.Key, nil)
 		default:
 			remove := h.faults.Add(devconsul.NoLeader())
@@ -443,7 +462,7 @@ func (h *history) disturb(ctx context.Context) {
 	}
 }
 
-func (h *history) play() {
+func (h *history) play() (acquired, written int) {
 	// A quiesce makes for fewer holders in the same time.
 	ctx, cancel := context.WithTimeout(h.t.Context(), 2*time.Minute+10*h.quiesce)
 	defer cancel()
@@ -460,10 +479,10 @@ func (h *history) play() {
 	h.over.Store(true)
 	time.Sleep(time.Minute) // what is late arrives
 	synctest.Wait()
-	h.judge()
+	return h.judge()
 }
 
-func (h *history) judge() {
+func (h *history) judge() (acquired, written int) {
 	t := h.t
 	// The register as it stands at the end is a read too.
 	if p := h.get(fenced); p != nil {
@@ -473,7 +492,6 @@ func (h *history) judge() {
 		}
 		h.did(100, input{kind: 'r'}, output{true, token, seq}, h.clock.Add(1))
 	}
-	acquired, written := 0, 0
 	for _, op := range h.ops {
 		switch in := op.Input.(input); {
 		case in.kind == 'a':
@@ -481,9 +499,6 @@ func (h *history) judge() {
 		case in.kind == 'w' && op.Output.(output).known:
 			written++
 		}
-	}
-	if acquired < 3 || written < 10 {
-		t.Errorf("%d acquisitions and %d writes: the test tests nothing", acquired, written)
 	}
 	ops := settled(h.ops)
 	if res := porcupine.CheckOperationsTimeout(model, ops, time.Minute); res != porcupine.Ok {
@@ -500,18 +515,23 @@ func (h *history) judge() {
 	t.Logf("%d operations, %d acquisitions, %d writes, node %d/%d, breaks %s", len(h.ops), acquired, written, h.node.accepted, h.node.refused, h.outcomes("a"))
 	h.judgeBreaks()
 	h.judgeSpans()
+	return acquired, written
 }
 
 // judgeSpans: with a quiesce, no two holders' unfenced participants worked at
-// the same time. A holder whose record proves it dead is believed.
+// the same time. A holder whose record proves it dead is believed, and one whose
+// key was deleted by hand left no record that asks for a quiesce.
 func (h *history) judgeSpans() {
 	if h.quiesce == 0 {
 		return
 	}
-	slices.SortFunc(h.spans, func(a, b span) int { return a.from.Compare(b.from) })
+	slices.SortFunc(h.spans, func(a, b span) int {
+		// In virtual time a hold may be taken and broken in one moment.
+		return cmp.Or(a.from.Compare(b.from), cmp.Compare(a.token, b.token))
+	})
 	for i, a := range h.spans {
 		for _, b := range h.spans[i+1:] {
-			if !a.dead && b.from.Before(a.to) {
+			if !a.dead && !h.deleted[a.token] && b.from.Before(a.to) {
 				h.t.Errorf("actor %d (token %d) began %s before actor %d (token %d) had stopped", b.actor, b.token, a.to.Sub(b.from), a.actor, a.token)
 			}
 		}
