@@ -186,3 +186,21 @@ func TestMachineInvariants(t *testing.T) {
 		}
 	})
 }
+
+// A parent that was stopped before it heard of the start finds, when it wakes,
+// that its time is over and the answer there.
+func TestStoppedWhileStarting(t *testing.T) {
+	done, tick := make(chan struct{}), make(chan time.Time, 1)
+	tick <- time.Now()
+	close(done)
+	if !before(done, 30, tick) {
+		t.Error("the time of the stop counted against the start")
+	}
+	tick = make(chan time.Time, 30)
+	for range cap(tick) {
+		tick <- time.Now()
+	}
+	if before(make(chan struct{}), 30, tick) {
+		t.Error("no end of the wait for the start")
+	}
+}

@@ -50,6 +50,7 @@ const (
 	// command (a program on a file system that hangs).
 	readyTimeout = 10 * time.Second
 	startTimeout = 30 * time.Second
+	startTick    = time.Second
 	// stopTimeout is what Stop waits beyond the grace: the supervisor tells of
 	// survivors stuckAfter it began to kill.
 	stopTimeout = stuckAfter + 2*time.Second
@@ -274,15 +275,26 @@ func (s *Supervisor) start(argv, env []string, files []*os.File) error {
 		s.abandon()
 		return fmt.Errorf("start the command: the supervisor does not take the order: %w", err)
 	}
-	timer := time.NewTimer(startTimeout)
-	defer timer.Stop()
-	select {
-	case <-s.started:
-	case <-timer.C:
-		s.abandon()
-		return &StartError{Code: codeCannotRun, Reason: fmt.Sprintf("%s was not loaded within %s", argv[0], startTimeout)}
+	tick := time.NewTicker(startTick)
+	defer tick.Stop()
+	if !before(s.started, int(startTimeout/startTick), tick.C) {
+		return refuse(&StartError{Code: codeCannotRun, Reason: fmt.Sprintf("%s was not loaded within %s", argv[0], startTimeout)})
 	}
 	return s.outcome().startErr()
+}
+
+// before tells whether done closes before n ticks have come. A ticker drops the
+// ticks that nobody took, so the time for which this process was stopped counts
+// as one: it wakes to find an answer that waits for it.
+func before(done <-chan struct{}, n int, tick <-chan time.Time) bool {
+	for range n {
+		select {
+		case <-done:
+			return true
+		case <-tick:
+		}
+	}
+	return false
 }
 
 // abandon kills a supervisor that does not do its part. Its command dies with
