@@ -396,32 +396,68 @@ func TestBusy(t *testing.T) {
 // Someone who deletes the sidecar lets a second agent in: the first one sees
 // that before it renames, and stops.
 func TestLockFileReplaced(t *testing.T) {
+	for _, moment := range []string{"after stage", "after staged"} {
+		t.Run(moment, func(t *testing.T) {
+			r := newRig(t)
+			r.must(t, entry(order(1, 1), "r1", "one\n"), "one\n", records.ResultApplied)
+			other := r.newFence()
+			done := false
+			r.step = func(name string) {
+				if name != moment || done {
+					return
+				}
+				done = true
+				if err := os.Remove(filepath.Join(configDir(r.state, conf), lockFile)); err != nil {
+					t.Error(err)
+				}
+				if _, err := other.apply(t.Context(), conf, entry(order(3, 1), "r3", "three\n"), from("three\n")); err != nil {
+					t.Error(err)
+				}
+			}
+			_, err := r.apply(t.Context(), conf, entry(order(2, 1), "r2", "two\n"), from("two\n"))
+			if err == nil || !done {
+				t.Errorf("the first one went on (the second came: %v)", done)
+			}
+			if got := r.read(t); got != "three\n" {
+				t.Errorf("file is %q", got)
+			}
+			st, err := loadState(configDir(r.state, conf), conf)
+			if err != nil || st.Mark != order(3, 1) {
+				t.Errorf("mark %v, %v", st, err)
+			}
+		})
+	}
+}
+
+// Another accepted a newer order just before the rename, staged its content,
+// and was killed before it validated it: nobody may put it in place unseen.
+func TestNewerMarkJustBeforeTheRename(t *testing.T) {
 	r := newRig(t)
 	r.must(t, entry(order(1, 1), "r1", "one\n"), "one\n", records.ResultApplied)
 	other := r.newFence()
-	done := false
+	other.step = func(name string) {
+		if name == "after stage" {
+			panic("killed")
+		}
+	}
+	accepted := false
 	r.step = func(name string) {
-		if name != "after stage" || done {
+		if name != "after staged" || accepted {
 			return
 		}
-		done = true
+		accepted = true
+		defer func() { _ = recover() }()
 		if err := os.Remove(filepath.Join(configDir(r.state, conf), lockFile)); err != nil {
 			t.Error(err)
 		}
-		if _, err := other.apply(t.Context(), conf, entry(order(3, 1), "r3", "three\n"), from("three\n")); err != nil {
-			t.Error(err)
-		}
+		_, err := other.apply(t.Context(), conf, entry(order(3, 1), "r3", "three\n"), from("three\n"))
+		t.Errorf("the other one was not killed: %v", err)
 	}
-	_, err := r.apply(t.Context(), conf, entry(order(2, 1), "r2", "two\n"), from("two\n"))
-	if err == nil {
-		t.Error("the first one went on")
+	if _, err := r.apply(t.Context(), conf, entry(order(2, 1), "r2", "two\n"), from("two\n")); err == nil || !accepted {
+		t.Errorf("the first one went on (a newer order was accepted: %v)", accepted)
 	}
-	if got := r.read(t); got != "three\n" {
+	if got := r.read(t); got != "one\n" {
 		t.Errorf("file is %q", got)
-	}
-	st, err := loadState(configDir(r.state, conf), conf)
-	if err != nil || st.Mark != order(3, 1) {
-		t.Errorf("mark %v, %v", st, err)
 	}
 }
 

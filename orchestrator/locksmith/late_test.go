@@ -66,6 +66,24 @@ func TestAmbiguousAcquireThatCannotBeRead(t *testing.T) {
 	})
 }
 
+// It stood, and somebody wrote the key since: the session is ours, and the
+// record is not.
+func TestAmbiguousAcquireThatWasRewritten(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		w.faults.Add(devconsul.Fault{Match: txnWith("lock"), Times: 1, DropAfter: true})
+		w.net.before(func(r *http.Request) bool {
+			return txnWith("get-or-empty")(r) && !txnWith("lock")(r) && txnWith(w.keys.Epoch())(r)
+		}, func() {
+			w.put(w.keys.Lock("a"), &records.Holder{Version: 1, Lock: "a", Tool: "aimlock", Nonce: "another", Released: true})
+		})
+		h := w.acquire(w.client(), one("a"))
+		if _, rec := w.holder("a"); rec.Nonce != h.Nonce() {
+			t.Fatalf("the record of the hold is that of %q", rec.Nonce)
+		}
+	})
+}
+
 // The acquiring transaction never arrived: another session tries again.
 func TestAmbiguousAcquireDoesNotStand(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,144 @@
+//go:build mutants
+
+package mutants
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	locks  = "orchestrator/locksmith"
+	agents = "orchestrator/agent"
+)
+
+// mutant is one guard left out.
+type mutant struct {
+	name string
+	file string
+	// old stands exactly once in file; it is replaced by new.
+	old, new string
+	// run picks the tests that must notice, in the packages of tests (those of
+	// file's folder by default).
+	run   string
+	tests []string
+}
+
+// limit bounds one run of tests, the compilation included.
+const limit = 5 * time.Minute
+
+func TestMutants(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []mutant
+	for _, m := range guards {
+		if len(m.tests) == 0 {
+			m.tests = []string{"./" + filepath.Dir(m.file)}
+		}
+		list = append(list, m)
+	}
+	// What is found broken without any mutation would prove nothing.
+	t.Run("none", func(t *testing.T) {
+		runs := map[string][]string{}
+		for _, m := range list {
+			k := strings.Join(m.tests, " ")
+			if !slices.Contains(runs[k], m.run) {
+				runs[k] = append(runs[k], m.run)
+			}
+		}
+		for pkgs, names := range runs {
+			if out, err := goTest(t, root, "", strings.Join(names, "|"), strings.Fields(pkgs)); err != nil {
+				t.Fatalf("the tests fail as they are: %v\n%s", err, out)
+			}
+		}
+	})
+	if t.Failed() {
+		return
+	}
+	for _, m := range list {
+		t.Run(strings.ReplaceAll(m.name, " ", "_"), func(t *testing.T) {
+			overlay := m.overlay(t, root)
+			out, err := goTest(t, root, overlay, m.run, m.tests)
+			switch {
+			case err == nil:
+				t.Errorf("%s: no test of %q in %s notices that it is gone", m.file, m.run, strings.Join(m.tests, " "))
+			case !bytes.Contains(out, []byte("--- FAIL: ")) && !bytes.Contains(out, []byte("panic: test timed out")):
+				t.Fatalf("the mutant was not tested: %v\n%s", err, out)
+			default:
+				t.Logf("noticed by %s", strings.Join(noticed(out), ", "))
+			}
+		})
+	}
+}
+
+// overlay writes the changed file and what tells the Go tool of it.
+func (m mutant) overlay(t *testing.T, root string) string {
+	path := filepath.Join(root, m.file)
+	src, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(src, []byte(m.old)); n != 1 {
+		t.Fatalf("%s: the text of this mutant stands there %d times, and not once: write the mutant anew for the code as it is now:\n%s", m.file, n, m.old)
+	}
+	dir := t.TempDir()
+	changed := filepath.Join(dir, filepath.Base(m.file))
+	if err := os.WriteFile(changed, bytes.Replace(src, []byte(m.old), []byte(m.new), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(map[string]map[string]string{"Replace": {path: changed}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(overlay, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return overlay
+}
+
+func goTest(t *testing.T, root, overlay, run string, pkgs []string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	args := []string{"test", "-failfast", "-vet=off", "-timeout", "4m", "-run", "^(" + run + ")$"}
+	if overlay != "" {
+		args = append(args, "-overlay", overlay)
+	}
+	c := exec.CommandContext(ctx, "go", append(args, pkgs...)...)
+	c.Dir = root
+	out, err := c.CombinedOutput()
+	if err != nil {
+		if _, ok := errors.AsType[*exec.ExitError](err); !ok {
+			t.Fatal(err)
+		}
+		return out, fmt.Errorf("go %s: %w", strings.Join(args, " "), err)
+	}
+	if bytes.Contains(out, []byte("no tests to run")) {
+		return out, fmt.Errorf("no test is called %s", run)
+	}
+	return out, nil
+}
+
+// noticed are the names of the tests that failed.
+func noticed(out []byte) []string {
+	var names []string
+	for line := range strings.Lines(string(out)) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "--- FAIL: "); ok {
+			name, _, _ := strings.Cut(rest, " ")
+			names = append(names, name)
+		}
+	}
+	return names
+}
