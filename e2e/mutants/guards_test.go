@@ -5,7 +5,7 @@ package mutants
 // guards are the guards of the protocol, each left out. The tests named are
 // those that are about the protocol as a whole or on the wire, not all that
 // would fail.
-var guards = []mutant{ //nolint:gochecknoglobals // a table
+var guards = []mutant{
 	{
 		name: "check-session in the holder's writes",
 		file: locks + "/hold.go",
