@@ -17,6 +17,8 @@ type expr struct {
 	// used are the names of reads.
 	used []string
 	rng  hcl.Range
+	// horizon says when time alone can change the value.
+	horizon *horizon
 }
 
 // never reports whether the expression is surely false, given that no age is
@@ -104,6 +106,7 @@ func (c *compiler) compile(e hclsyntax.Expression) *expr {
 		}
 	}
 	out.hcl, _ = c.rewrite(e)
+	out.horizon = horizonOf(out.hcl, out.reads)
 	return out
 }
 

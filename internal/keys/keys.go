@@ -114,6 +114,9 @@ func (p Prefix) Observed(name, observer string) string {
 // ObservedAll is the folder of all observers of a lock.
 func (p Prefix) ObservedAll(name string) string { return p.join("observed", Escape(name)) + "/" }
 
+// Policies is the folder of what says which policies are in force.
+func (p Prefix) Policies() string { return p.join("policies") + "/" }
+
 // PolicyActive holds hash and version of the policies in force.
 func (p Prefix) PolicyActive() string { return p.join("policies", "active") }
 

@@ -155,7 +155,7 @@ func (w *waiter) breakAndTake(ctx context.Context, all []*Verdict) (*Hold, time.
 	if err != nil {
 		return nil, 0, err
 	}
-	b, err := w.c.startBreak(ctx, held, w.req.Notify, false)
+	b, err := w.c.startBreak(ctx, held, w.req.Notify, false, nil)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -543,7 +543,7 @@ func TestIntentRestsOnThePermit(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				_, err = c.startBreak(t.Context(), []*target{{name: "a", obs: obs, v: v}}, func(Notice) {}, false)
+				_, err = c.startBreak(t.Context(), []*target{{name: "a", obs: obs, v: v}}, func(Notice) {}, false, nil)
 				refused = errors.Is(err, errChanged)
 				if !refused || len(w.breaks("a")) > 0 {
 					t.Fatalf("got %v, breaks %+v", err, w.breaks("a"))

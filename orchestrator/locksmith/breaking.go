@@ -33,8 +33,8 @@ func (e *NotPermittedError) Error() string {
 	return fmt.Sprintf("lock %s is HOT and is not broken: %s", e.Lock, e.Why)
 }
 
-// kind is Why without what changes from one moment to the next.
-func (e *NotPermittedError) kind() string {
+// Kind is Why without what changes from one moment to the next.
+func (e *NotPermittedError) Kind() string {
 	if e.brake != "" {
 		return e.brake
 	}
@@ -48,6 +48,8 @@ type breaking struct {
 	targets []*target
 	notify  func(Notice)
 	force   bool
+	// under is a hold that the break is made under, or nil.
+	under *Hold
 	// began is whether the intent stands.
 	began bool
 }
@@ -156,11 +158,11 @@ func (c *Client) confirm(ctx context.Context, targets []*target) error {
 
 // startBreak confirms the verdicts, asks for the permits, and commits the
 // intent: nothing is destroyed before it stands.
-func (c *Client) startBreak(ctx context.Context, targets []*target, notify func(Notice), force bool) (*breaking, error) {
+func (c *Client) startBreak(ctx context.Context, targets []*target, notify func(Notice), force bool, under *Hold) (*breaking, error) {
 	if err := c.confirm(ctx, targets); err != nil {
 		return nil, err
 	}
-	b := &breaking{c: c, targets: targets, notify: notify, force: force}
+	b := &breaking{c: c, targets: targets, notify: notify, force: force, under: under}
 	epoch, err := c.epoch(ctx)
 	if err != nil {
 		return nil, err
@@ -237,7 +239,11 @@ func (b *breaking) intend(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ops = append(once(guards), budgets...)
+	above, err := b.under.above()
+	if err != nil {
+		return err
+	}
+	ops = append(append(above, once(guards)...), budgets...)
 	for _, t := range b.targets {
 		ops = append(ops, consulkv.CAS(t.key, records.Encode(&t.rec), 0))
 	}

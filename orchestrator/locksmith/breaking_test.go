@@ -322,7 +322,7 @@ func TestBreakerThatDiesAfterItsIntent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.startBreak(t.Context(), []*target{{name: "a", obs: obs, v: v}}, func(Notice) {}, false); err != nil {
+		if _, err := c.startBreak(t.Context(), []*target{{name: "a", obs: obs, v: v}}, func(Notice) {}, false, nil); err != nil {
 			t.Fatal(err)
 		}
 		w.stillHolds(old)

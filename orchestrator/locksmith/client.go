@@ -111,6 +111,16 @@ func New(cfg Config) (*Client, error) {
 	}, nil
 }
 
+// With is a client of the same process and connection that judges by other
+// policies.
+func (c *Client) With(set *policies.Set) *Client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return &Client{
+		consul: c.consul, keys: c.keys, log: c.log, set: set, self: c.self, reader: c.reader, by: c.by, boot: c.boot, node: c.node,
+	}
+}
+
 // Reader reads evidence by this client's connection.
 func (c *Client) Reader() *evidence.Reader { return c.reader }
 

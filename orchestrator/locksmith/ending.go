@@ -117,9 +117,13 @@ func (b *breaking) markFence(ctx context.Context, t *target) error {
 	if f == nil || s.Holder != nil && s.Holder.Quiesce >= f.Owed || s.Fence != nil && s.Fence.Owed >= f.Owed {
 		return nil
 	}
+	above, err := b.under.above()
+	if err != nil {
+		return err
+	}
 	key := b.c.keys.Fence(s.Name)
-	_, err := consulkv.Retry(ctx, b.c.consul, "write "+key, func(ctx context.Context) (consulkv.Results, error) {
-		return b.c.consul.Txn(ctx, consulkv.CheckSession(s.Key, s.SessionID()), consulkv.CheckIndex(s.Key, s.Index()), consulkv.Set(key, records.Encode(f)))
+	_, err = consulkv.Retry(ctx, b.c.consul, "write "+key, func(ctx context.Context) (consulkv.Results, error) {
+		return b.c.consul.Txn(ctx, append(slices.Clone(above), consulkv.CheckSession(s.Key, s.SessionID()), consulkv.CheckIndex(s.Key, s.Index()), consulkv.Set(key, records.Encode(f)))...)
 	})
 	if _, ok := isRefused(err); ok {
 		return fmt.Errorf("%w: %w", errChanged, err)
@@ -184,7 +188,11 @@ func (b *breaking) unlock(ctx context.Context) (*records.Break, error) {
 	}
 	t := b.targets[0]
 	e, name := ended[t.name], t.v.Snapshot.Name
-	ops := append(once(e.guards), e.end)
+	above, err := b.under.above()
+	if err != nil {
+		return nil, err
+	}
+	ops := append(append(above, once(e.guards)...), e.end)
 	if e.fence != nil {
 		ops = append(ops, consulkv.Set(b.c.keys.Fence(name), records.Encode(e.fence)))
 	}

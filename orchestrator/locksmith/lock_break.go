@@ -20,6 +20,15 @@ type BreakRequest struct {
 	// behavior = delete. It never overrides the verdict or the policy.
 	Force  bool
 	Notify func(Notice)
+	// Observer has watched the lock and goes on doing so; nil: a new one, which
+	// remembers nothing. Nobody else uses it until Break returns.
+	Observer *Observer
+	// Now asks for an answer without a wait for what an observer would know by
+	// then: a rule's `for`, and a freeze that nobody has watched.
+	Now bool
+	// Under is a lock of the breaker's own: every write of the break fails if
+	// that is lost, and nothing is sent once its lease is over.
+	Under *Hold
 }
 
 // Broken is how a break came out.
@@ -45,13 +54,23 @@ func (c *Client) Break(ctx context.Context, req BreakRequest) (*Broken, error) {
 		req.Notify = func(Notice) {}
 	}
 	req.Name = c.lockName(req.Name)
-	obs := c.NewObserver(req.Name, nil)
+	obs := req.Observer
+	if obs == nil {
+		obs = c.NewObserver(req.Name, nil)
+	}
+	look := func() (*Verdict, error) { return obs.Watch(ctx, req.Notify) }
+	if req.Now {
+		look = func() (*Verdict, error) { return obs.Observe(ctx) }
+	}
 	bctx, cancel := context.WithCancel(ctx)
 	watched := closedChan()
 	defer func() { cancel(); <-watched }()
 	var last error
 	for range breakTries {
-		v, err := obs.Watch(ctx, req.Notify)
+		if _, err := req.Under.above(); err != nil {
+			return nil, err
+		}
+		v, err := look()
 		if err != nil {
 			return nil, err
 		}
@@ -67,7 +86,7 @@ func (c *Client) Break(ctx context.Context, req BreakRequest) (*Broken, error) {
 			return out, c.dryRun(ctx, v, out)
 		}
 		t := &target{name: req.Name, obs: obs, v: v}
-		if err = c.permitted(ctx, []*target{t}); frozenUnknown(err) {
+		if err = c.permitted(ctx, []*target{t}); frozenUnknown(err) && !req.Now {
 			// This command has no history of the cluster: it makes one.
 			if obs.cluster == nil {
 				obs.cluster, watched = evidence.WatchCluster(bctx, c.consul)
@@ -143,7 +162,7 @@ func (c *Client) dryRun(ctx context.Context, v *Verdict, out *Broken) error {
 }
 
 func (c *Client) breakOnly(ctx context.Context, t *target, req BreakRequest, out *Broken) error {
-	b, err := c.startBreak(ctx, []*target{t}, req.Notify, req.Force)
+	b, err := c.startBreak(ctx, []*target{t}, req.Notify, req.Force, req.Under)
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,11 @@ func (c *Client) NewObserver(name string, cluster *evidence.Cluster) *Observer {
 	return &Observer{c: c, name: name, cluster: cluster, start: time.Now()}
 }
 
+// Under makes the observer judge by the policies of c, with all that it
+// remembers: what was seen of the lock, and since when a rule has held that says
+// in both policies the same.
+func (o *Observer) Under(c *Client) { o.c = c }
+
 // Observe reads the lock and judges it. Of a free lock it also finds out
 // whether it is COOLING.
 func (o *Observer) Observe(ctx context.Context) (*Verdict, error) {

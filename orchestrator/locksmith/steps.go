@@ -80,6 +80,9 @@ func (b *breaking) stepsOf(ctx context.Context, g *group) (take bool, err error)
 				}
 			}
 		}
+		if _, err := b.under.above(); err != nil {
+			return false, err
+		}
 		b.notify(Notice{Kind: NoticeStep, Lock: first.name, Text: stepText(st)})
 		if err := b.run(ctx, first, st); err != nil {
 			if ctx.Err() != nil {
@@ -129,7 +132,11 @@ func (b *breaking) run(ctx context.Context, t *target, st *policies.Step) error 
 	s := t.v.Snapshot
 	switch st.Kind {
 	case policies.StepRequest:
-		return b.c.request(ctx, s, t.rec.Rule, t.rec.Reason, max(st.Wait, 10*time.Second))
+		above, err := b.under.above()
+		if err != nil {
+			return err
+		}
+		return b.c.address(ctx, s, b.c.keys.Request(s.Name), t.rec.Rule, t.rec.Reason, max(st.Wait, 10*time.Second), above...)
 	case policies.StepSignal:
 		return b.signal(s, st)
 	case policies.StepExec:
@@ -197,22 +204,18 @@ func (b *breaking) exec(ctx context.Context, t *target, st *policies.Step) error
 	return nil
 }
 
-// request asks the holder of s to let go. The record cannot outlive the holder
-// that it names: it is written only while that one holds, and names its
-// session and token.
-func (c *Client) request(ctx context.Context, s *evidence.Snapshot, rule, reason string, valid time.Duration) error {
-	return c.address(ctx, s, c.keys.Request(s.Name), rule, reason, valid)
-}
-
-func (c *Client) address(ctx context.Context, s *evidence.Snapshot, key, rule, reason string, valid time.Duration) error {
+// address writes a request or an approval for the holder of s. The record
+// cannot outlive the holder that it names: it is written only while that one
+// holds, and names its session and token. above are further conditions.
+func (c *Client) address(ctx context.Context, s *evidence.Snapshot, key, rule, reason string, valid time.Duration, above ...consulkv.Op) error {
 	now := time.Now().UTC()
 	rec := records.Request{
 		Version: records.Version, Session: s.SessionID(), Token: s.Index(), Rule: rule, PolicyHash: c.set.Hash,
 		By: c.by, At: now, Expires: now.Add(valid), Reason: reason,
 	}
 	_, err := consulkv.Retry(ctx, c.consul, "write "+key, func(ctx context.Context) (consulkv.Results, error) {
-		return c.consul.Txn(ctx, consulkv.CheckSession(s.Key, s.SessionID()), consulkv.CheckIndex(s.Key, s.Index()),
-			consulkv.Set(key, records.Encode(&rec)))
+		return c.consul.Txn(ctx, append(slices.Clone(above), consulkv.CheckSession(s.Key, s.SessionID()), consulkv.CheckIndex(s.Key, s.Index()),
+			consulkv.Set(key, records.Encode(&rec)))...)
 	})
 	if _, ok := isRefused(err); ok {
 		return fmt.Errorf("%w: %w", errChanged, err)

@@ -38,6 +38,9 @@ type Request struct {
 	Wait time.Duration
 	// NoBreak judges and explains, but never breaks.
 	NoBreak bool
+	// Cluster is what the caller knows of the cluster's past; nil: the wait
+	// makes a memory of its own.
+	Cluster *evidence.Cluster
 	// Notify is told what happens while it waits; it may be nil. It is called
 	// from the caller's goroutine.
 	Notify func(Notice)
@@ -79,7 +82,7 @@ func (c *Client) Acquire(ctx context.Context, req Request) (*Hold, error) {
 	if err := c.normalise(&req); err != nil {
 		return nil, err
 	}
-	w := &waiter{c: c, req: &req, obs: map[string]*Observer{}, start: time.Now(), failed: map[string]failure{}}
+	w := &waiter{c: c, req: &req, obs: map[string]*Observer{}, start: time.Now(), failed: map[string]failure{}, cluster: req.Cluster}
 	return w.run(ctx)
 }
 
@@ -378,7 +381,7 @@ func (w *waiter) tell(v *Verdict) {
 		key += v.Judgement.Rule.Key()
 	}
 	if w.refusal != nil {
-		key += w.refusal.kind()
+		key += w.refusal.Kind()
 	}
 	if key == w.told {
 		return

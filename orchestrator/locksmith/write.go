@@ -127,6 +127,19 @@ func (h *Hold) alive() error {
 	return nil
 }
 
+// above are the conditions of a transaction that is sent while h is held, though
+// it is no write of h's: a break under a hold. It refuses once h does not count.
+// For a nil h there are none.
+func (h *Hold) above() ([]consulkv.Op, error) {
+	if h == nil {
+		return nil, nil
+	}
+	if err := h.alive(); err != nil {
+		return nil, err
+	}
+	return append([]consulkv.Op(nil), h.guards...), nil
+}
+
 // send sends a transaction unless and until the lease is over: what still
 // waits for a connection by then is not sent.
 func (h *Hold) send(ctx context.Context, ops ...consulkv.Op) (consulkv.Results, error) {
