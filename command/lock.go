@@ -99,6 +99,9 @@ func statusLines(st *locksmith.Status, why, margin string) string {
 	if st.Owed > 0 {
 		line("owed", "a pause of %s by the next holder", showSeconds(st.Owed))
 	}
+	if st.Silence != nil {
+		line("silenced", "%s", strings.TrimPrefix(silenceText(st.Silence), "silenced "))
+	}
 	if why != "" {
 		line("refused", "%s", why)
 	}

@@ -91,6 +91,9 @@ func (m *Meta) lockTable(list []*locksmith.Status) error {
 		if st.Rule != "" {
 			why = st.Rule + ": " + why
 		}
+		if st.Silence != nil {
+			why = strings.TrimSuffix(fmt.Sprintf("silenced until %s; %s", whenText(st.Silence.Expires), why), "; ")
+		}
 		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", text.Printable(st.Name), st.State, held, text.Printable(who), text.Clip(text.Printable(first(why, "-")), 100))
 	}
 	return w.Flush()

@@ -71,6 +71,7 @@ type policyShowReport struct {
 
 func newPolicyShow(m *Meta) *command {
 	vars := policyVars{}
+	active, history, serial := false, false, uint64(0)
 	return &command{
 		Meta:     m,
 		Synopsis: "Print the policies in force, or those of one lock",
@@ -80,16 +81,37 @@ With the NAME of a lock (one with a slash is a whole key) it prints the policy
 that judges this lock and says why it was chosen: the first whose locks match.
 
 What it prints on stdout is HCL: the shipped default is a good start for one's
-own policies.`,
+own policies.
+
+-active asks Consul what was applied by "policy apply", and prints its sources and
+who applied it; -history lists all applications on record, and -serial prints one
+of them. Without these it needs no Consul.`,
 		Examples: []example{
 			{"Start from the shipped default", "aimlock policy show > policies/own.hcl"},
 			{"Which rules are there for a lock?", "aimlock policy show -policy policies/ aim_lock_config.conf"},
 			{"The shipped policies for other tools' locks", "aimlock policy show -policy builtin:foreign-locks"},
+			{"What may break locks now, and who said so?", "aimlock policy show -active"},
 		},
-		Groups:  groupJSON | groupPolicy,
-		Flags:   func(fs *flag.FlagSet) { vars.register(fs) },
+		Groups: groupConsul | groupJSON | groupPolicy,
+		Flags: func(fs *flag.FlagSet) {
+			vars.register(fs)
+			fs.BoolVar(&active, "active", false, "Print what was applied last, from Consul.")
+			fs.BoolVar(&history, "history", false, "List what was applied and by whom, the last first.")
+			fs.Uint64Var(&serial, "serial", 0, "Print the application of serial `N`.")
+		},
 		MaxArgs: 1,
-		Run: func(_ context.Context, in *input) error {
+		Run: func(ctx context.Context, in *input) error {
+			if n := countTrue(active, history, in.Set("serial")); n > 1 || n == 1 && (len(in.Args) > 0 || in.Set("policy") || in.Set("var")) {
+				return usagef("-active, -history and -serial each stand alone: they print what is in Consul, whatever the files say")
+			}
+			switch {
+			case active:
+				return m.showActive(ctx)
+			case history:
+				return m.showHistory(ctx)
+			case in.Set("serial"):
+				return m.showSerial(ctx, serial)
+			}
 			set, diags := m.loadPolicySet(nil, vars)
 			if err := m.policyDiagnostics(set, diags); err != nil {
 				return err
@@ -198,4 +220,14 @@ func viewPolicy(p *policies.Policy) policyView {
 		v.Break.Quiesce = &q
 	}
 	return v
+}
+
+func countTrue(list ...bool) int {
+	n := 0
+	for _, b := range list {
+		if b {
+			n++
+		}
+	}
+	return n
 }

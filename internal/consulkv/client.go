@@ -45,6 +45,9 @@ type Client struct {
 	log      hclog.Logger
 	timeout  time.Duration
 	retryFor time.Duration
+	// hasToken is whether requests carry a token of the client's own.
+	hasToken bool
+	accessor *accessor
 }
 
 // New makes a client; it does not connect. An error is about the address, a
@@ -89,7 +92,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	ac.HttpClient.Transport = &checker{next: rt, secret: ac.Token}
 
-	c := &Client{api: cl, addr: addr, log: cfg.Log, timeout: cfg.Timeout, retryFor: cfg.RetryFor}
+	c := &Client{api: cl, addr: addr, log: cfg.Log, timeout: cfg.Timeout, retryFor: cfg.RetryFor, hasToken: ac.Token != "", accessor: &accessor{}}
 	if c.log == nil {
 		c.log = hclog.NewNullLogger()
 	}

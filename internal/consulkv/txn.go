@@ -167,6 +167,12 @@ func GetOrEmpty(key string) Op { return &api.KVTxnOp{Verb: api.KVGetOrEmpty, Key
 // Delete removes a key; a missing one is no error.
 func Delete(key string) Op { return &api.KVTxnOp{Verb: api.KVDelete, Key: key} }
 
+// DeleteCAS removes a key if its ModifyIndex is index; a key that is not there
+// any more is no error.
+func DeleteCAS(key string, index uint64) Op {
+	return &api.KVTxnOp{Verb: api.KVDeleteCAS, Key: key, Index: index}
+}
+
 // CheckSession refuses unless session holds key.
 func CheckSession(key, session string) Op {
 	return &api.KVTxnOp{Verb: api.KVCheckSession, Key: key, Session: session}

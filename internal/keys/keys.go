@@ -123,6 +123,21 @@ func (p Prefix) PolicyActive() string { return p.join("policies", "active") }
 // PolicySuspended is the switch that stops all automatic breaking.
 func (p Prefix) PolicySuspended() string { return p.join("policies", "suspended") }
 
+// PolicyVersion is one application of policies: what was applied, by whom.
+// The serial is padded, so that keys sort as the serials do.
+func (p Prefix) PolicyVersion(serial uint64) string {
+	return p.PolicyVersions() + fmt.Sprintf("%010d", serial)
+}
+
+// PolicyVersions is the folder of the policies that were applied.
+func (p Prefix) PolicyVersions() string { return p.join("policies", "versions") + "/" }
+
+// Silence stops the breaking of one lock until it ends.
+func (p Prefix) Silence(name string) string { return p.Silences() + Escape(name) }
+
+// Silences is the folder of all silences.
+func (p Prefix) Silences() string { return p.join("silences") + "/" }
+
 // ConfigsRoot is the folder of all contents: its subfolders name the configs
 // that there are, and it changes only when a revision is published or dropped.
 func (p Prefix) ConfigsRoot() string { return p.join("configs") + "/" }

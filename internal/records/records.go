@@ -116,17 +116,29 @@ type Fence struct {
 	Token   uint64 `json:"token,omitempty"`
 }
 
+// Who tells who wrote a record, beside "by", which is made for people. Each
+// part is empty where it is not known.
+type Who struct {
+	// Accessor is the public id of the ACL token that was used; never the
+	// token itself.
+	Accessor string `json:"accessor,omitempty"`
+	Host     string `json:"host,omitempty"`
+	// User is the operating system's name of the user.
+	User string `json:"user,omitempty"`
+}
+
 // Request asks the holder that it names to let go, at requests/<name>.
 type Request struct {
-	Version    int       `json:"version"`
-	Session    string    `json:"session"`
-	Token      uint64    `json:"token"`
-	Rule       string    `json:"rule,omitempty"`
-	PolicyHash string    `json:"policy_hash,omitempty"`
-	By         string    `json:"by"`
-	At         time.Time `json:"at"`
-	Expires    time.Time `json:"expires"`
-	Reason     string    `json:"reason,omitempty"`
+	Version    int    `json:"version"`
+	Session    string `json:"session"`
+	Token      uint64 `json:"token"`
+	Rule       string `json:"rule,omitempty"`
+	PolicyHash string `json:"policy_hash,omitempty"`
+	By         string `json:"by"`
+	Who
+	At      time.Time `json:"at"`
+	Expires time.Time `json:"expires"`
+	Reason  string    `json:"reason,omitempty"`
 }
 
 // Approval lets the lock of the holder that it names be broken, at
@@ -138,20 +150,21 @@ type Approval = Request
 type Break struct {
 	Version int `json:"version"`
 	// Nonce tells a breaker whose answer was lost whether its intent stands.
-	Nonce      string      `json:"nonce"`
-	Lock       string      `json:"lock"`
-	Key        string      `json:"key"`
-	Session    string      `json:"session"`
-	Epoch      uint64      `json:"epoch"`
-	Token      uint64      `json:"token"`
-	Attempt    int         `json:"attempt"`
-	Policy     string      `json:"policy"`
-	PolicyHash string      `json:"policy_hash"`
-	Rule       string      `json:"rule"`
-	Reason     string      `json:"reason"`
-	Proof      bool        `json:"proof,omitempty"`
-	Evidence   []Evidence  `json:"evidence"`
-	By         string      `json:"by"`
+	Nonce      string     `json:"nonce"`
+	Lock       string     `json:"lock"`
+	Key        string     `json:"key"`
+	Session    string     `json:"session"`
+	Epoch      uint64     `json:"epoch"`
+	Token      uint64     `json:"token"`
+	Attempt    int        `json:"attempt"`
+	Policy     string     `json:"policy"`
+	PolicyHash string     `json:"policy_hash"`
+	Rule       string     `json:"rule"`
+	Reason     string     `json:"reason"`
+	Proof      bool       `json:"proof,omitempty"`
+	Evidence   []Evidence `json:"evidence"`
+	By         string     `json:"by"`
+	Who
 	StartedAt  time.Time   `json:"started_at"`
 	Steps      []BreakStep `json:"steps,omitempty"`
 	Outcome    string      `json:"outcome"` // intent, taken, unlocked, released, aborted
@@ -180,20 +193,91 @@ type BudgetItem struct {
 
 // PolicyActive names the policies in force, at policies/active.
 type PolicyActive struct {
-	Version int       `json:"version"`
-	Hash    string    `json:"hash"`
-	Serial  uint64    `json:"serial"`
-	By      string    `json:"by"`
-	At      time.Time `json:"at"`
+	Version int    `json:"version"`
+	Hash    string `json:"hash"`
+	// Serial grows with each application; policies/versions/<serial> has more.
+	Serial uint64 `json:"serial"`
+	By     string `json:"by"`
+	Who
+	At time.Time `json:"at"`
+}
+
+// PolicyVersion is one application of policies, at policies/versions/<serial>.
+type PolicyVersion struct {
+	PolicyActive
+	// Nonce tells who applied whether it stands, where the answer was lost.
+	Nonce  string `json:"nonce"`
+	Reason string `json:"reason,omitempty"`
+	// Policies in the order in which they are tried.
+	Policies []PolicyOutline `json:"policies"`
+	// Values are those given to variables by -var.
+	Values map[string]string `json:"values,omitempty"`
+	// Files are the sources. They are left out, and FilesSize says how large
+	// they are, where they do not fit into a record.
+	Files     []PolicyFile `json:"files,omitempty"`
+	FilesSize int          `json:"files_size"`
+}
+
+// PolicyOutline tells what a policy says by hashes, so that two versions can be
+// compared without their sources.
+type PolicyOutline struct {
+	Name string `json:"name"`
+	Hash string `json:"hash"`
+	// Parts are "locks", "warm <name>", "hot <name>" and "break".
+	Parts []PolicyPart `json:"parts"`
+}
+
+// PolicyPart is one part of a policy.
+type PolicyPart struct {
+	Name string `json:"name"`
+	Hash string `json:"hash"`
+}
+
+// PolicyFile is the source of one file of policies.
+type PolicyFile struct {
+	Name string `json:"name"`
+	Text string `json:"text"`
 }
 
 // PolicySuspended stops all automatic breaking while it stands, at
 // policies/suspended.
 type PolicySuspended struct {
-	Version int       `json:"version"`
-	By      string    `json:"by"`
-	At      time.Time `json:"at"`
-	Reason  string    `json:"reason"`
+	Version int    `json:"version"`
+	By      string `json:"by"`
+	Who
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason"`
+}
+
+// Silence stops the breaking of one lock until it expires, at
+// silences/<name>. Unlike an approval it is about the lock and not about a
+// hold: it outlives holders.
+type Silence struct {
+	Version int    `json:"version"`
+	Lock    string `json:"lock"`
+	Reason  string `json:"reason"`
+	By      string `json:"by"`
+	Who
+	At time.Time `json:"at"`
+	// Expires is compared with the wall clock of whoever wants to break.
+	Expires time.Time `json:"expires"`
+}
+
+// DecodeSilence reads the silence of the lock called name. One that cannot be
+// read counts as one without an end: it was somebody's word that the lock is not
+// to be broken.
+func DecodeSilence(key, name string, b []byte) *Silence {
+	var s Silence
+	if err := Decode(key, b, &s); err != nil {
+		return &Silence{Lock: name, Reason: err.Error()}
+	}
+	return &s
+}
+
+// Stands reports whether the silence has not ended by now. Without an Expires it
+// has no end.
+func (s *Silence) Stands(now time.Time) bool {
+	return s != nil && (s.Expires.IsZero() || now.Before(s.Expires))
 }
 
 // Outcomes of a break.

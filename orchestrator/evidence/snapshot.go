@@ -55,6 +55,9 @@ type Snapshot struct {
 	FenceErr error
 	Request  *records.Request
 	Approval *records.Approval
+	// Silence is that of the lock, expired or not; it is read with the records
+	// beside a lock, and left out where those are not read.
+	Silence *records.Silence
 
 	// Alloc is the holder's Nomad allocation; nil: AllocWhy says why.
 	Alloc    *Alloc
@@ -198,7 +201,7 @@ func (s *Snapshot) decodeHolder() {
 // readOwn reads the keys beside a lock of aimlock's own in one transaction, so
 // that they belong together.
 func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
-	ks := []string{r.Keys.Progress(s.Name), r.Keys.Fence(s.Name), r.Keys.Request(s.Name), r.Keys.Approval(s.Name)}
+	ks := []string{r.Keys.Progress(s.Name), r.Keys.Fence(s.Name), r.Keys.Request(s.Name), r.Keys.Approval(s.Name), r.Keys.Silence(s.Name)}
 	if s.Held() && s.Holder != nil && s.Holder.RolloutID != "" {
 		ks = append(ks, r.Keys.Rollout(s.Holder.RolloutID))
 	}
@@ -244,14 +247,17 @@ func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
 			s.Approval = &a
 		}
 	}
-	if len(ks) > 4 {
-		b := value(4)
+	if b := value(4); b != nil {
+		s.Silence = records.DecodeSilence(ks[4], s.Name, b)
+	}
+	if len(ks) > 5 {
+		b := value(5)
 		var h RolloutHead
 		switch {
 		case b == nil:
 			s.RolloutWhy = "the rollout " + s.Holder.RolloutID + " has no record"
 		case json.Unmarshal(b, &h) != nil:
-			s.RolloutWhy = ks[4] + " is not a record of a rollout"
+			s.RolloutWhy = ks[5] + " is not a record of a rollout"
 		default:
 			s.Rollout = &h
 		}

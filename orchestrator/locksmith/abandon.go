@@ -3,6 +3,8 @@ package locksmith
 import (
 	"context"
 	"time"
+
+	"github.com/aim-control/aimlock/internal/records"
 )
 
 // LeaseEnd is when this process must have stopped work if Consul never answers
@@ -27,3 +29,9 @@ func (h *Hold) Abandon(ctx context.Context) {
 
 // By names the operator in records.
 func (c *Client) By() string { return c.by }
+
+// Who tells who this client is, in records beside By. It asks Consul for the
+// accessor of the token once.
+func (c *Client) Who(ctx context.Context) records.Who {
+	return records.Who{Accessor: c.consul.Accessor(ctx), Host: c.self.Host, User: c.self.User}
+}

@@ -43,7 +43,7 @@ func TestBrakes(t *testing.T) {
 			on: func(w *world, _ *Client, _ *Hold) {
 				w.put(w.keys.PolicyActive(), &records.PolicyActive{Version: 1, Hash: "other"})
 			},
-			off: func(w *world, c *Client) { w.apply(c) }, says: "not the ones applied"},
+			off: func(w *world, c *Client) { w.apply(c) }, says: "not the ones applied", next: "aimlock policy apply"},
 		"the applied policy is unreadable": {policy: alwaysHot,
 			on:  func(w *world, _ *Client, _ *Hold) { w.put(w.keys.PolicyActive(), "x") },
 			off: func(w *world, _ *Client) { w.delete(w.keys.PolicyActive()) }, says: "policies/active"},
@@ -57,7 +57,18 @@ func TestBrakes(t *testing.T) {
 			off: func(w *world, _ *Client) { w.delete(w.keys.PolicySuspended()) }, says: "suspended by ann: change freeze"},
 		"suspended by a record that is unreadable": {policy: alwaysHot,
 			on:  func(w *world, _ *Client, _ *Hold) { w.put(w.keys.PolicySuspended(), "x") },
-			off: func(w *world, _ *Client) { w.delete(w.keys.PolicySuspended()) }, says: "suspended"},
+			off: func(w *world, _ *Client) { w.delete(w.keys.PolicySuspended()) }, says: "suspended", next: "aimlock policy resume"},
+		"silenced": {policy: alwaysHot, on: func(w *world, c *Client, _ *Hold) { w.silence(c, "a", 24*time.Hour) },
+			off: func(w *world, c *Client) {
+				if _, err := c.EndSilence(w.t.Context(), "a"); err != nil {
+					w.t.Fatal(err)
+				}
+			}, says: "silenced by tester until", next: "aimlock lock silence -end a"},
+		"silenced for a while": {policy: alwaysHot, on: func(w *world, c *Client, _ *Hold) { w.silence(c, "a", time.Minute) },
+			off: func(*world, *Client) { time.Sleep(time.Minute) }, says: "silenced"},
+		"silenced by a record that is unreadable": {policy: alwaysHot,
+			on:  func(w *world, _ *Client, _ *Hold) { w.put(w.keys.Silence("a"), "x") },
+			off: func(w *world, _ *Client) { w.delete(w.keys.Silence("a")) }, says: "silences/a"},
 		"not approved": {policy: manual(alwaysHot),
 			off: func(w *world, c *Client) {
 				if _, err := c.Approve(w.t.Context(), "a", "go on", time.Hour); err != nil {
@@ -174,6 +185,7 @@ func TestBrakesHoldToTheEnd(t *testing.T) {
 				w.t.Fatal(err)
 			}
 		}, func(*world, *Hold) {}},
+		"it is silenced": {asking, nil, func(w *world, _ *Hold) { w.silence(w.client(), "a", time.Hour) }},
 		"it freezes": {strings.Replace(asking, "now.hour > 30", `progress.unit == "frozen"`, 1), nil, func(w *world, old *Hold) {
 			w.put(w.keys.Progress("a"), &records.Progress{Version: 1, Lock: "a", Session: old.Session(), Unit: "frozen"})
 		}},

@@ -176,8 +176,9 @@ func (c *Client) startBreak(ctx context.Context, targets []*target, notify func(
 	if err := c.permitted(ctx, targets); err != nil {
 		return nil, err
 	}
+	who := c.Who(ctx)
 	for i, t := range targets {
-		t.intent(c, epoch, attempts[i])
+		t.intent(c, who, epoch, attempts[i])
 	}
 	if err := b.intend(ctx); err != nil {
 		return nil, err
@@ -213,13 +214,13 @@ func (c *Client) epoch(ctx context.Context) (uint64, error) {
 }
 
 // intent makes the record that is written before the first step.
-func (t *target) intent(c *Client, epoch uint64, attempt int) {
+func (t *target) intent(c *Client, who records.Who, epoch uint64, attempt int) {
 	s, res := t.v.Snapshot, t.v.Judgement.Result
 	t.key = c.keys.Break(s.Name, epoch, s.Index(), attempt)
 	t.rec = records.Break{
 		Version: records.Version, Nonce: NewNonce(), Lock: s.Name, Key: s.Key, Session: s.SessionID(), Epoch: epoch, Token: s.Index(), Attempt: attempt,
 		Policy: t.v.Policy.Name, PolicyHash: c.set.Hash, Rule: t.v.Judgement.Rule.Name, Reason: res.Reason, Proof: t.v.Proof(),
-		Evidence: policies.EvidenceOf(t.v.Facts, res.Used), By: c.by, StartedAt: time.Now().UTC(),
+		Evidence: policies.EvidenceOf(t.v.Facts, res.Used), By: c.by, Who: who, StartedAt: time.Now().UTC(),
 		Outcome: records.OutcomeIntent, Holder: s.Holder,
 	}
 	if s.Holder == nil {

@@ -47,7 +47,22 @@ func (c *Client) List(ctx context.Context, prefix string) ([]*Verdict, error) {
 		}
 	}
 	sort.SliceStable(out, func(i, j int) bool { return out[i].Snapshot.Key < out[j].Snapshot.Key })
-	return out, nil
+	return out, c.silence(ctx, out)
+}
+
+// silence adds the silences to snapshots that were read without what stands
+// beside a lock.
+func (c *Client) silence(ctx context.Context, list []*Verdict) error {
+	silences, err := c.Silences(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range list {
+		if v.Snapshot.Silence == nil {
+			v.Snapshot.Silence = silences[v.Snapshot.Name]
+		}
+	}
+	return nil
 }
 
 func (c *Client) judgePair(ctx context.Context, p *api.KVPair) (*Verdict, error) {
@@ -125,6 +140,9 @@ func (c *Client) Timeline(ctx context.Context, s *evidence.Snapshot) ([]Event, e
 	}
 	if a := s.Approval; a != nil {
 		add(a.At, "break approved", a.By, a.Reason)
+	}
+	if q := s.Silence; q != nil {
+		add(q.At, "silenced until "+q.Expires.UTC().Format(time.RFC3339), q.By, q.Reason)
 	}
 	sort.SliceStable(out, func(i, j int) bool { return out[i].At.Before(out[j].At) })
 	return out, nil

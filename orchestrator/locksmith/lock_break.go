@@ -251,6 +251,8 @@ func (c *Client) Next(v *Verdict, p *Permit) string {
 			return fmt.Sprintf("it is not broken now: %s; `%s`", p.Why, p.Next)
 		case p != nil && !p.OK:
 			return "it is not broken now: " + p.Why
+		case p == nil && s.Silence.Stands(v.At):
+			return "it is not broken now: " + silencedText(s.Silence, v.At)
 		}
 		return fmt.Sprintf("the next one who wants it breaks it (%s); or now: `aimlock lock break %s`", stepsText(v.Policy.Break.Steps), s.Name)
 	}

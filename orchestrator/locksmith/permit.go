@@ -54,26 +54,30 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 		p.Why = s.FenceErr.Error()
 		return p, nil //nolint:nilerr // it is the reason of the answer
 	}
-	kActive, kSuspended, kBudget := c.keys.PolicyActive(), c.keys.PolicySuspended(), c.keys.Budget(v.Policy.Name)
+	kActive, kSuspended, kBudget, kSilence := c.keys.PolicyActive(), c.keys.PolicySuspended(), c.keys.Budget(v.Policy.Name), c.keys.Silence(s.Name)
 	res, err := consulkv.Retry(ctx, c.consul, "read the brakes of policy "+v.Policy.Name, func(ctx context.Context) (consulkv.Results, error) {
-		return c.consul.Txn(ctx, consulkv.GetOrEmpty(kActive), consulkv.GetOrEmpty(kSuspended), consulkv.GetOrEmpty(kBudget))
+		return c.consul.Txn(ctx, consulkv.GetOrEmpty(kActive), consulkv.GetOrEmpty(kSuspended), consulkv.GetOrEmpty(kBudget), consulkv.GetOrEmpty(kSilence))
 	})
 	if err != nil {
 		return nil, err
 	}
-	active, suspended, budget := res.Find(kActive), res.Find(kSuspended), res.Find(kBudget)
-	p.guards = append(p.guards, consulkv.CheckIndex(kActive, active.ModifyIndex), consulkv.CheckIndex(kSuspended, suspended.ModifyIndex))
+	active, suspended, budget, silence := res.Find(kActive), res.Find(kSuspended), res.Find(kBudget), res.Find(kSilence)
+	p.guards = append(p.guards, consulkv.CheckIndex(kActive, active.ModifyIndex), consulkv.CheckIndex(kSuspended, suspended.ModifyIndex),
+		consulkv.CheckIndex(kSilence, silence.ModifyIndex))
 
 	if p.Why = c.inForce(v, active); p.Why != "" {
+		p.Next = "aimlock policy apply"
 		return p, nil
 	}
 	if suspended.ModifyIndex != 0 {
-		var rec records.PolicySuspended
-		p.Why = "all automatic breaking is suspended"
-		if records.Decode(kSuspended, suspended.Value, &rec) == nil && rec.By != "" {
-			p.Why += fmt.Sprintf(" by %s: %s", printable(rec.By), printable(rec.Reason))
-		}
+		p.Why, p.Next = suspendedText(kSuspended, suspended.Value), "aimlock policy resume"
 		return p, nil
+	}
+	if silence.ModifyIndex != 0 {
+		if p.Why = silencedText(records.DecodeSilence(kSilence, s.Name, silence.Value), time.Now()); p.Why != "" {
+			p.Next = "aimlock lock silence -end " + s.Name
+			return p, nil
+		}
 	}
 	switch b.Approval {
 	case policies.ApprovalNever:
@@ -117,7 +121,7 @@ func (c *Client) inForce(v *Verdict, active *api.KVPair) string {
 		return err.Error()
 	}
 	if rec.Hash != c.set.Hash {
-		return fmt.Sprintf("these policies (%.12s) are not the ones applied (%.12s)", c.set.Hash, rec.Hash)
+		return fmt.Sprintf("these policies (%.12s) are not the ones applied (%.12s, serial %d%s; `aimlock policy show -active` prints them)", c.set.Hash, printable(rec.Hash), rec.Serial, byText(rec.By))
 	}
 	return ""
 }

@@ -128,6 +128,8 @@ type Status struct {
 	Owed float64 `json:"quiesce_owed,omitempty"`
 	// DelayLeft is what is left of Consul's lock-delay, when known.
 	DelayLeft *float64 `json:"delay_left,omitempty"`
+	// Silence is the operator's word that the lock is not to be broken for now.
+	Silence *records.Silence `json:"silence,omitempty"`
 }
 
 // HolderView are the facts of the object holder.
@@ -162,6 +164,9 @@ func (c *Client) Status(v *Verdict) *Status {
 	}
 	if owed, _ := c.owed(s); owed != nil {
 		st.Owed = owed.Owed
+	}
+	if s.Silence.Stands(v.At) {
+		st.Silence = s.Silence
 	}
 	if !s.Held() {
 		if s.FenceErr != nil {

@@ -211,7 +211,7 @@ func (c *Client) address(ctx context.Context, s *evidence.Snapshot, key, rule, r
 	now := time.Now().UTC()
 	rec := records.Request{
 		Version: records.Version, Session: s.SessionID(), Token: s.Index(), Rule: rule, PolicyHash: c.set.Hash,
-		By: c.by, At: now, Expires: now.Add(valid), Reason: reason,
+		By: c.by, Who: c.Who(ctx), At: now, Expires: now.Add(valid), Reason: reason,
 	}
 	_, err := consulkv.Retry(ctx, c.consul, "write "+key, func(ctx context.Context) (consulkv.Results, error) {
 		return c.consul.Txn(ctx, append(slices.Clone(above), consulkv.CheckSession(s.Key, s.SessionID()), consulkv.CheckIndex(s.Key, s.Index()),

@@ -1,0 +1,237 @@
+package command
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/policies"
+)
+
+// policyApplyReport is what `policy apply -json` prints.
+type policyApplyReport struct {
+	// Applied is false for a dry run, and where nothing had to change.
+	Applied   bool                     `json:"applied"`
+	DryRun    bool                     `json:"dry_run"`
+	Unchanged bool                     `json:"unchanged"`
+	Active    records.PolicyActive     `json:"active"` // for a dry run: as it would be
+	Before    *records.PolicyActive    `json:"before"`
+	BeforeWhy string                   `json:"before_why,omitempty"`
+	Changes   []locksmith.PolicyChange `json:"changes"`
+	Reordered bool                     `json:"reordered"`
+	Tests     int                      `json:"tests"`
+}
+
+func newPolicyApply(m *Meta) *command {
+	vars := policyVars{}
+	var req locksmith.ApplyRequest
+	skip := false
+	return &command{
+		Meta:     m,
+		Synopsis: "Put policies in force, for everybody",
+		Usage:    "[options] [PATH…]",
+		Description: `Writes the hash of these policies to Consul. From then on only those who have the
+same ones break locks; whoever has others judges and warns, and breaks nothing.
+So two versions never both act. While nothing was ever applied, anybody's policies
+may break the locks that aimlock took; the locks of other tools need applied ones.
+
+It shows what was in force before and which policies and rules differ, keeps the
+sources in Consul (see "policy show -active"), and refuses policies that are
+invalid or whose test blocks fail. Without a PATH it takes what -policy or the
+config file name, or else the shipped default.`,
+		Examples: []example{
+			{"What would change?", "aimlock policy apply -dry-run policies/"},
+			{"Put them in force", "aimlock policy apply -reason 'CHG-1234: longer stall' policies/"},
+		},
+		Groups: groupConsul | groupJSON | groupPolicy,
+		Flags: func(fs *flag.FlagSet) {
+			vars.register(fs)
+			fs.BoolVar(&req.DryRun, "dry-run", false, "Check, test and compare; change nothing.")
+			fs.BoolVar(&skip, "skip-tests", false, "Apply though test blocks fail, or without waiting for them.")
+			fs.StringVar(&req.Reason, "reason", "", "Why, in `WORDS`: it stands in the history.")
+		},
+		MaxArgs: -1,
+		Run: func(ctx context.Context, in *input) error {
+			if err := checkReason(req.Reason, false); err != nil {
+				return err
+			}
+			set, diags := m.loadPolicySet(in.Args, vars)
+			if err := m.policyDiagnostics(set, diags); err != nil {
+				return err
+			}
+			tests := 0
+			if !skip {
+				results := set.RunTests(nil)
+				tests = len(results)
+				if err := m.testsPassed(results); err != nil {
+					return err
+				}
+			}
+			if len(vars) > 0 {
+				req.Values = vars
+			}
+			c, err := m.locksmithWith(set)
+			if err != nil {
+				return err
+			}
+			out, err := c.Apply(ctx, req)
+			if err != nil {
+				return err
+			}
+			if m.JSON {
+				return m.PrintJSON(applyReport(out, req.DryRun, tests))
+			}
+			m.applyText(out, set, req.DryRun, testedText(tests, skip))
+			return nil
+		},
+	}
+}
+
+// locksmithWith is Locksmith with policies that are loaded already.
+func (m *Meta) locksmithWith(set *policies.Set) (*locksmith.Client, error) {
+	consul, err := m.Consul()
+	if err != nil {
+		return nil, err
+	}
+	return locksmith.New(locksmith.Config{Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("locksmith"), Policies: set})
+}
+
+// testsPassed tells on stderr of the tests that fail, and ends the command then.
+func (m *Meta) testsPassed(results []policies.TestResult) error {
+	failed := 0
+	for _, r := range results {
+		if len(r.Problems) == 0 {
+			continue
+		}
+		failed++
+		m.Notef("--- FAIL: %s (%s:%d)\n", r.Test.Name, r.Test.Range.Filename, r.Test.Range.Start.Line)
+		for _, p := range r.Problems {
+			m.Notef("    %s\n", text.Printable(p))
+		}
+	}
+	if failed > 0 {
+		return exitf(ExitFailed, "%d of %s failed: nothing is applied. Put the policies or their tests right; -skip-tests applies them as they are", failed, plural(len(results), "test"))
+	}
+	return nil
+}
+
+func applyReport(out *locksmith.Applied, dryRun bool, tests int) policyApplyReport {
+	r := policyApplyReport{
+		Applied: !dryRun && !out.Unchanged, DryRun: dryRun, Unchanged: out.Unchanged, Active: out.After.PolicyActive,
+		BeforeWhy: out.BeforeWhy, Changes: out.Changes, Reordered: out.Reordered, Tests: tests,
+	}
+	if out.Before != nil {
+		r.Before = &out.Before.PolicyActive
+	}
+	if r.Changes == nil {
+		r.Changes = []locksmith.PolicyChange{}
+	}
+	return r
+}
+
+func (m *Meta) applyText(out *locksmith.Applied, set *policies.Set, dryRun bool, tests string) {
+	v := out.After
+	if out.Unchanged {
+		m.Printf("These policies are in force already: %s\n", versionText(v))
+		return
+	}
+	rules := 0
+	for _, p := range set.Policies {
+		rules += len(p.Rules())
+	}
+	what := "Applied"
+	if dryRun {
+		what = "Would apply"
+	}
+	m.Printf("%s serial %d: hash %.12s, %s, %s; %s\n", what, v.Serial, v.Hash, plural(len(set.Policies), "policy"), plural(rules, "rule"), tests)
+	if out.Before == nil {
+		m.Printf("  before    nothing was applied: anybody's policies could break aimlock's own locks\n")
+		return
+	}
+	m.Printf("  before    %s\n", versionText(out.Before))
+	if out.BeforeWhy != "" {
+		m.Printf("  changes   not known: %s\n", text.Printable(out.BeforeWhy))
+		return
+	}
+	for _, c := range out.Changes {
+		name := "policy " + c.Policy
+		if c.Part != "" {
+			name += ": " + c.Part
+		}
+		m.Printf("  %-9s %s%s\n", c.Change, text.Printable(name), hashesText(c))
+	}
+	if out.Reordered {
+		m.Printf("  reordered policies are tried in another order: the first that matches a lock judges it\n")
+	}
+	if len(out.Changes) == 0 && !out.Reordered {
+		m.Printf("  changes   none in what the policies say\n")
+	}
+}
+
+func testedText(tests int, skipped bool) string {
+	switch {
+	case skipped:
+		return "its tests were not run"
+	case tests == 0:
+		return "it has no tests"
+	}
+	return plural(tests, "test") + " passed"
+}
+
+func hashesText(c locksmith.PolicyChange) string {
+	if c.Change != "changed" {
+		return fmt.Sprintf(" (%.12s)", c.Before+c.After)
+	}
+	return fmt.Sprintf(" (%.12s → %.12s)", c.Before, c.After)
+}
+
+// versionText is one application of policies in a line.
+func versionText(v *records.PolicyVersion) string {
+	s := fmt.Sprintf("serial %d, hash %.12s", v.Serial, text.Printable(v.Hash))
+	if v.By != "" {
+		s += ", by " + whoText(v.By, v.Who)
+	}
+	if !v.At.IsZero() {
+		s += " at " + v.At.UTC().Format("2006-01-02 15:04:05 UTC")
+	}
+	if v.Reason != "" {
+		s += ": " + text.Clip(text.Printable(v.Reason), 200)
+	}
+	return s
+}
+
+// whoText is who did something: by, and the accessor of the token where it is
+// known. Host and user stand in by already, unless it was set to something else.
+func whoText(by string, who records.Who) string {
+	s := text.Clip(text.Printable(by), 100)
+	if at := who.User + "@" + who.Host; at != "@" && at != by {
+		s += " (" + text.Clip(text.Printable(at), 100) + ")"
+	}
+	if who.Accessor != "" {
+		s += " with token accessor " + text.Clip(text.Printable(who.Accessor), 60)
+	}
+	return s
+}
+
+// checkReason refuses a -reason that no record takes.
+func checkReason(reason string, required bool) error {
+	switch {
+	case required && strings.TrimSpace(reason) == "":
+		return usagef("-reason is missing: say why, for those who find it")
+	case len(reason) > locksmith.MaxReason:
+		return usagef("-reason has %d bytes: %d at most", len(reason), locksmith.MaxReason)
+	}
+	return nil
+}
+
+func whenText(t time.Time) string {
+	if t.IsZero() {
+		return "no end"
+	}
+	return t.UTC().Format("2006-01-02 15:04:05 UTC")
+}
