@@ -215,7 +215,7 @@ func (r *run) disturb() {
 	case n == 6:
 		r.signalBelow(c, syscall.SIGSTOP)
 	case n == 7:
-		r.endSession()
+		r.meddle()
 	}
 }
 
@@ -249,14 +249,21 @@ func child(pid int) int {
 	return 0
 }
 
-// endSession is what an operator does in a hurry.
-func (r *run) endSession() {
+// meddle is what an operator does in a hurry.
+func (r *run) meddle() {
 	p, _, err := r.api.KV().Get(r.prefix+"/locks/a", nil)
 	if err != nil {
 		r.t.Error(err)
 		return
 	}
 	if p == nil || p.Session == "" {
+		return
+	}
+	if r.rng.IntN(2) == 0 {
+		r.note("the key is deleted")
+		if _, err := r.api.KV().Delete(p.Key, nil); err != nil {
+			r.t.Error(err)
+		}
 		return
 	}
 	r.note("session %s is destroyed", p.Session)

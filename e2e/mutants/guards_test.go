@@ -86,14 +86,14 @@ var guards = []mutant{
 	{
 		name: "the durable quiesce of a break",
 		file: locks + "/ending.go",
-		old:  "	if e.fence != nil {\n		ops = append(ops, consulkv.Set(b.c.keys.Fence(name), records.Encode(e.fence)))\n	}\n",
-		new:  "",
+		old:  "	ops = append(ops, b.c.setFence(t.v.Snapshot, e.fence)...)\n",
+		new:  "	ops = append(ops, consulkv.Delete(b.c.keys.Fence(name)))\n",
 		run:  "TestQuiesceAfterABreakOnly",
 	},
 	{
 		name: "the durable quiesce of an end that was not clean",
 		file: locks + "/acquire.go",
-		old:  "			ops = append(ops, consulkv.Set(c.keys.Fence(n), records.Encode(fence)))\n",
+		old:  "		ops = append(ops, c.setFence(s, fence)...)\n",
 		new:  "",
 		run:  "TestQuiesceSurvivesCrashes",
 	},

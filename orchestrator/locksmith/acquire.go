@@ -56,6 +56,9 @@ func (c *Client) begin(ctx context.Context, req *Request) (*attempt, error) {
 // necessary, and how the proof went that nothing is owed. nil: nothing is.
 func (c *Client) owed(s *evidence.Snapshot) (*records.Fence, string) {
 	if s.Held() {
+		if s.Fence != nil && s.Fence.Session == s.SessionID() {
+			return nil, "" // what it will leave itself
+		}
 		return owing(s.Fence), ""
 	}
 	f := &records.Fence{Version: records.Version, UnsafeSince: time.Now().UTC(), Why: "the last holder did not release the lock", Token: s.Index()}
@@ -67,6 +70,9 @@ func (c *Client) owed(s *evidence.Snapshot) (*records.Fence, string) {
 			var dead bool
 			if dead, proof = c.reader.ProvedDead(h, s.Progress); dead {
 				f.Owed = 0
+				if s.Fence != nil && s.Fence.Session == h.Session {
+					return nil, proof
+				}
 			}
 		}
 	case s.Own && s.Pair != nil && len(s.Pair.Value) == 0:
@@ -78,6 +84,15 @@ func (c *Client) owed(s *evidence.Snapshot) (*records.Fence, string) {
 		return owing(s.Fence), proof
 	}
 	return owing(f), proof
+}
+
+// leaving is the fence record that stands while a hold lasts and goes with its
+// clean release: what it asks for must be known also where the record in the
+// lock's key is not, as when a person deletes the key. nil: it asks for nothing.
+func leaving(h *records.Holder, now time.Time) *records.Fence {
+	return owing(&records.Fence{
+		Version: records.Version, UnsafeSince: now.UTC(), Owed: h.Quiesce, Why: "the last holder did not release the lock", Session: h.Session,
+	})
 }
 
 func owing(f *records.Fence) *records.Fence {
@@ -149,9 +164,11 @@ func (a *attempt) take(ctx context.Context, snaps map[string]*evidence.Snapshot,
 		a.recs[n] = rec
 		ops = append(ops, flags(consulkv.Lock(s.Key, records.Encode(&rec), a.sess.id), s))
 		if fence != nil {
-			ops = append(ops, consulkv.Set(c.keys.Fence(n), records.Encode(fence)))
 			owe = max(owe, seconds(fence.Owed))
+		} else {
+			fence = leaving(&rec, now)
 		}
+		ops = append(ops, c.setFence(s, fence)...)
 		ops = append(ops, consulkv.Delete(c.keys.Request(n)), consulkv.Delete(c.keys.Approval(n)))
 		if e != nil {
 			ops = append(ops, e.outcome)
@@ -167,6 +184,17 @@ func (a *attempt) take(ctx context.Context, snaps map[string]*evidence.Snapshot,
 	}
 	h, err := a.taken(ctx, snaps, res.Find(snaps[a.req.Names[0]].Key).ModifyIndex, res.Find(epochKey).Value, res.Find(pen).ModifyIndex)
 	return h, owe, err
+}
+
+// setFence writes a fence record, or takes what stands there away.
+func (c *Client) setFence(s *evidence.Snapshot, f *records.Fence) []consulkv.Op {
+	switch key := c.keys.Fence(s.Name); {
+	case f != nil:
+		return []consulkv.Op{consulkv.Set(key, records.Encode(f))}
+	case s.Deps[key] != 0:
+		return []consulkv.Op{consulkv.Delete(key)}
+	}
+	return nil
 }
 
 // once leaves out guards that stand there already.

@@ -43,8 +43,8 @@ func TestBreakAndTakeOnProof(t *testing.T) {
 		if h.Token() <= old.Token() {
 			t.Fatalf("token %d after %d", h.Token(), old.Token())
 		}
-		if p := w.get(w.keys.Fence("a")); p != nil {
-			t.Fatalf("a proved-dead holder left %s", p.Value)
+		if f := w.fence("a"); f.Session != h.Session() {
+			t.Fatalf("a proved-dead holder left %+v", f)
 		}
 		if _, err := old.Txn(t.Context(), consulkv.Set("work", nil)); !errors.Is(err, ErrLost) {
 			t.Fatalf("the old holder writes: %v", err)

@@ -32,10 +32,10 @@
 //     holds that it is about in one transaction, which fails if a lock, any KV
 //     key that a verdict rested on, or a brake changed since. Nothing is begun
 //     while a lock that is wanted too has a holder who may keep it.
-//  5. What quiesce an ended hold leaves is written to fence/<name> in the
-//     transaction that ends it or, where Consul ended it, in the one that
-//     takes the lock next; it is cleared only by a holder that has waited for
-//     the whole of it.
+//  5. What quiesce a hold leaves stands in fence/<name> from the transaction
+//     that takes the lock on, whatever becomes of the lock's key. A clean
+//     release takes it away; a break sets it anew; else it is cleared only by
+//     a holder that has waited for the whole of it.
 //  6. A holder stops work when its lease is over by its own clocks, before
 //     Consul can give the lock to another, and sends nothing after it. That
 //     makes two workers rare; the order check at every write is what makes

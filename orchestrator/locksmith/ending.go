@@ -84,12 +84,13 @@ func (c *Client) leaves(v *Verdict) *records.Fence {
 	if q := v.Policy.Break.Quiesce; q != nil {
 		owed = max(owed, *q)
 	}
+	dead := false
 	if owed > 0 && s.Holder != nil {
-		if dead, _ := c.reader.ProvedDead(s.Holder, s.Progress); dead {
+		if dead, _ = c.reader.ProvedDead(s.Holder, s.Progress); dead {
 			owed = 0
 		}
 	}
-	if s.Fence != nil && seconds(s.Fence.Owed) > owed {
+	if s.Fence != nil && seconds(s.Fence.Owed) > owed && (!dead || s.Fence.Session != s.SessionID()) {
 		owed, why = seconds(s.Fence.Owed), s.Fence.Why
 	}
 	if owed <= 0 {
@@ -193,9 +194,7 @@ func (b *breaking) unlock(ctx context.Context) (*records.Break, error) {
 		return nil, err
 	}
 	ops := append(append(above, once(e.guards)...), e.end)
-	if e.fence != nil {
-		ops = append(ops, consulkv.Set(b.c.keys.Fence(name), records.Encode(e.fence)))
-	}
+	ops = append(ops, b.c.setFence(t.v.Snapshot, e.fence)...)
 	ops = append(ops, consulkv.Delete(b.c.keys.Request(name)), consulkv.Delete(b.c.keys.Approval(name)), e.outcome)
 	if _, err = b.c.consul.Txn(ctx, ops...); err != nil {
 		if _, ok := isRefused(err); ok {

@@ -238,7 +238,12 @@ func (h *Hold) serve(ctx context.Context, owe time.Duration) error {
 	}
 	ops := make([]consulkv.Op, len(h.names))
 	for i, n := range h.names {
-		ops[i] = consulkv.Delete(h.c.keys.Fence(n))
+		key, rec := h.c.keys.Fence(n), h.record[n]
+		if f := leaving(&rec, time.Now()); f != nil {
+			ops[i] = consulkv.Set(key, records.Encode(f))
+		} else {
+			ops[i] = consulkv.Delete(key)
+		}
 	}
 	if _, err := h.Txn(ctx, ops...); err != nil {
 		return err
@@ -299,8 +304,8 @@ func (h *Hold) unlock(ctx context.Context) error {
 		unlock.Flags = h.flags[n]
 		ops = append(ops, unlock, consulkv.Delete(h.c.keys.Request(n)), consulkv.Delete(h.c.keys.Approval(n)))
 		if served {
-			// A breaker may have put it there for the case that its steps, and
-			// not this, end the hold.
+			// This hold leaves nothing. A breaker may have put more there, for
+			// the case that its steps, and not this, end the hold.
 			ops = append(ops, consulkv.Delete(h.c.keys.Fence(n)))
 		}
 	}

@@ -70,6 +70,15 @@ func TestQuiesceAfterAnEndThatWasNotClean(t *testing.T) {
 				w.t.Fatal(ok, err)
 			}
 		}, 15 * time.Second},
+		"its key was deleted": {asElsewhere, unfenced("a"), func(w *world, h *Hold) { w.delete(w.keys.Lock("a")) }, 15 * time.Second},
+		"its key was deleted after its end": {asElsewhere, unfenced("a"), func(w *world, h *Hold) {
+			w.destroy(h.Session())
+			w.delete(w.keys.Lock("a"))
+		}, 15 * time.Second},
+		"its key was deleted after its release": {asElsewhere, unfenced("a"), func(w *world, h *Hold) {
+			_ = h.Release(w.t.Context())
+			w.delete(w.keys.Lock("a"))
+		}, 0},
 		"a longer one": {asElsewhere, Request{Names: []string{"a"}, Quiesce: 45 * time.Second}, func(w *world, h *Hold) {
 			w.destroy(h.Session())
 			time.Sleep(45 * time.Second)

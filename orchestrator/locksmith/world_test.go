@@ -320,6 +320,18 @@ func (w *world) holder(name string) (*api.KVPair, records.Holder) {
 	return p, h
 }
 
+// fence is what stands in fence/<name>; its zero value if nothing does.
+func (w *world) fence(name string) records.Fence {
+	w.t.Helper()
+	var f records.Fence
+	if p := w.get(w.keys.Fence(name)); p != nil {
+		if err := records.Decode(p.Key, p.Value, &f); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return f
+}
+
 func (w *world) put(key string, v any) {
 	w.t.Helper()
 	var b []byte
