@@ -70,10 +70,24 @@ var guards = []mutant{
 		run:  "TestLateTake|TestAmbiguousTake|TestAmbiguousBreak",
 	},
 	{
-		name: "the applied policy and the switch",
+		name: "the applied policy",
 		file: locks + "/permit.go",
-		old:  "p.guards = append(p.guards, consulkv.CheckIndex(kActive, active.ModifyIndex), consulkv.CheckIndex(kSuspended, suspended.ModifyIndex))",
-		new:  "",
+		old:  "consulkv.CheckIndex(kActive, active.ModifyIndex)",
+		new:  "consulkv.GetOrEmpty(kActive)",
+		run:  "TestIntentRestsOnThePermit|TestBrakesHoldToTheEnd",
+	},
+	{
+		name: "the switch that suspends",
+		file: locks + "/permit.go",
+		old:  "consulkv.CheckIndex(kSuspended, suspended.ModifyIndex)",
+		new:  "consulkv.GetOrEmpty(kSuspended)",
+		run:  "TestIntentRestsOnThePermit|TestBrakesHoldToTheEnd",
+	},
+	{
+		name: "the silence",
+		file: locks + "/permit.go",
+		old:  "consulkv.CheckIndex(kSilence, silence.ModifyIndex)",
+		new:  "consulkv.GetOrEmpty(kSilence)",
 		run:  "TestIntentRestsOnThePermit|TestBrakesHoldToTheEnd",
 	},
 	{
