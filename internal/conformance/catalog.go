@@ -20,6 +20,39 @@ func (e *env) external(node, zone, status string) {
 }
 
 var catalogTests = []test{
+	{"filtered checks", func(e *env) {
+		e.external("a", "east", api.HealthPassing)
+		e.external("b", "west", api.HealthCritical)
+		state := func(filter string) api.HealthChecks {
+			e.Helper()
+			q := e.q()
+			q.Filter = filter
+			checks, _, err := e.c.Health().State(api.HealthAny, q)
+			e.must(err)
+			return checks
+		}
+		nodes := func(checks api.HealthChecks) string {
+			names := ""
+			for _, c := range checks {
+				names += c.Node[len(e.name):]
+			}
+			return names
+		}
+		same(e, "by service", nodes(state(`ServiceName == "`+e.name+`"`)), "-a-b")
+		same(e, "by service and status", nodes(state(`ServiceName == "`+e.name+`" and Status == critical`)), "-b")
+		same(e, "by id, quoted with Go's escapes", nodes(state(`CheckID == "\x77eb" and ServiceName == "`+e.name+`"`)), "-a-b")
+		for _, c := range state(`CheckID == "serfHealth" or ServiceName == "` + e.name + `"`) {
+			same(e, "one of the two", c.CheckID == "serfHealth" || c.ServiceName == e.name, true)
+		}
+		q := e.q()
+		q.Filter = "CheckID =="
+		_, _, err := e.c.Health().State(api.HealthAny, q)
+		e.mustFail(err, "Failed to create boolean expression evaluator")
+	}},
+	{"no tokens", func(e *env) {
+		_, _, err := e.c.ACL().TokenReadSelf(e.q())
+		e.mustFail(err, "ACL support disabled")
+	}},
 	{"own node", func(e *env) {
 		nodes, _, err := e.c.Catalog().Nodes(e.q())
 		e.must(err)

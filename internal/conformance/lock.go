@@ -198,7 +198,8 @@ var lockTests = []test{
 			same(e, "session of "+p.Key, p.Session, "")
 			same(e, "modify index of "+p.Key, p.ModifyIndex, pairs[0].ModifyIndex)
 		}
-		_, _, err = e.kv.Acquire(&api.KVPair{Key: e.key("0"), Session: s}, e.w())
+		// A key that it held would be refused for its lock-delay instead.
+		_, _, err = e.kv.Acquire(&api.KVPair{Key: e.key("other"), Session: s}, e.w())
 		e.mustFail(err, "invalid session")
 	}},
 	{"delete-tree takes held keys along", func(e *env) {

@@ -208,6 +208,9 @@ func (t *checker) RoundTrip(req *http.Request) (*http.Response, error) {
 	path := req.URL.Path
 	switch {
 	case resp.StatusCode < 300:
+		if err := drinkOf(req, resp); err != nil {
+			return nil, err
+		}
 		return resp, nil
 	case resp.StatusCode == http.StatusNotFound && req.Method == http.MethodGet && strings.Contains(path, "/v1/kv/"):
 		if resp.Header.Get("X-Consul-Index") != "" {

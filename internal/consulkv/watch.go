@@ -18,6 +18,8 @@ type WatchOptions struct {
 	// Wait is how long the server may hold a query without a change. 0: one
 	// minute. Consul adds up to a sixteenth of it.
 	Wait time.Duration
+	// Timeout bounds what a read takes beside the wait. 0: the client's.
+	Timeout time.Duration
 }
 
 // Watcher follows one answer of Consul by blocking queries. It is used by one
@@ -84,6 +86,9 @@ func (w *Watcher[T]) Next(ctx context.Context) (T, error) {
 // for who forgot, after an error, what it was told before.
 func (w *Watcher[T]) Restart() { w.index, w.idle = 0, false }
 
+// SetMinInterval changes MinInterval, for who finds out how busy it is.
+func (w *Watcher[T]) SetMinInterval(d time.Duration) { w.opts.MinInterval = d }
+
 // Index is the Raft index of the answer returned last; 0 before the first.
 func (w *Watcher[T]) Index() uint64 { return w.index }
 
@@ -123,7 +128,9 @@ func (w *Watcher[T]) query(ctx context.Context) (T, *api.QueryMeta, error) {
 	// The time-out of a try covers the server's wait, its jitter of a
 	// sixteenth, and a normal request.
 	slow := *w.c
-	slow.timeout = w.c.timeout
+	if w.opts.Timeout > 0 {
+		slow.timeout = w.opts.Timeout
+	}
 	if w.index > 0 {
 		slow.timeout += w.opts.Wait + w.opts.Wait/16
 	}

@@ -339,14 +339,21 @@ func showChecks(checks []*state.Check) []*state.Check {
 // serveChecks answers with checks, of nodes that ?node-meta= asks for.
 func (s *Server) serveChecks(w http.ResponseWriter, r *http.Request, read func(memdb.WatchSet) (uint64, []*state.Check, error)) (any, error) {
 	filter := metaFilter(r)
+	expr, err := checkFilter(r)
+	if err != nil {
+		return nil, err
+	}
 	var out []*state.Check
-	err := s.serve(w, r, func(ws memdb.WatchSet) (uint64, error) {
+	err = s.serve(w, r, func(ws memdb.WatchSet) (uint64, error) {
 		idx, checks, err := read(ws)
 		if err == nil && filter != nil {
 			var meta map[string]map[string]string
 			if meta, err = s.store.NodeMeta(); err == nil {
 				checks = slices.DeleteFunc(checks, func(c *state.Check) bool { return !satisfies(meta[c.Node], filter) })
 			}
+		}
+		if err == nil {
+			checks, err = expr.apply(checks)
 		}
 		out = checks
 		return idx, err

@@ -8,14 +8,14 @@
 // state is in memory and gone when it is closed, and there is no ACL: a token is
 // accepted and ignored. Production is a real Consul cluster. Known differences:
 //   - TTL checks only: it runs no script, HTTP, TCP or other check;
-//   - no Connect, no prepared queries, no events, no filter expressions, and KV
-//     operations only in a transaction;
+//   - no Connect, no prepared queries, no events, filter expressions for
+//     health checks only, and KV operations only in a transaction;
 //   - the serfHealth check of its node passes until somebody registers it
 //     otherwise in the catalog, so that a test can fail a node;
 //   - the lock-delay is checked in the same step as the lock, so that contenders
 //     cannot slip through it.
 //
-// It may import package state below it, go-memdb, hclog and the standard
-// library. Start at Config and Start in server.go; http.go routes requests,
+// It may import package state below it, go-memdb, go-bexpr, hclog and the
+// standard library. Start at Config and Start in server.go; http.go routes requests,
 // agent.go is the local agent, and state holds the rules of the data.
 package devconsul

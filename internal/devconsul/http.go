@@ -74,6 +74,8 @@ func (s *Server) routes() http.Handler {
 	get("/v1/health/state/", s.healthState)
 	get("/v1/health/service/", s.healthService)
 
+	get("/v1/acl/", aclDisabled)
+
 	get("/v1/status/leader", s.statusLeader)
 	get("/v1/status/peers", s.statusPeers)
 	return printable(mux)
@@ -132,6 +134,11 @@ func (s *Server) wrap(fn endpoint, methods []string) http.Handler {
 	})
 }
 
+// aclDisabled answers whatever is asked about tokens.
+func aclDisabled(http.ResponseWriter, *http.Request) (any, error) {
+	return nil, httpError{http.StatusUnauthorized, "ACL support disabled"}
+}
+
 // commonParams refuses what no endpoint serves.
 func (s *Server) commonParams(r *http.Request) error {
 	q := r.URL.Query()
@@ -149,8 +156,8 @@ func (s *Server) commonParams(r *http.Request) error {
 	if dc := q.Get("dc"); dc != "" && dc != s.cfg.Datacenter {
 		return errors.New("No path to datacenter")
 	}
-	if q.Get("filter") != "" {
-		return badRequest("filter expressions are not served by the embedded Consul: filter the answer, or use a real Consul")
+	if q.Get("filter") != "" && !servesFilter(r.URL.Path) {
+		return badRequest("the embedded Consul serves filter expressions for health checks only: filter the answer, or use a real Consul")
 	}
 	return nil
 }

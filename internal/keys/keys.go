@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -94,6 +95,43 @@ func (p Prefix) Request(name string) string { return p.join("requests", Escape(n
 
 // Approval lets the named holder's lock be broken.
 func (p Prefix) Approval(name string) string { return p.join("approvals", Escape(name)) }
+
+// besideFolders hold the records that stand beside a lock and that its verdict
+// or what is done about it may rest on.
+var besideFolders = []string{"progress", "fence", "requests", "approvals", "silences", "observed"}
+
+// Beside are the folders of the records beside all locks: small, one or a few
+// for each lock.
+func (p Prefix) Beside() []string {
+	out := make([]string, len(besideFolders))
+	for i, f := range besideFolders {
+		out[i] = p.join(f) + "/"
+	}
+	return out
+}
+
+// BesideOf is the name of the lock that a key of one of those folders is about.
+func (p Prefix) BesideOf(key string) (name string, ok bool) {
+	rest, ok := strings.CutPrefix(key, string(p))
+	if !ok {
+		return "", false
+	}
+	folder, rest, _ := strings.Cut(rest, "/")
+	if rest == "" || !slices.Contains(besideFolders, folder) {
+		return "", false
+	}
+	seg, _, _ := strings.Cut(rest, "/")
+	return Unescape(seg), seg != ""
+}
+
+// RolloutID is the inverse of Rollout; ok is false for a rollout's parts.
+func (p Prefix) RolloutID(key string) (id string, ok bool) {
+	rest, ok := strings.CutPrefix(key, p.Rollouts())
+	if !ok || rest == "" || strings.Contains(rest, "/") {
+		return "", false
+	}
+	return Unescape(rest), true
+}
 
 // Breaks is the folder of a lock's breaks.
 func (p Prefix) Breaks(name string) string { return p.join("breaks", Escape(name)) + "/" }

@@ -93,6 +93,8 @@ const sessionsLeast = 2 * time.Second
 type sessionList struct {
 	entries  []*api.SessionEntry
 	filtered bool
+	// start is when it was asked for.
+	start time.Time
 }
 
 func (cl *Cluster) followSessions(ctx context.Context, c *consulkv.Client) {
@@ -102,7 +104,7 @@ func (cl *Cluster) followSessions(ctx context.Context, c *consulkv.Client) {
 			if err != nil {
 				return sessionList{}, meta, err
 			}
-			return sessionList{list, meta.ResultsFilteredByACLs}, meta, nil
+			return sessionList{entries: list, filtered: meta.ResultsFilteredByACLs}, meta, nil
 		})
 	for ctx.Err() == nil {
 		list, err := w.Next(ctx)

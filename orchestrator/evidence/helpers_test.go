@@ -22,11 +22,12 @@ import (
 
 // world is a Consul in this process, and a reader of it.
 type world struct {
-	t      *testing.T
-	faults *devconsul.Faults
-	kv     *consulkv.Client
-	reader *evidence.Reader
-	self   hostproc.Identity
+	t       *testing.T
+	faults  *devconsul.Faults
+	handler http.Handler
+	kv      *consulkv.Client
+	reader  *evidence.Reader
+	self    hostproc.Identity
 }
 
 const prefix = keys.Prefix(keys.DefaultPrefix)
@@ -47,7 +48,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{t: t, faults: f, kv: kv, self: self, reader: &evidence.Reader{Consul: kv, Keys: prefix, Self: self}}
+	return &world{t: t, faults: f, handler: srv.Handler(), kv: kv, self: self, reader: &evidence.Reader{Consul: kv, Keys: prefix, Self: self}}
 }
 
 // record is the holder record of this process for the lock a.

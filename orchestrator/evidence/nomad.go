@@ -176,6 +176,8 @@ func (e *NomadError) Error() string {
 
 func (e *NomadError) Unwrap() error { return e.err }
 
+const nomadNotAsked = "Nomad was not asked: NOMAD_ADDR is not set"
+
 // readAlloc asks Nomad for the holder's allocation. Nothing rests on an answer
 // that does not come.
 func (r *Reader) readAlloc(ctx context.Context, s *Snapshot) {
@@ -183,7 +185,7 @@ func (r *Reader) readAlloc(ctx context.Context, s *Snapshot) {
 		return
 	}
 	if r.Nomad == nil {
-		s.AllocWhy = "Nomad was not asked: NOMAD_ADDR is not set"
+		s.AllocWhy = nomadNotAsked
 		return
 	}
 	a, _, err := r.Nomad.Alloc(ctx, s.Holder.AllocID, 0)

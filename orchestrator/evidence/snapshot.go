@@ -198,13 +198,19 @@ func (s *Snapshot) decodeHolder() {
 	s.Tool = toolOf(s.Pair, false)
 }
 
-// readOwn reads the keys beside a lock of aimlock's own in one transaction, so
-// that they belong together.
-func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
+// ownKeys are the keys beside a lock. A rollout's comes last, if there is one.
+func (r *Reader) ownKeys(s *Snapshot) []string {
 	ks := []string{r.Keys.Progress(s.Name), r.Keys.Fence(s.Name), r.Keys.Request(s.Name), r.Keys.Approval(s.Name), r.Keys.Silence(s.Name)}
 	if s.Held() && s.Holder != nil && s.Holder.RolloutID != "" {
 		ks = append(ks, r.Keys.Rollout(s.Holder.RolloutID))
 	}
+	return ks
+}
+
+// readOwn reads the keys beside a lock of aimlock's own in one transaction, so
+// that they belong together.
+func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
+	ks := r.ownKeys(s)
 	ops := make([]consulkv.Op, len(ks))
 	for i, k := range ks {
 		ops[i] = consulkv.GetOrEmpty(k)
@@ -215,8 +221,15 @@ func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
 	if err != nil {
 		return err
 	}
+	s.takeOwn(ks, res.Find)
+	return nil
+}
+
+// takeOwn decodes what stands beside a lock. find returns nil, or a pair with
+// index 0, for a key that does not exist.
+func (s *Snapshot) takeOwn(ks []string, find func(key string) *api.KVPair) {
 	value := func(i int) []byte {
-		p := res.Find(ks[i])
+		p := find(ks[i])
 		if p == nil || p.ModifyIndex == 0 {
 			s.Deps[ks[i]] = 0
 			return nil
@@ -262,7 +275,6 @@ func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
 			s.Rollout = &h
 		}
 	}
-	return nil
 }
 
 // decodeProgress takes only the record of the hold that is, or that was last.
@@ -297,23 +309,37 @@ func (r *Reader) readSession(ctx context.Context, s *Snapshot) error {
 	case errors.Is(err, errSessionEmpty):
 		// Consul answers with nothing, and not with an error, where the token
 		// has no session:read: "gone" would be a guess.
-		s.SessionWhy = "Consul shows no such session: it ended this moment, or the token lacks session:read"
+		s.SessionWhy = noSuchSession
 	default:
 		s.SessionWhy = err.Error()
 	}
 	return nil
 }
 
-func (r *Reader) readChecks(ctx context.Context, s *Snapshot) {
-	node := ""
+const (
+	noSuchSession = "Consul shows no such session: it ended this moment, or the token lacks session:read"
+	nodeNotKnown  = "the session's node is not known"
+)
+
+func noChecksOf(node string) string {
+	return "Consul shows no checks of node " + node + ": it is gone, or the token lacks node:read"
+}
+
+// node is the Consul node that the session stands on; "" if it is not known.
+func (s *Snapshot) node() string {
 	switch {
 	case s.Session != nil:
-		node = s.Session.Node
+		return s.Session.Node
 	case s.Holder != nil:
-		node = s.Holder.Node
+		return s.Holder.Node
 	}
+	return ""
+}
+
+func (r *Reader) readChecks(ctx context.Context, s *Snapshot) {
+	node := s.node()
 	if node == "" {
-		s.ChecksWhy = "the session's node is not known"
+		s.ChecksWhy = nodeNotKnown
 		return
 	}
 	checks, err := consulkv.Retry(ctx, r.Consul, "read the health of node "+node, func(ctx context.Context) (api.HealthChecks, error) {
@@ -324,7 +350,7 @@ func (r *Reader) readChecks(ctx context.Context, s *Snapshot) {
 	case err != nil:
 		s.ChecksWhy = err.Error()
 	case len(checks) == 0:
-		s.ChecksWhy = "Consul shows no checks of node " + node + ": it is gone, or the token lacks node:read"
+		s.ChecksWhy = noChecksOf(node)
 	default:
 		s.Checks = checks
 	}

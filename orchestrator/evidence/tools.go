@@ -18,6 +18,12 @@ const (
 	ToolUnknown        = "unknown"
 )
 
+// What consul/api and Terraform call the keys of a lock under its prefix.
+const (
+	lockBase = ".lock"
+	infoBase = ".lockinfo"
+)
+
 // toolOf tells which program made a lock, from where and how it stands. info
 // is whether a key with Terraform's lock info stands beside it.
 //
@@ -36,9 +42,9 @@ func toolOf(p *api.KVPair, info bool) string {
 	dir, base := path.Split(p.Key)
 	dir = strings.TrimSuffix(dir, "/")
 	switch {
-	case base == ".lock" && info:
+	case base == lockBase && info:
 		return ToolTerraform
-	case base == ".lock":
+	case base == lockBase:
 		return ToolConsulLock
 	case base == "lock" && path.Base(dir) == "core":
 		return ToolVault
@@ -50,10 +56,10 @@ func toolOf(p *api.KVPair, info bool) string {
 
 // InfoKey is the key beside a lock in which Terraform says who has it.
 func InfoKey(key string) (string, bool) {
-	if path.Base(key) != ".lock" {
+	if path.Base(key) != lockBase {
 		return "", false
 	}
-	return strings.TrimSuffix(key, ".lock") + ".lockinfo", true
+	return strings.TrimSuffix(key, lockBase) + infoBase, true
 }
 
 // readInfo looks for Terraform's lock info beside a lock of consul/api's.

@@ -1,0 +1,393 @@
+package evidence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// picture is what a sweep knows, and of which locks it has not told yet. It is
+// used by one goroutine.
+type picture struct {
+	s *Sweep
+	r *Reader
+
+	// kv are the keys that are followed, locks and what is of use to them.
+	kv map[string]kept
+	// locks are those of kv that are locks.
+	locks map[string]struct{}
+	// hidden are the prefixes of which the token may read only a part.
+	hidden map[string]bool
+
+	sessions map[string]*api.SessionEntry
+	// sessionsAt is when the sessions were asked for; sessionsWhy, why they are
+	// not known.
+	sessionsAt  time.Time
+	sessionsWhy string
+	checks      map[string]api.HealthChecks // by node
+	checksWhy   string
+	// extra are the checks that are asked for beside serfHealth and those of
+	// aimlock's holders.
+	extra []string
+
+	allocs map[string]allocSeen // by id
+	// told is what the last snapshot of a lock rested on beside KV.
+	told  map[string]rests
+	dirty map[string]struct{}
+	// at is when the newest part was read.
+	at time.Time
+}
+
+// kept is a key and when it was read.
+type kept struct {
+	pair *api.KVPair
+	at   time.Time
+}
+
+type allocSeen struct {
+	alloc *Alloc
+	why   string
+}
+
+type rests struct{ node, rollout string }
+
+const notRead = "it was not read yet"
+
+func newPicture(s *Sweep) *picture {
+	return &picture{
+		s: s, r: s.r, kv: map[string]kept{}, locks: map[string]struct{}{}, hidden: map[string]bool{},
+		sessionsWhy: notRead, checksWhy: notRead,
+		allocs: map[string]allocSeen{}, told: map[string]rests{}, dirty: map[string]struct{}{},
+	}
+}
+
+func (p *picture) read(at time.Time) {
+	if at.After(p.at) {
+		p.at = at
+	}
+}
+
+// tookKV takes in what a read of a prefix brought.
+func (p *picture) tookKV(d delta) {
+	p.read(d.at)
+	p.hidden[d.prefix] = d.filtered
+	rollouts := map[string]bool{}
+	touch := func(key string) {
+		if name, ok := p.r.Keys.BesideOf(key); ok {
+			p.touch(p.r.Keys.Lock(name))
+		} else if id, ok := p.r.Keys.RolloutID(key); ok {
+			rollouts[id] = true
+		} else if lock, ok := strings.CutSuffix(key, infoBase); ok {
+			p.touch(lock + lockBase)
+		}
+		p.touch(key)
+	}
+	for _, pair := range d.changed {
+		p.kv[pair.Key] = kept{pair, d.at}
+		if p.isLock(pair) {
+			p.locks[pair.Key] = struct{}{}
+		}
+		touch(pair.Key)
+	}
+	for _, key := range d.gone {
+		touch(key)
+		delete(p.kv, key)
+	}
+	if len(rollouts) > 0 {
+		for key, on := range p.told {
+			if rollouts[on.rollout] {
+				p.touch(key)
+			}
+		}
+	}
+}
+
+// touch marks a lock as changed, if it is one that was asked for.
+func (p *picture) touch(key string) {
+	if _, ok := p.locks[key]; ok {
+		p.dirty[key] = struct{}{}
+	}
+}
+
+// isLock tells whether a key is a lock that was asked for: one that a session
+// holds, or one of aimlock's own.
+func (p *picture) isLock(pair *api.KVPair) bool {
+	if !p.s.covers(pair.Key) {
+		return false
+	}
+	_, own := p.r.Keys.LockName(pair.Key)
+	return own || pair.Session != ""
+}
+
+// tookSessions takes in a list of sessions, or why there is none.
+func (p *picture) tookSessions(list sessionList, err error) {
+	p.read(time.Now())
+	old, oldWhy, oldAt := p.sessions, p.sessionsWhy, p.sessionsAt
+	p.sessions, p.sessionsWhy, p.sessionsAt = map[string]*api.SessionEntry{}, "", list.start
+	for _, e := range list.entries {
+		p.sessions[e.ID] = e
+	}
+	switch {
+	case err != nil:
+		p.sessionsWhy = err.Error()
+	case list.filtered:
+		p.sessionsWhy = errSessionsHidden.Error()
+	case len(list.entries) == 0:
+		p.sessionsWhy = errNoSessions.Error()
+	}
+	for key := range p.locks {
+		id := p.kv[key].session()
+		if id == "" {
+			continue
+		}
+		_, was := old[id]
+		_, is := p.sessions[id]
+		// A session that is missing is missing for another reason now.
+		if was != is || !is && (oldWhy != p.sessionsWhy || oldAt.Before(p.kv[key].at)) {
+			p.dirty[key] = struct{}{}
+		}
+	}
+	p.extra = p.checksWanted()
+}
+
+func (k kept) session() string {
+	if k.pair == nil {
+		return ""
+	}
+	return k.pair.Session
+}
+
+// sessionsOlder reports whether a lock was read after the sessions, and its
+// session is not among them.
+func (p *picture) sessionsOlder() bool {
+	for key := range p.locks {
+		k := p.kv[key]
+		if id := k.session(); id != "" && p.sessions[id] == nil && p.sessionsAt.Before(k.at) {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *picture) tookChecks(list checkList) {
+	p.read(time.Now())
+	old, oldWhy := p.checks, p.checksWhy
+	p.checks, p.checksWhy = map[string]api.HealthChecks{}, ""
+	if list.err != nil {
+		p.checksWhy = list.err.Error()
+	}
+	for _, c := range list.checks {
+		p.checks[c.Node] = append(p.checks[c.Node], c)
+	}
+	if list.filtered && len(list.checks) == 0 {
+		p.checksWhy = "the token may not read the health of nodes: it needs node:read"
+	}
+	differ := map[string]bool{}
+	for node := range p.checks {
+		differ[node] = !sameChecks(old[node], p.checks[node])
+	}
+	for node := range old {
+		if _, ok := p.checks[node]; !ok {
+			differ[node] = true
+		}
+	}
+	for key, on := range p.told {
+		if differ[on.node] || on.node != "" && oldWhy != p.checksWhy {
+			p.touch(key)
+		}
+	}
+}
+
+// sameChecks compares what facts are made of.
+func sameChecks(a, b api.HealthChecks) bool {
+	return slices.EqualFunc(a, b, func(x, y *api.HealthCheck) bool {
+		return x.CheckID == y.CheckID && x.Status == y.Status && x.Output == y.Output
+	})
+}
+
+// maxExtra bounds how many checks are asked for by name.
+const maxExtra = 32
+
+// checksWanted are the checks that foreign sessions are bound to, sorted.
+func (p *picture) checksWanted() []string {
+	ids := map[string]bool{}
+	for key := range p.locks {
+		if e := p.sessions[p.kv[key].session()]; e != nil {
+			for _, c := range e.ServiceChecks {
+				ids[c.ID] = true
+			}
+		}
+	}
+	var out []string
+	for id := range ids {
+		if !strings.HasPrefix(id, "service:"+holderService+"-") && !strings.HasPrefix(id, holderService+"-") {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out[:min(len(out), maxExtra)]
+}
+
+// holderService is the service whose checks aimlock's own sessions are bound
+// to: locksmith.HolderService.
+const holderService = "aimlock-holder"
+
+// filter is the expression that picks the checks which sessions are bound to.
+func (p *picture) filter() string {
+	f := `CheckID == "serfHealth" or ServiceName == "` + holderService + `"`
+	for _, id := range p.extra {
+		f += " or CheckID == " + strconv.Quote(id)
+	}
+	return f
+}
+
+// readAllocs asks Nomad, a few at a time, about the allocations of holders of
+// which something is to be told.
+func (p *picture) readAllocs(ctx context.Context) {
+	if p.r.Nomad == nil {
+		return
+	}
+	ids := map[string]bool{}
+	for key := range p.dirty {
+		s := p.start(key)
+		if s.Held() && s.Holder != nil && s.Holder.AllocID != "" {
+			ids[s.Holder.AllocID] = true
+		}
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	gate := make(chan struct{}, allocsAtOnce)
+	for id := range ids {
+		gate <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-gate }()
+			a, _, err := p.r.Nomad.Alloc(ctx, id, 0)
+			seen := allocSeen{alloc: a}
+			if err != nil {
+				seen = allocSeen{why: err.Error()}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			p.allocs[id] = seen
+		})
+	}
+	wg.Wait()
+	if len(ids) > 0 {
+		p.read(time.Now())
+	}
+}
+
+// allocsAtOnce bounds the requests to Nomad under way.
+const allocsAtOnce = 8
+
+// compose makes snapshots of the locks that changed, in the order of their
+// keys, and forgets that they did.
+func (p *picture) compose() []*Snapshot {
+	out := make([]*Snapshot, 0, len(p.dirty))
+	for _, key := range slices.Sorted(maps.Keys(p.dirty)) {
+		s := p.snapshot(key)
+		if s.Pair == nil {
+			delete(p.locks, key)
+			delete(p.told, key)
+		}
+		out = append(out, s)
+	}
+	clear(p.dirty)
+	return out
+}
+
+// start is a snapshot with the lock's own key in it.
+func (p *picture) start(key string) *Snapshot {
+	name, own := p.r.Keys.LockName(key)
+	s := &Snapshot{Name: name, Key: key, Own: own, Pair: p.kv[key].pair, Deps: make(map[string]uint64, 6), ReadAt: p.at}
+	s.Deps[key] = s.Index()
+	s.decodeHolder()
+	return s
+}
+
+func (p *picture) snapshot(key string) *Snapshot {
+	s := p.start(key)
+	ks := p.r.ownKeys(s)
+	s.takeOwn(ks, func(k string) *api.KVPair { return p.kv[k].pair })
+	p.hide(s, ks)
+	on := rests{}
+	if s.Holder != nil {
+		on.rollout = s.Holder.RolloutID
+	}
+	if s.Held() {
+		p.held(s)
+		on.node = s.node()
+	}
+	p.told[key] = on
+	return s
+}
+
+// hide makes unknown what is missing because it may not be read.
+func (p *picture) hide(s *Snapshot, ks []string) {
+	for i, k := range ks[:2] {
+		if s.Deps[k] != 0 || !p.isHidden(k) {
+			continue
+		}
+		why := fmt.Sprintf("the token may not read all keys: it needs key:read on %s", k)
+		if i == 0 {
+			s.ProgressWhy = why
+		} else {
+			s.FenceErr = errors.New(why)
+		}
+	}
+}
+
+func (p *picture) isHidden(key string) bool {
+	for prefix, hidden := range p.hidden {
+		if hidden && strings.HasPrefix(key, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// held adds what there is only while somebody holds the lock.
+func (p *picture) held(s *Snapshot) {
+	if s.Holder == nil {
+		if info, ok := InfoKey(s.Key); ok {
+			s.Tool = toolOf(s.Pair, p.kv[info].pair != nil)
+		}
+	}
+	switch e := p.sessions[s.SessionID()]; {
+	case e != nil:
+		s.Session = e
+	case p.sessionsWhy != "":
+		s.SessionWhy = p.sessionsWhy
+	case p.sessionsAt.Before(p.kv[s.Key].at):
+		s.SessionWhy = "the list of sessions is of an earlier moment than the lock"
+	default:
+		s.SessionWhy = noSuchSession
+	}
+	switch node := s.node(); {
+	case node == "":
+		s.ChecksWhy = nodeNotKnown
+	case p.checksWhy != "":
+		s.ChecksWhy = p.checksWhy
+	case len(p.checks[node]) == 0:
+		s.ChecksWhy = noChecksOf(node)
+	default:
+		s.Checks = p.checks[node]
+	}
+	if s.Holder == nil || s.Holder.AllocID == "" {
+		return
+	}
+	if p.r.Nomad == nil {
+		s.AllocWhy = nomadNotAsked
+		return
+	}
+	seen := p.allocs[s.Holder.AllocID]
+	s.Alloc, s.AllocWhy = seen.alloc, seen.why
+}
