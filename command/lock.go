@@ -170,7 +170,11 @@ func sinceText(st *locksmith.Status) string {
 
 func progressText(p *locksmith.ProgressView) string {
 	text := ""
-	if p.Done != nil && p.Total != nil {
+	switch {
+	case p.Done == nil || p.Total == nil:
+	case *p.Total == 0: // nobody knows how much there is
+		text = strings.TrimSpace(fmt.Sprintf("%d %s", *p.Done, deref(p.Unit)))
+	default:
 		text = fmt.Sprintf("%d of %d %s", *p.Done, *p.Total, deref(p.Unit))
 	}
 	if p.Age != nil {

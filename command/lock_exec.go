@@ -25,6 +25,8 @@ type execOptions struct {
 	noBreak bool
 	ttl     time.Duration
 	grace   time.Duration
+
+	progress progressOptions
 }
 
 func newLockExec(m *Meta) *command {
@@ -54,6 +56,7 @@ and losses print ERROR: first and exit with 4, 5 or 7.`,
 			fs.BoolVar(&o.try, "try", false, "Do not wait.")
 			fs.BoolVar(&o.noBreak, "no-break", false, "Never break, whatever the policies say.")
 			fs.DurationVar(&o.ttl, "ttl", o.ttl, "TTL of the session, from 10s to 24h.")
+			o.progress.flags(fs)
 			fs.DurationVar(&o.grace, "grace", o.grace, "Time between SIGTERM and SIGKILL when the command must end.")
 		},
 		MinArgs: 1, MaxArgs: -1,
@@ -88,6 +91,9 @@ func (o *execOptions) check(in *input) error {
 		return usagef("-wait %s: it must not be negative", o.wait)
 	case o.grace < 0:
 		return usagef("-grace %s: it must not be negative", o.grace)
+	}
+	if err := o.progress.check(in); err != nil {
+		return err
 	}
 	return checkTTL(o.ttl)
 }
@@ -124,7 +130,7 @@ func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *exec
 	if err != nil {
 		return lockError(err)
 	}
-	code, err := m.runChild(ctx, h, sup, argv, o.grace)
+	code, err := m.runChild(ctx, h, sup, argv, o)
 
 	if errors.Is(err, supervise.ErrSurvivors) {
 		// The next holder must not start before what is left has had its time.
@@ -159,7 +165,13 @@ func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *exec
 
 // runChild runs the command until it ends or must end. When it returns,
 // nothing of the command is left.
-func (m *Meta) runChild(ctx context.Context, h *locksmith.Hold, sup *supervise.Supervisor, argv []string, grace time.Duration) (int, error) {
+func (m *Meta) runChild(ctx context.Context, h *locksmith.Hold, sup *supervise.Supervisor, argv []string, o *execOptions) (int, error) {
+	prog, err := m.startProgress(h, &o.progress)
+	if err != nil {
+		return ExitFailed, err
+	}
+	// Before the lock is let go: who reads a released record sees where it ended.
+	defer prog.close(context.WithoutCancel(ctx))
 	if err := sup.ExtendTo(h.LeaseEnd()); err != nil {
 		return ExitFailed, err
 	}
@@ -167,9 +179,14 @@ func (m *Meta) runChild(ctx context.Context, h *locksmith.Hold, sup *supervise.S
 		"AIMLOCK_LOCK="+h.Names()[0],
 		"AIMLOCK_TOKEN="+strconv.FormatUint(h.Token(), 10),
 		"AIMLOCK_EPOCH="+strconv.FormatUint(h.Epoch(), 10))
-	if err := sup.Start(argv, env, os.Stdin, os.Stdout, os.Stderr); err != nil {
+	var extra []*os.File
+	if prog != nil {
+		env, extra = append(env, prog.env...), prog.files
+	}
+	if err := sup.Start(argv, env, os.Stdin, os.Stdout, os.Stderr, extra...); err != nil {
 		return ExitFailed, err
 	}
+	prog.running()
 	type end struct {
 		code int
 		err  error
@@ -209,7 +226,7 @@ func (m *Meta) runChild(ctx context.Context, h *locksmith.Hold, sup *supervise.S
 				m.Log.Debug("pass the signal on", "error", err)
 			}
 		case <-lost:
-			return m.stopChild(h, sup, grace, func() (int, error) { e := <-ended; return e.code, e.err })
+			return m.stopChild(h, sup, o.grace, func() (int, error) { e := <-ended; return e.code, e.err })
 		}
 	}
 }
