@@ -78,10 +78,10 @@ func (m *Meta) startProgress(h *locksmith.Hold, o *progressOptions) (*childProgr
 	}
 	p.relay = reports.New(func(ctx context.Context, r reports.Report) error {
 		err := h.Progress(ctx, r.Done, r.Total, r.Unit, r.Note)
-		if h.Context().Err() != nil {
-			return nil // the hold ended, which is told by itself
+		if err != nil && h.Context().Err() == nil {
+			return err
 		}
-		return err
+		return nil // that the hold ended is told by itself
 	}, func(err error) { m.Notef("Warning: %v\n", err) })
 	p.relay.Report(reports.Report{Note: "started"})
 	if ours != nil {
