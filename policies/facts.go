@@ -144,3 +144,14 @@ func EvidenceOf(f Facts, names []string) []records.Evidence {
 	}
 	return out
 }
+
+// Clock makes the facts of the object now, as of now.
+func Clock(now time.Time) map[string]Fact {
+	const source = "clock"
+	u := now.UTC()
+	return map[string]Fact{
+		"unix":    Known(cty.NumberFloatVal(float64(u.Unix())), source, now),
+		"hour":    Known(cty.NumberFloatVal(float64(u.Hour())), source, now),
+		"weekday": Known(cty.StringVal(strings.ToLower(u.Weekday().String())), source, now),
+	}
+}

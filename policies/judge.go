@@ -29,6 +29,9 @@ type RuleResult struct {
 	// Used names the facts that the rule reads, in order. It is shared: do not
 	// change it.
 	Used []string
+	// Held is for how long a rule with a `for` has held, as far as the memory
+	// goes.
+	Held time.Duration
 }
 
 // Pending is a rule that holds now, but not yet for its whole `for`.
@@ -149,6 +152,7 @@ func (p *Policy) Judge(f Facts, m *Memory, hold string, now time.Duration) Judge
 			if m != nil {
 				since = m.note(r.key, res.Value, now)
 			}
+			res.Held = now - since
 			if left := r.For - (now - since); holds && left > 0 {
 				j.Pending = append(j.Pending, Pending{Rule: r, Since: since, Left: left})
 				holds = false

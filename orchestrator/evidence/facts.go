@@ -1,7 +1,6 @@
 package evidence
 
 import (
-	"strings"
 	"sync"
 	"time"
 
@@ -23,7 +22,6 @@ const (
 	srcRecord  = "holder record"
 	srcMemory  = "this observer"
 	srcCluster = "consul status"
-	srcClock   = "clock"
 	srcNomad   = "nomad"
 )
 
@@ -112,7 +110,7 @@ func (r *Reader) Facts(s *Snapshot, mem *Memory, cl *Cluster, now time.Time) pol
 		"rollout":  r.rolloutFacts(s, mem, now),
 		"file":     nulls("file", srcKV, s.ReadAt), // a lock of Consul is no file's
 		"cluster":  clusterFacts(cl, now),
-		"now":      nowFacts(now),
+		"now":      policies.Clock(now),
 	}
 }
 
@@ -452,14 +450,5 @@ func clusterFacts(cl *Cluster, now time.Time) map[string]policies.Fact {
 			Source: srcMemory, ObservedAt: now, Why: "not watched for a whole minute yet",
 		}
 	}
-	return f.facts
-}
-
-func nowFacts(now time.Time) map[string]policies.Fact {
-	f := newSet(now)
-	u := now.UTC()
-	f.num("unix", float64(u.Unix()), srcClock)
-	f.num("hour", float64(u.Hour()), srcClock)
-	f.str("weekday", strings.ToLower(u.Weekday().String()), srcClock)
 	return f.facts
 }

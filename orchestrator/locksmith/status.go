@@ -28,9 +28,11 @@ type Verdict struct {
 	Snapshot *evidence.Snapshot
 	Facts    policies.Facts
 	// Policy is nil for a lock that no policy matches: it has no rules.
-	Policy    *policies.Policy
-	Judgement policies.Judgement
-	At        time.Time
+	Policy *policies.Policy
+	// PolicyHash is that of all the policies that Policy was chosen from.
+	PolicyHash string
+	Judgement  policies.Judgement
+	At         time.Time
 	// DelayLeft is what is left of Consul's lock-delay while COOLING; negative
 	// if that is not known.
 	DelayLeft time.Duration
@@ -85,6 +87,7 @@ func (o *Observer) Judge(s *evidence.Snapshot, now time.Time) *Verdict {
 	o.ev.Observe(s, o.c.reader)
 	v := &Verdict{Snapshot: s, At: now, State: Free, DelayLeft: -1}
 	v.Facts = o.c.reader.Facts(s, &o.ev, o.cluster, now)
+	v.PolicyHash = o.c.set.Hash
 	v.Policy = o.c.set.For(policies.LockID{Name: s.Name, Key: s.Key, Own: s.Own})
 	if !s.Held() {
 		return v

@@ -1,0 +1,221 @@
+package journal
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+
+	"github.com/aim-control/aimlock/internal/text"
+)
+
+// Problem is something in a journal that could not be read. The rest of it can.
+type Problem struct {
+	File string
+	Line int // 0: the file as a whole
+	What string
+	// Torn: the line is the beginning of an entry that a crash or a full disk
+	// cut off.
+	Torn bool
+}
+
+func (p *Problem) Error() string {
+	if p.Line == 0 {
+		return fmt.Sprintf("%s: %s", p.File, p.What)
+	}
+	return fmt.Sprintf("%s:%d: %s", p.File, p.Line, p.What)
+}
+
+// ErrNone says that there is no journal at a path.
+var ErrNone = errors.New("there is no journal")
+
+// Read reads a journal, oldest entry first: the files of a folder, or one file.
+// An error that is a *Problem is about one line or file, which is skipped; any
+// other is the last.
+func Read(path string) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		files, err := filesOf(path)
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
+		for _, name := range files {
+			f, err := os.Open(name)
+			if errors.Is(err, fs.ErrNotExist) && len(files) > 1 {
+				continue // it was the oldest, and went meanwhile
+			}
+			if err != nil {
+				if !yield(Entry{}, &Problem{File: name, What: reason(err)}) {
+					return
+				}
+				continue
+			}
+			more := read(f, name, yield)
+			_ = f.Close()
+			if !more {
+				return
+			}
+		}
+	}
+}
+
+func filesOf(path string) ([]string, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%s: %w", path, ErrNone)
+	case err != nil:
+		return nil, err
+	case !info.IsDir():
+		return []string{path}, nil
+	}
+	list, err := segments(path)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("%s: %w: the folder has no %s*%s", path, ErrNone, filePrefix, fileSuffix)
+	}
+	var out []string
+	for _, s := range list {
+		out = append(out, s.path)
+	}
+	return out, nil
+}
+
+func reason(err error) string {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pe.Err
+	}
+	return err.Error()
+}
+
+// ReadFrom is Read of one file's text, which name names in problems.
+func ReadFrom(r io.Reader, name string) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) { read(r, name, yield) }
+}
+
+// read yields the entries of one file, and reports whether to go on.
+func read(r io.Reader, name string, yield func(Entry, error) bool) bool {
+	in := bufio.NewReaderSize(r, 64<<10)
+	for line := 1; ; line++ {
+		b, long, err := readLine(in)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return yield(Entry{}, &Problem{File: name, Line: line, What: reason(err)})
+		}
+		end := err != nil
+		if end && len(b) == 0 && !long {
+			return true
+		}
+		e, problem := decode(b, long)
+		switch {
+		case problem == "" && e == nil: // an empty line, where a torn one was closed
+		case problem == "":
+			e.File, e.Line = name, line
+			if !yield(*e, nil) {
+				return false
+			}
+		default:
+			p := &Problem{File: name, Line: line, What: problem, Torn: end || torn(b)}
+			if p.Torn {
+				p.What = "the line was cut off by a crash or a full disk; it is skipped"
+			}
+			if !yield(Entry{}, p) {
+				return false
+			}
+		}
+		if end {
+			return true
+		}
+	}
+}
+
+// readLine returns the next line without its newline. Of a line that is too
+// long it returns nothing but that.
+func readLine(in *bufio.Reader) (line []byte, long bool, err error) {
+	for {
+		part, err := in.ReadSlice('\n')
+		if len(line)+len(part) > MaxLine {
+			line, long = nil, true
+		}
+		if !long {
+			line = append(line, part...)
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return bytes.TrimSuffix(line, []byte{'\n'}), long, err
+		}
+	}
+}
+
+// torn reports whether b is the beginning of an entry: it breaks off before the
+// JSON is complete.
+func torn(b []byte) bool {
+	if len(b) == 0 || b[0] != '{' {
+		return false
+	}
+	var whole json.RawMessage
+	return errors.Is(json.NewDecoder(bytes.NewReader(b)).Decode(&whole), io.ErrUnexpectedEOF)
+}
+
+// decode returns the entry of one line; nil for an empty line.
+func decode(b []byte, long bool) (_ *Entry, problem string) {
+	if long {
+		return nil, fmt.Sprintf("the line has more than %d bytes; it is skipped", MaxLine)
+	}
+	if len(bytes.TrimSpace(b)) == 0 {
+		return nil, ""
+	}
+	var head struct {
+		Version int  `json:"v"`
+		Kind    Kind `json:"kind"`
+	}
+	if b[0] != '{' {
+		return nil, "not an entry of a journal: not a JSON object; it is skipped"
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return nil, "not an entry of a journal: " + text.Clip(text.Printable(err.Error()), 200) + "; it is skipped"
+	}
+	if head.Version > Version {
+		return nil, fmt.Sprintf("written by a newer aimlock (entry version %d, this one reads up to %d): upgrade this aimlock; it is skipped", head.Version, Version)
+	}
+	if head.Version < 1 || head.Kind == "" {
+		return nil, "not an entry of a journal: it has no version or no kind; it is skipped"
+	}
+	e := &Entry{}
+	if err := json.Unmarshal(b, e); err != nil {
+		return nil, "not an entry of a journal: " + text.Clip(text.Printable(err.Error()), 200) + "; it is skipped"
+	}
+	if missing := e.missing(); missing != "" {
+		return nil, fmt.Sprintf("an entry of the kind %s without %q; it is skipped", text.Clip(text.Printable(string(e.Kind)), 40), missing)
+	}
+	return e, ""
+}
+
+// missing is the field that an entry of its kind must have and does not; "" if
+// it is whole. Kinds of a later version pass.
+func (e *Entry) missing() string {
+	switch {
+	case e.Kind == KindStart && e.Start == nil:
+		return "start"
+	case (e.Kind == KindObservation || e.Kind == KindVerdict) && e.Observation == nil:
+		return "observation"
+	case (e.Kind == KindObservation || e.Kind == KindVerdict || e.Kind == KindBreak) && e.Lock == "":
+		return "lock"
+	case e.Kind == KindCluster && e.Cluster == nil:
+		return "cluster"
+	case e.Kind == KindBreak && e.Break == nil:
+		return "break"
+	case e.Kind == KindLeader && e.Leader == nil:
+		return "leader"
+	case e.Kind == KindReload && e.Reload == nil:
+		return "reload"
+	case e.Kind == KindError && e.Error == nil:
+		return "error"
+	}
+	return ""
+}
