@@ -100,6 +100,7 @@ func (c *command) execute(args []string) error {
 	if err := c.setUp(c.Groups); err != nil {
 		return err
 	}
+	defer c.closeHooks()
 	return c.Run(c.ctx, in)
 }
 

@@ -18,6 +18,7 @@ type Config struct {
 	LogLevel string        `hcl:"log_level,optional"`
 	LogJSON  bool          `hcl:"log_json,optional"`
 	Consul   *ConsulConfig `hcl:"consul,block"`
+	Hooks    []HookConfig  `hcl:"hook,block"`
 }
 
 // ConsulConfig is how to reach Consul. A token itself has no place in the file.
@@ -37,6 +38,9 @@ func (m *Meta) loadConfig(path string) (Config, error) {
 		diags = append(diags, gohcl.DecodeBody(file.Body, &hcl.EvalContext{}, &cfg)...)
 	}
 	if err := m.Diagnostics(parser.Files(), diags); err != nil {
+		return Config{}, err
+	}
+	if err := m.Diagnostics(parser.Files(), checkHooks(cfg.Hooks, filepath.Dir(path))); err != nil {
 		return Config{}, err
 	}
 	dir := filepath.Dir(path)

@@ -33,11 +33,7 @@ func (m *Meta) Locksmith() (*locksmith.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	consul, err := m.Consul()
-	if err != nil {
-		return nil, err
-	}
-	return locksmith.New(locksmith.Config{Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("locksmith"), Policies: set})
+	return m.locksmithWith(set)
 }
 
 // lockError gives the errors of locksmith their texts and exit codes.

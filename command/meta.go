@@ -52,6 +52,7 @@ type Meta struct {
 	logLevel   string
 	logJSON    bool
 	consul     consulFlags
+	notifier   hookState
 }
 
 // consulFlags stand before the CONSUL_HTTP_… variables.

@@ -75,6 +75,13 @@ func rules() []rule {
 			deny: func(imp string, _ bool) bool { return within(imp, Module) && imp != own("orchestrator") },
 		},
 		{
+			why:  "hooks are handed their events and know nothing of who makes them",
+			from: under("internal/hooks"),
+			deny: func(imp string, _ bool) bool {
+				return within(imp, Module) && !within(imp, own("internal/records"), own("internal/text"), own("internal/version"))
+			},
+		},
+		{
 			why:  "the way to Consul knows nothing of locks and rollouts",
 			from: under("internal/consulkv"),
 			deny: func(imp string, _ bool) bool {

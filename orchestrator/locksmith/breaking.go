@@ -184,6 +184,9 @@ func (c *Client) startBreak(ctx context.Context, targets []*target, notify func(
 		return nil, err
 	}
 	b.began = true
+	for _, t := range targets {
+		c.onBreak(t.key, &t.rec)
+	}
 	notify(Notice{Kind: NoticeBreaking, Lock: b.names(), Text: "breaking by rule " + targets[0].rec.Rule})
 	return b, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/hostproc"
 	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 	"github.com/aim-control/aimlock/policies"
@@ -55,6 +56,10 @@ type Config struct {
 	// Nomad is asked about the allocations of holders; nil connects where
 	// NOMAD_ADDR is set.
 	Nomad evidence.Nomad
+	// OnBreak is told of each break by this client, with the key of its record:
+	// when its intent stands, and how it came out. It must not block; nil tells
+	// nobody.
+	OnBreak func(key string, rec *records.Break)
 }
 
 // Client takes, judges and breaks locks. It is safe for concurrent use.
@@ -66,6 +71,8 @@ type Client struct {
 	self   hostproc.Identity
 	reader *evidence.Reader
 	by     string
+	// onBreak is never nil.
+	onBreak func(key string, rec *records.Break)
 	// boot is a clock in seconds that goes on while the machine is suspended.
 	boot func() float64
 
@@ -89,6 +96,9 @@ func New(cfg Config) (*Client, error) {
 		}
 		cfg.Policies = set
 	}
+	if cfg.OnBreak == nil {
+		cfg.OnBreak = func(string, *records.Break) {}
+	}
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
 	}
@@ -106,7 +116,7 @@ func New(cfg Config) (*Client, error) {
 		cfg.Nomad = n
 	}
 	return &Client{
-		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, boot: hostproc.BootSeconds,
+		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, onBreak: cfg.OnBreak, boot: hostproc.BootSeconds,
 		reader: &evidence.Reader{Consul: cfg.Consul, Keys: cfg.Prefix, Self: cfg.Self, Nomad: cfg.Nomad},
 	}, nil
 }

@@ -143,9 +143,14 @@ func (b *breaking) finish(ctx context.Context, detail string) {
 		} else if why == "" {
 			why = "another lock of the break was let go"
 		}
-		if _, err := b.conclude(fctx, t, outcome, why); err != nil {
+		rec, err := b.conclude(fctx, t, outcome, why)
+		if err != nil {
 			b.c.log.Warn("the outcome of a break could not be written", "key", t.key, "error", err)
+			lost := t.rec
+			lost.Outcome, lost.Detail = outcome, printable(why)
+			rec = &lost
 		}
+		b.c.onBreak(t.key, rec)
 	}
 }
 
@@ -220,6 +225,15 @@ func (b *breaking) unlock(ctx context.Context) (*records.Break, error) {
 		return nil, err
 	}
 	return &rec, nil
+}
+
+// ended tells that the holds are ended.
+func (b *breaking) ended(outcome, detail string) {
+	for _, t := range b.targets {
+		rec := t.rec
+		rec.Outcome, rec.Detail = outcome, printable(detail)
+		b.c.onBreak(t.key, &rec)
+	}
 }
 
 // dismiss destroys the old sessions, so that a live old holder learns at once

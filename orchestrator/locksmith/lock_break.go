@@ -187,6 +187,7 @@ func (c *Client) breakOnly(ctx context.Context, t *target, req BreakRequest, out
 	dctx, cancel := detached(ctx, 5*time.Second)
 	defer cancel()
 	out.Dismissed = b.dismiss(dctx)
+	b.ended(out.Record.Outcome, out.Dismissed)
 	return nil
 }
 

@@ -2,7 +2,9 @@ package locksmith
 
 import (
 	"errors"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -371,4 +373,110 @@ func TestWho(t *testing.T) {
 			t.Fatalf("%+v: %v", out, err)
 		}
 	})
+}
+
+// Who wants to know of breaks is told of each when its intent stands, and then
+// once how it came out.
+func TestOnBreak(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		do   func(w *world, c *Client)
+		want string
+	}{
+		"broken": {func(w *world, c *Client) {
+			if _, err := c.Break(w.t.Context(), BreakRequest{Name: "a"}); err != nil {
+				w.t.Fatal(err)
+			}
+		}, "intent, unlocked"},
+		"taken": {func(w *world, c *Client) { w.acquiring(c, one("a")).wait(30 * time.Second) }, "intent, taken"},
+		"it fails": {func(w *world, c *Client) {
+			w.net.before(txnWith("unlock"), func() { w.silence(w.client(), "a", time.Hour) })
+			if _, err := c.Break(w.t.Context(), BreakRequest{Name: "a"}); err == nil {
+				w.t.Fatal("it was broken")
+			}
+		}, "intent, aborted"},
+		"its last answer is lost": {func(w *world, c *Client) {
+			w.faults.Add(devconsul.Fault{Match: txnWith("unlock"), Times: 1, DropAfter: true})
+			if _, err := c.Break(w.t.Context(), BreakRequest{Name: "a"}); err != nil {
+				w.t.Fatal(err)
+			}
+		}, "intent, unlocked"},
+		"not permitted": {func(w *world, c *Client) {
+			w.silence(c, "a", time.Hour)
+			if _, err := c.Break(w.t.Context(), BreakRequest{Name: "a"}); err == nil {
+				w.t.Fatal("it was broken")
+			}
+		}, ""},
+		"a dry run": {func(w *world, c *Client) {
+			if _, err := c.Break(w.t.Context(), BreakRequest{Name: "a", DryRun: true}); err != nil {
+				w.t.Fatal(err)
+			}
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				var mu sync.Mutex
+				var told []string
+				c := w.client(withPolicy(t, alwaysHot), func(c *Config) {
+					c.OnBreak = func(key string, rec *records.Break) {
+						mu.Lock()
+						defer mu.Unlock()
+						if key != w.keys.Break("a", 0, rec.Token, 1) || rec.Lock != "a" {
+							t.Errorf("%s: %+v", key, rec)
+						}
+						told = append(told, rec.Outcome)
+					}
+				})
+				w.acquire(w.client(asElsewhere), one("a"))
+				tc.do(w, c)
+				mu.Lock()
+				defer mu.Unlock()
+				if got := strings.Join(told, ", "); got != tc.want {
+					t.Fatalf("told %q, want %q", got, tc.want)
+				}
+			})
+		})
+	}
+}
+
+// A dry run writes nothing, whatever comes of it.
+func TestDryRunChangesNothing(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		c := w.client(withPolicy(t, asking))
+		w.acquire(w.client(asElsewhere), unfenced("a"))
+		if _, err := c.Approve(t.Context(), "a", "", time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		sessions := func() int {
+			l, _, err := w.kv.API().Session().List(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(l)
+		}
+		before, n := w.dump(), sessions()
+		out, err := c.Break(t.Context(), BreakRequest{Name: "a", DryRun: true})
+		if err != nil || len(out.Plan) == 0 {
+			t.Fatalf("%+v: %v", out, err)
+		}
+		if after := w.dump(); after != before || sessions() != n {
+			t.Fatalf("before:\n%s\nafter:\n%s", before, after)
+		}
+	})
+}
+
+// dump is all of KV, with the index at which each key was written.
+func (w *world) dump() string {
+	w.t.Helper()
+	list, err := w.kv.List(w.t.Context(), "")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, p := range list {
+		fmt.Fprintf(&b, "%s %d %s %s\n", p.Key, p.ModifyIndex, p.Session, p.Value)
+	}
+	return b.String()
 }
