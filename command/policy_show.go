@@ -12,13 +12,15 @@ import (
 
 // policyView is one policy as `policy show -json` prints it.
 type policyView struct {
-	Name        string          `json:"name"`
-	Description string          `json:"description,omitempty"`
-	File        string          `json:"file"`
-	Line        int             `json:"line"`
-	Locks       []string        `json:"locks"`
-	Rules       []ruleView      `json:"rules"`
-	Break       *breakRulesView `json:"break"`
+	Name        string   `json:"name"`
+	Description string   `json:"description,omitempty"`
+	File        string   `json:"file"`
+	Line        int      `json:"line"`
+	Locks       []string `json:"locks"`
+	// LockFile is the template of the path of the lock's file, or null.
+	LockFile *string         `json:"lock_file"`
+	Rules    []ruleView      `json:"rules"`
+	Break    *breakRulesView `json:"break"`
 }
 
 type ruleView struct {
@@ -198,6 +200,9 @@ func (m *Meta) policyShowReport(set *policies.Set, name string) policyShowReport
 
 func viewPolicy(p *policies.Policy) policyView {
 	v := policyView{Name: p.Name, Description: p.Description, File: p.Range.Filename, Line: p.Range.Start.Line, Locks: p.Locks, Rules: []ruleView{}}
+	if p.File != "" {
+		v.LockFile = &p.File
+	}
 	for _, r := range p.Rules() {
 		v.Rules = append(v.Rules, ruleView{Kind: r.Kind(), Name: r.Name, When: r.When, For: r.For.Seconds(), Proof: r.Proof, Facts: append([]string{}, r.Used()...)})
 	}

@@ -40,7 +40,7 @@ var fileSchema = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{
 }}
 
 var policySchema = &hcl.BodySchema{
-	Attributes: []hcl.AttributeSchema{{Name: "locks", Required: true}, {Name: "description"}},
+	Attributes: []hcl.AttributeSchema{{Name: "locks", Required: true}, {Name: "description"}, {Name: "file"}},
 	Blocks: []hcl.BlockHeaderSchema{
 		{Type: "warm", LabelNames: []string{"name"}},
 		{Type: "hot", LabelNames: []string{"name"}},
@@ -173,6 +173,9 @@ func (d *decoder) policy(b *hcl.Block) *Policy {
 		d.locks(p, a)
 	}
 	compile := &compiler{consts: d.consts, refs: map[string]*factRef{}}
+	if a := content.Attributes["file"]; a != nil {
+		d.file(p, a, compile)
+	}
 	seen := map[string]hcl.Range{}
 	for _, rb := range content.Blocks.OfType("break") {
 		if p.Break != nil {
@@ -190,6 +193,9 @@ func (d *decoder) policy(b *hcl.Block) *Policy {
 		r := d.rule(p, rb, compile)
 		if r.when == nil {
 			continue
+		}
+		if content.Attributes["file"] == nil {
+			d.unnamedFile(p, r.when)
 		}
 		for _, e := range []*expr{r.when, r.reason} {
 			if e == nil {
