@@ -72,7 +72,6 @@ type policyShowReport struct {
 }
 
 func newPolicyShow(m *Meta) *command {
-	vars := policyVars{}
 	active, history, serial := false, false, uint64(0)
 	return &command{
 		Meta:     m,
@@ -96,7 +95,6 @@ of them. Without these it needs no Consul.`,
 		},
 		Groups: groupConsul | groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
-			vars.register(fs)
 			fs.BoolVar(&active, "active", false, "Print what was applied last, from Consul.")
 			fs.BoolVar(&history, "history", false, "List what was applied and by whom, the last first.")
 			fs.Uint64Var(&serial, "serial", 0, "Print the application of serial `N`.")
@@ -114,7 +112,7 @@ of them. Without these it needs no Consul.`,
 			case in.Set("serial"):
 				return m.showSerial(ctx, serial)
 			}
-			set, diags := m.loadPolicySet(nil, vars)
+			set, diags := m.loadPolicySet(nil)
 			if err := m.policyDiagnostics(set, diags); err != nil {
 				return err
 			}
