@@ -59,6 +59,12 @@ type Snapshot struct {
 	// beside a lock, and left out where those are not read.
 	Silence *records.Silence
 
+	// Seen is what the agent of the holder's own host saw of this hold; nil:
+	// SeenWhy says why. SeenKey is its key, empty where none was asked for.
+	Seen    *records.Observed
+	SeenWhy string
+	SeenKey string
+
 	// Alloc is the holder's Nomad allocation; nil: AllocWhy says why.
 	Alloc    *Alloc
 	AllocWhy string
@@ -211,9 +217,12 @@ func (r *Reader) ownKeys(s *Snapshot) []string {
 // that they belong together.
 func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
 	ks := r.ownKeys(s)
-	ops := make([]consulkv.Op, len(ks))
+	ops := make([]consulkv.Op, len(ks), len(ks)+1)
 	for i, k := range ks {
 		ops[i] = consulkv.GetOrEmpty(k)
+	}
+	if s.Held() || s.Holder != nil && !s.Holder.Released {
+		ops = append(ops, consulkv.GetTree(r.Keys.ObservedAll(s.Name)))
 	}
 	res, err := consulkv.Retry(ctx, r.Consul, "read the records of lock "+s.Name, func(ctx context.Context) (consulkv.Results, error) {
 		return r.Consul.Txn(ctx, ops...)
@@ -222,6 +231,13 @@ func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
 		return err
 	}
 	s.takeOwn(ks, res.Find)
+	var seen []*api.KVPair
+	for _, p := range res {
+		if strings.HasPrefix(p.Key, r.Keys.ObservedAll(s.Name)) {
+			seen = append(seen, p)
+		}
+	}
+	r.takeObserved(s, seen)
 	return nil
 }
 

@@ -86,7 +86,7 @@ func (c *Client) leaves(v *Verdict) *records.Fence {
 	}
 	dead := false
 	if owed > 0 && s.Holder != nil {
-		if dead, _ = c.reader.ProvedDead(s.Holder, s.Progress); dead {
+		if dead, _ = c.reader.Dead(s); dead {
 			owed = 0
 		}
 	}
