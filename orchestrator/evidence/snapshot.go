@@ -127,17 +127,10 @@ func (r *Reader) Read(ctx context.Context, name string) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.complete(ctx, name, key, pair, true)
+	return r.complete(ctx, name, key, pair)
 }
 
-// ReadPair is Read for a key that a listing has just returned. The keys beside
-// it are read only where aimlock holds it.
-func (r *Reader) ReadPair(ctx context.Context, pair *api.KVPair) (*Snapshot, error) {
-	name, _ := r.Keys.LockName(pair.Key)
-	return r.complete(ctx, name, pair.Key, pair, false)
-}
-
-func (r *Reader) complete(ctx context.Context, name, key string, pair *api.KVPair, beside bool) (*Snapshot, error) {
+func (r *Reader) complete(ctx context.Context, name, key string, pair *api.KVPair) (*Snapshot, error) {
 	short, own := r.Keys.LockName(key)
 	if own {
 		name = short
@@ -145,10 +138,8 @@ func (r *Reader) complete(ctx context.Context, name, key string, pair *api.KVPai
 	s := &Snapshot{Name: name, Key: key, Own: own, Pair: pair, Deps: map[string]uint64{}}
 	s.Deps[key] = s.Index()
 	s.decodeHolder()
-	if beside || own || s.Holder != nil {
-		if err := r.readOwn(ctx, s); err != nil {
-			return nil, err
-		}
+	if err := r.readOwn(ctx, s); err != nil {
+		return nil, err
 	}
 	if s.Held() {
 		if err := r.readHeld(ctx, s); err != nil {
