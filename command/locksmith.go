@@ -18,7 +18,7 @@ import (
 )
 
 func newLocksmith(m *Meta) *command {
-	f := &locksmithFlags{vars: policyVars{}}
+	f := &locksmithFlags{}
 	return &command{
 		Meta:     m,
 		Synopsis: "Guard all locks that a policy covers",
@@ -59,19 +59,17 @@ asks for the cluster's past, it watches for that long first.`,
 type locksmithFlags struct {
 	once, dryRun bool
 	listen       string
-	vars         policyVars
 }
 
 func (f *locksmithFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.once, "once", false, "Sweep once, report, and exit.")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "Judge, and say what would be broken; write nothing to Consul.")
 	fs.StringVar(&f.listen, "listen", "", "Serve /metrics (Prometheus) and /health on `ADDRESS`, such as\n127.0.0.1:9108. There is no TLS and no password: keep it off the world.")
-	f.vars.register(fs)
 }
 
 // guardPolicies reads the policies, and prints what is wrong with them.
-func (m *Meta) guardPolicies(vars policyVars) (*policies.Set, error) {
-	set, diags := m.loadPolicySet(nil, vars)
+func (m *Meta) guardPolicies() (*policies.Set, error) {
+	set, diags := m.loadPolicySet(nil)
 	if err := m.policyDiagnostics(set, diags); err != nil {
 		return nil, err
 	}
@@ -79,7 +77,7 @@ func (m *Meta) guardPolicies(vars policyVars) (*policies.Set, error) {
 }
 
 func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
-	set, err := m.guardPolicies(f.vars)
+	set, err := m.guardPolicies()
 	if err != nil {
 		return err
 	}
@@ -95,7 +93,7 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 	cfg := guard.Config{
 		Client: c, Source: guard.Sweeps(c.Reader()), Log: m.Log.Named("locksmith"), DryRun: f.dryRun, Metrics: metrics,
 		Load: func() (*policies.Set, error) {
-			set, err := m.guardPolicies(f.vars)
+			set, err := m.guardPolicies()
 			if err != nil {
 				return nil, errors.New("see the diagnostics")
 			}
