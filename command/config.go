@@ -15,6 +15,7 @@ import (
 type Config struct {
 	Prefix   string        `hcl:"prefix,optional"`
 	Policies []string      `hcl:"policies,optional"` // relative to the file
+	Journal  string        `hcl:"journal,optional"`  // relative to the file
 	LogLevel string        `hcl:"log_level,optional"`
 	LogJSON  bool          `hcl:"log_json,optional"`
 	Consul   *ConsulConfig `hcl:"consul,block"`
@@ -46,6 +47,9 @@ func (m *Meta) loadConfig(path string) (Config, error) {
 	dir := filepath.Dir(path)
 	for i, p := range cfg.Policies {
 		cfg.Policies[i] = resolve(dir, p)
+	}
+	if cfg.Journal != "" {
+		cfg.Journal = resolve(dir, cfg.Journal)
 	}
 	if cfg.Consul == nil {
 		cfg.Consul = &ConsulConfig{}

@@ -28,6 +28,7 @@ type policyApplyReport struct {
 }
 
 func newPolicyApply(m *Meta) *command {
+	vars := policyVars{}
 	var req locksmith.ApplyRequest
 	skip := false
 	return &command{
@@ -49,6 +50,7 @@ config file name, or else the shipped default.`,
 		},
 		Groups: groupConsul | groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
+			vars.register(fs)
 			fs.BoolVar(&req.DryRun, "dry-run", false, "Check, test and compare; change nothing.")
 			fs.BoolVar(&skip, "skip-tests", false, "Apply though test blocks fail, or without waiting for them.")
 			fs.StringVar(&req.Reason, "reason", "", "Why, in `WORDS`: it stands in the history.")
@@ -58,7 +60,7 @@ config file name, or else the shipped default.`,
 			if err := checkReason(req.Reason, false); err != nil {
 				return err
 			}
-			set, diags := m.loadPolicySet(in.Args)
+			set, diags := m.loadPolicySet(in.Args, vars)
 			if err := m.policyDiagnostics(set, diags); err != nil {
 				return err
 			}
@@ -70,8 +72,8 @@ config file name, or else the shipped default.`,
 					return err
 				}
 			}
-			if len(set.Given) > 0 {
-				req.Values = set.Given
+			if len(vars) > 0 {
+				req.Values = vars
 			}
 			c, err := m.locksmithWith(set)
 			if err != nil {

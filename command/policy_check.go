@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"flag"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -20,6 +21,7 @@ type policyCheckReport struct {
 }
 
 func newPolicyCheck(m *Meta) *command {
+	vars := policyVars{}
 	return &command{
 		Meta:     m,
 		Synopsis: "Check policy files, and say all that is wrong",
@@ -35,9 +37,10 @@ shipped default. Exit code 0 with warnings only, 2 with an error.`,
 			{"For a machine", "aimlock policy check -json policies/"},
 		},
 		Groups:  groupJSON | groupPolicy,
+		Flags:   func(fs *flag.FlagSet) { vars.register(fs) },
 		MaxArgs: -1,
 		Run: func(_ context.Context, in *input) error {
-			set, diags := m.loadPolicySet(in.Args)
+			set, diags := m.loadPolicySet(in.Args, vars)
 			if m.JSON {
 				return m.policyCheckJSON(set, diags)
 			}

@@ -20,6 +20,7 @@ type policyTestView struct {
 }
 
 func newPolicyTest(m *Meta) *command {
+	vars := policyVars{}
 	run, verbose := "", false
 	return &command{
 		Meta:     m,
@@ -45,6 +46,7 @@ Exit code 0 if all pass, 1 if one fails, 2 if a file is invalid.`,
 		},
 		Groups: groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
+			vars.register(fs)
 			fs.StringVar(&run, "run", "", "Run only the tests whose name matches the regular `EXPRESSION`.")
 			fs.BoolVar(&verbose, "v", false, "Print the tests that pass as well.")
 		},
@@ -54,7 +56,7 @@ Exit code 0 if all pass, 1 if one fails, 2 if a file is invalid.`,
 			if err != nil {
 				return usagef("-run is not a regular expression: %w", err)
 			}
-			set, diags := m.loadPolicySet(in.Args)
+			set, diags := m.loadPolicySet(in.Args, vars)
 			if err := m.policyDiagnostics(set, diags); err != nil {
 				return err
 			}

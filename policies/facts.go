@@ -33,12 +33,21 @@ type Facts map[string]map[string]Fact
 
 // Lookup returns the fact called "object.attribute" ("plugin.p.attribute").
 func (f Facts) Lookup(name string) (Fact, bool) {
-	i := strings.LastIndexByte(name, '.')
-	if i < 0 {
+	object, attr, ok := SplitFact(name)
+	if !ok {
 		return Fact{}, false
 	}
-	fact, ok := f[name[:i]][name[i+1:]]
+	fact, ok := f[object][attr]
 	return fact, ok
+}
+
+// SplitFact parts a fact's whole name.
+func SplitFact(name string) (object, attr string, ok bool) {
+	i := strings.LastIndexByte(name, '.')
+	if i < 0 {
+		return "", "", false
+	}
+	return name[:i], name[i+1:], true
 }
 
 // Known returns a fact with a known or null value.

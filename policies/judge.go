@@ -108,6 +108,13 @@ func (m *Memory) Restore(hold string, since map[string]time.Duration) {
 	}
 }
 
+// Clone is a memory of the same that changes by itself.
+func (m *Memory) Clone() *Memory {
+	c := &Memory{}
+	c.Restore(m.Hold())
+	return c
+}
+
 // note records one answer of a rule and returns since when it has held.
 func (m *Memory) note(key string, v Tri, now time.Duration) time.Duration {
 	if v != True {

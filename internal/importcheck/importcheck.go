@@ -54,6 +54,14 @@ func rules() []rule {
 			deep: true,
 		},
 		{
+			why:  "a journal is read and judged without Consul",
+			from: under("internal/journal", "internal/replay"),
+			deny: func(imp string, _ bool) bool {
+				return within(imp, "github.com/hashicorp/consul", "github.com/hashicorp/nomad", own("internal/consulkv"), own("orchestrator/locksmith"))
+			},
+			deep: true,
+		},
+		{
 			why:  "the plugin SDK imports nothing of the rest, so that a plugin needs nothing of aimlock but it",
 			from: isSDK,
 			deny: func(imp string, _ bool) bool { return within(imp, Module) && !isSDK(imp) },
@@ -95,7 +103,7 @@ func rules() []rule {
 		},
 		{
 			why:  "HCL is read at the edges: what runs a rollout or holds a lock gets checked values",
-			from: under("orchestrator/runner", "orchestrator/agent", "orchestrator/guard"),
+			from: under("orchestrator/runner", "orchestrator/agent"),
 			deny: func(imp string, _ bool) bool { return within(imp, "github.com/hashicorp/hcl") },
 		},
 	}

@@ -42,6 +42,7 @@ func TestRules(t *testing.T) {
 		{"runner may use the network", mod("orchestrator/runner", "net/http", own("internal/consulkv")), ""},
 		{"policies ask Consul", mod("policies", consul), "policies imports " + consul + ": policies are judged"},
 		{"policies ask Consul by another", append(mod("policies", own("internal/x")), mod("internal/x", consul)...), "policies imports " + own("internal/x") + " imports " + consul},
+		{"replay asks Consul", append(mod("internal/replay", own("orchestrator/evidence")), mod("orchestrator/evidence", consul)...), "internal/replay imports " + own("orchestrator/evidence") + " imports " + consul},
 		{"SDK reaches in", mod("plugin/plugintest", own("orchestrator")), "plugin/plugintest imports " + own("orchestrator")},
 		{"SDK reaches into the host", mod("plugin", own("plugin/host")), "plugin imports " + own("plugin/host")},
 		{"host uses the rest", mod("plugin/host", own("orchestrator"), own("plugin")), ""},

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"math/big"
 	"sort"
-	"strings"
 	"time"
 
 	"github.com/zclconf/go-cty/cty"
@@ -98,14 +97,14 @@ func (f *Fold) observe(e *Entry) *Observed {
 		maps.Copy(o.Facts[object], policies.DecodeFacts(object, in, ob.ReadAt))
 	}
 	for _, full := range ob.Gone {
-		if object, name, ok := splitFact(full); ok {
+		if object, name, ok := policies.SplitFact(full); ok {
 			delete(o.Facts[object], name)
 		}
 	}
 	o.Facts["now"] = policies.Clock(e.At)
 	f.shared(o)
 	for full, n := range ob.Numbers {
-		if object, name, ok := splitFact(full); ok {
+		if object, name, ok := policies.SplitFact(full); ok {
 			if fact, there := o.Facts[object][name]; there {
 				o.Facts[object][name] = withNumber(fact, n)
 			}
@@ -176,6 +175,15 @@ func (f *Fold) clusterAt(o *Observed, t time.Duration) map[string]policies.Fact 
 	return grown(f.clusters[i].facts, policies.Schema()["cluster"], t-f.clusters[i].t)
 }
 
+// ClusterAfter is when the facts of the cluster changed next after t.
+func (f *Fold) ClusterAfter(t time.Duration) (time.Duration, bool) {
+	i := sort.Search(len(f.clusters), func(i int) bool { return f.clusters[i].t > t })
+	if i == len(f.clusters) {
+		return 0, false
+	}
+	return f.clusters[i].t, true
+}
+
 func grown(facts map[string]policies.Fact, schema map[string]policies.FactDef, d time.Duration) map[string]policies.Fact {
 	out := maps.Clone(facts)
 	for name, def := range schema {
@@ -184,14 +192,6 @@ func grown(facts map[string]policies.Fact, schema map[string]policies.FactDef, d
 		}
 	}
 	return out
-}
-
-func splitFact(full string) (object, name string, ok bool) {
-	i := strings.LastIndexByte(full, '.')
-	if i <= 0 {
-		return "", "", false
-	}
-	return full[:i], full[i+1:], true
 }
 
 // numberOf is the value of a known number, or the lower bound of an unknown.

@@ -40,7 +40,7 @@ const (
 
 // HolderService is the name of the service whose TTL check a holder's session
 // is bound to.
-const HolderService = records.HolderService
+const HolderService = "aimlock-holder"
 
 // Config makes a Client.
 type Config struct {

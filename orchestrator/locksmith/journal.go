@@ -266,7 +266,7 @@ func observation(v *Verdict) *journal.Observation {
 		}
 	}
 	for i := range j.Results {
-		if res := &j.Results[i]; res.Held > 0 {
+		if res := &j.Results[i]; res.Rule.For > 0 && res.Value == policies.True {
 			if o.Verdict.Held == nil {
 				o.Verdict.Held = map[string]time.Duration{}
 			}

@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/aim-control/aimlock/internal/journal"
+	"github.com/aim-control/aimlock/internal/replay"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -255,4 +256,35 @@ func sameFacts(t *rapid.T, exact bool, got, want policies.Facts) {
 			}
 		}
 	}
+}
+
+// Judged anew by the very policies that judged then, a journal shows no
+// difference; nor by others that say the same.
+func TestReplayOfTheSame(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		set, dir := lifeSet(t), tempDir(t)
+		w, err := journal.Open(dir, journal.Options{MaxFile: int64(rapid.IntRange(2000, 60000).Draw(t, "file")), Start: journal.Start{Lag: 1e6}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		held := 0
+		recordLives(t, w, set, func(v *Verdict) {
+			if v.Snapshot.Held() {
+				held++
+			}
+		})
+		same, diags := policies.Parse("same.hcl", []byte(lifePolicy+"\npolicy \"more\" {\n  locks = [\"none\"]\n}\n"))
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		for _, by := range []*policies.Set{set, same} {
+			rep, err := replay.Run(dir, by, replay.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(rep.Differences) > 0 || rep.Skipped > 0 || held > 0 && rep.Observations == 0 {
+				t.Fatalf("by %.8s: %+v", by.Hash, rep)
+			}
+		}
+	})
 }

@@ -1,0 +1,39 @@
+package command
+
+import (
+	"time"
+
+	"github.com/aim-control/aimlock/internal/journal"
+)
+
+// journalUsage is the help of -journal.
+const journalUsage = "`DIR` with the locksmith's journal. Or set AIMLOCK_JOURNAL, or journal in\nthe config file."
+
+// journalDir is where the journal is: as -journal, AIMLOCK_JOURNAL or the
+// config file say; "" if none of them does.
+func (m *Meta) journalDir(flagValue string) string {
+	return first(flagValue, m.Env("AIMLOCK_JOURNAL"), m.Config.Journal)
+}
+
+// maxProblems bounds how many bad lines of a journal are told of one by one.
+const maxProblems = 10
+
+// journalProblems tells of lines of a journal that cannot be read. Call done
+// when all are told.
+func (m *Meta) journalProblems() (tell func(*journal.Problem), done func()) {
+	n := 0
+	tell = func(p *journal.Problem) {
+		if n++; n <= maxProblems {
+			m.Notef("Warning: %s\n", p)
+		}
+	}
+	done = func() {
+		if n > maxProblems {
+			m.Notef("Warning: %d more lines of the journal could not be read\n", n-maxProblems)
+		}
+	}
+	return tell, done
+}
+
+// showTime is a time as people read it: on their own clock, and saying which.
+func showTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
