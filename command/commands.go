@@ -41,6 +41,7 @@ func commands() map[string]constructor {
 		"policy show":      newPolicyShow,
 		"policy suspend":   newPolicySuspend,
 		"policy test":      newPolicyTest,
+		"recover":          newRecover,
 		"rollout abort":    newRolloutAbort,
 		"rollout list":     newRolloutList,
 		"rollout pause":    newRolloutPause,

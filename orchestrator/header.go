@@ -207,7 +207,7 @@ type Given struct {
 }
 
 // ErrDataLost is returned where Consul holds less than was written to it.
-var ErrDataLost = errors.New("Consul has lost orders of this rollout, or was restored to an older state: nothing is assigned; raise the epoch by hand, as docs/safety.md says")
+var ErrDataLost = errors.New("Consul has lost orders of this rollout, or was restored to an older state: nothing is assigned; run `aimlock recover`")
 
 // Recover makes the state of a rollout out of what is persisted: its plan, its
 // header, the orders of this rollout that stand in desired/, and the answers

@@ -164,7 +164,7 @@ func (s *State) report(r Report) {
 func explain(r Report) string {
 	if r.Result == ResultRefused {
 		return "it refused the order " + r.Order.String() + because(r.Why) +
-			"; it has accepted a newer one: was Consul restored from a snapshot? then raise the epoch by hand, as docs/safety.md says"
+			"; it has accepted a newer one: was Consul restored from a snapshot? then run `aimlock recover`"
 	}
 	if r.Why == "" {
 		return "failed"

@@ -136,6 +136,9 @@ func (p Prefix) RolloutID(key string) (id string, ok bool) {
 // Breaks is the folder of a lock's breaks.
 func (p Prefix) Breaks(name string) string { return p.join("breaks", Escape(name)) + "/" }
 
+// BreaksRoot is the folder of all locks' breaks.
+func (p Prefix) BreaksRoot() string { return p.join("breaks") + "/" }
+
 // Break is one attempt to break the hold (epoch, token) of a lock.
 func (p Prefix) Break(name string, epoch, token uint64, attempt int) string {
 	return p.Breaks(name) + fmt.Sprintf("%d-%d-%d", epoch, token, attempt)
@@ -211,6 +214,9 @@ func (p Prefix) ActualBucket(config string, bucket int) string {
 
 // ActualAll is the folder of all actual entries of config.
 func (p Prefix) ActualAll(config string) string { return p.join("actual", Escape(config)) + "/" }
+
+// ActualRoot is the folder of all configs' actual entries.
+func (p Prefix) ActualRoot() string { return p.join("actual") + "/" }
 
 // Bucket is the folder under actual/<config>/ that node's entry stands in. It
 // never changes for a name: agents and orchestrators of different versions

@@ -15,6 +15,9 @@ import (
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
 
+// sessionName begins the names of all sessions of aimlock.
+const sessionName = "aimlock "
+
 // NewNonce returns what tells one acquisition from every other.
 func NewNonce() string { return rand.Text() }
 
@@ -32,7 +35,7 @@ func (c *Client) begin(ctx context.Context, req *Request) (*attempt, error) {
 	if nonce == "" {
 		nonce = NewNonce()
 	}
-	name := "aimlock " + req.Operation + " " + strings.Join(req.Names, " ")
+	name := sessionName + req.Operation + " " + strings.Join(req.Names, " ")
 	// The lock-delay is the quiesce that this holder asks for.
 	sess, err := c.openSession(ctx, NewNonce(), req.TTL, req.Quiesce, name)
 	if err != nil {
@@ -287,7 +290,7 @@ func parseEpoch(b []byte, key string) (uint64, error) {
 	}
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%s is not a number: orders cannot be given; write one there that is higher than every epoch in actual/, as docs/safety.md says", key)
+		return 0, fmt.Errorf("%s is not a number: orders cannot be given; `aimlock recover` writes one that is above every order", key)
 	}
 	return n, nil
 }

@@ -70,7 +70,7 @@ type drive struct {
 
 // ErrRestored: nodes have accepted orders that are newer than what the present
 // hold can give.
-var ErrRestored = errors.New("Consul was restored to an older state: nothing is assigned; raise the epoch by hand, as docs/safety.md says")
+var ErrRestored = errors.New("Consul was restored to an older state: nothing is assigned; run `aimlock recover`")
 
 // recover makes the state, new or out of what stands in Consul.
 func (d *drive) recover(ctx context.Context, fresh bool) error {

@@ -1,0 +1,185 @@
+package command
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/policies"
+)
+
+func newRecover(m *Meta) *command {
+	var req locksmith.RecoverRequest
+	yes := false
+	return &command{
+		Meta:     m,
+		Synopsis: "Make locks safe again after Consul was restored",
+		Usage:    "[options]",
+		Description: `For the day on which Consul was restored from a snapshot. A restore brings ended
+sessions back to life with their locks, forgets what was taken since, and hands out
+tokens that were handed out before. This command
+
+  - raises the epoch above every order that it finds, so that every order to come
+    is newer, and agents take it,
+  - ends every hold of a lock of aimlock, with its session: also a holder that is
+    alive loses, and has to take the lock anew,
+  - makes every lock owe its next holder the pause once.
+
+Stop rollouts first if you can. It shows what it would do, and asks; where there is
+no terminal it wants -yes. It can be repeated: after an error, or when a node says
+that it has accepted a newer order, run it again. It does not touch the locks of
+other tools, nor any file on a node.`,
+		Examples: []example{
+			{"What would it do?", "aimlock recover -dry-run"},
+			{"Do it, in a script", "aimlock recover -yes"},
+		},
+		Groups: groupConsul | groupJSON,
+		Flags: func(fs *flag.FlagSet) {
+			fs.BoolVar(&req.DryRun, "dry-run", false, "Show what would be done; change nothing.")
+			fs.BoolVar(&yes, "yes", false, "Do not ask.")
+			fs.Uint64Var(&req.Epoch, "epoch", 0, "Raise the epoch to `N` at least: for orders that are known to have been\ngiven and are not in Consul.")
+		},
+		Run: func(ctx context.Context, _ *input) error {
+			c, err := m.locksmithWith(&policies.Set{})
+			if err != nil {
+				return err
+			}
+			if req.DryRun {
+				return m.recoverDryRun(ctx, c, req)
+			}
+			if !yes {
+				if err := m.askRecover(ctx, c, req); err != nil {
+					return err
+				}
+			}
+			out, err := c.Recover(ctx, req)
+			if m.JSON {
+				if perr := m.PrintJSON(out); perr != nil {
+					return perr
+				}
+			} else if out.Epoch != 0 {
+				m.recoverText(out, err == nil)
+			}
+			if err != nil {
+				return fmt.Errorf("not all is done; `aimlock recover` can be run again: %w", err)
+			}
+			return nil
+		},
+	}
+}
+
+func (m *Meta) recoverDryRun(ctx context.Context, c *locksmith.Client, req locksmith.RecoverRequest) error {
+	out, err := c.Recover(ctx, req)
+	if err != nil {
+		return err
+	}
+	if m.JSON {
+		return m.PrintJSON(out)
+	}
+	m.recoverText(out, true)
+	return nil
+}
+
+// askRecover shows what would be done, on a terminal, and asks.
+func (m *Meta) askRecover(ctx context.Context, c *locksmith.Client, req locksmith.RecoverRequest) error {
+	in, ok := m.Stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return usagef("there is no terminal to ask on: look with -dry-run, then give -yes")
+	}
+	dry := req
+	dry.DryRun = true
+	out, err := c.Recover(ctx, dry)
+	if err != nil {
+		return err
+	}
+	m.Notef("%s", recoveryText(out, true))
+	m.Notef("Was Consul restored from a snapshot, and shall this be done? Type yes: ")
+	line := make(chan string, 1)
+	go func() {
+		s, _ := bufio.NewReader(in).ReadString('\n')
+		line <- s
+	}()
+	select {
+	case s := <-line:
+		if strings.TrimSpace(s) == "yes" {
+			return nil
+		}
+		return exitf(ExitFailed, "nothing is changed")
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (m *Meta) recoverText(out *locksmith.Recovery, done bool) {
+	m.Printf("%s", recoveryText(out, done))
+}
+
+func recoveryText(out *locksmith.Recovery, done bool) string {
+	var b strings.Builder
+	line := func(what, format string, args ...any) {
+		fmt.Fprintf(&b, "  %-9s %s\n", what, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case out.DryRun:
+		fmt.Fprintf(&b, "Would raise the epoch from %d to %d\n", out.Before, out.Epoch)
+	case done:
+		fmt.Fprintf(&b, "The epoch is raised from %d to %d\n", out.Before, out.Epoch)
+	default:
+		fmt.Fprintf(&b, "Raising the epoch from %d to %d came only so far\n", out.Before, out.Epoch)
+	}
+	for _, f := range out.Orders {
+		highest := "none"
+		if !f.Highest.IsZero() {
+			highest = "the highest is " + f.Highest.String()
+		}
+		line("orders", "%s: %d, %s", f.Folder, f.Count, highest)
+	}
+	for _, k := range out.Unreadable {
+		line("unreadable", "%s", text.Printable(k))
+	}
+	for _, h := range out.Holds {
+		what := "left"
+		switch {
+		case out.DryRun:
+			what = "would end"
+		case h.Voided:
+			what = "ended"
+		}
+		detail := ""
+		if h.Detail != "" {
+			detail = "; " + text.Printable(h.Detail)
+		}
+		line(what, "%s: %s, token %d%s", text.Printable(h.Lock), text.Printable(h.Holder), h.Token, detail)
+	}
+	if len(out.Holds) == 0 {
+		line("holders", "none")
+	}
+	if out.Free > 0 {
+		line("free", "%s owe the next holder the pause", plural(out.Free, "free lock"))
+	}
+	if out.Sessions > 0 {
+		line("sessions", "%s of aimlock ended that hold none of these", plural(out.Sessions, "other session"))
+	}
+	for _, r := range out.Rollouts {
+		line("rollout", "%s (%s) is %s as the snapshot has it: look whether it is to go on", text.Printable(r.Name), text.Printable(r.ID), text.Printable(r.State))
+	}
+	restored := "no policies are applied"
+	if p := out.Policies; p != nil {
+		restored = fmt.Sprintf("policies serial %d, hash %.12s, by %s", p.Serial, text.Printable(p.Hash), whoText(p.By, p.Who))
+	}
+	line("restored", "%s", restored)
+	if out.Suspended != nil {
+		line("restored", "breaking is suspended %s", suspensionText(out.Suspended))
+	}
+	if out.Silences > 0 {
+		line("restored", "%s", plural(out.Silences, "silence"))
+	}
+	return b.String()
+}
