@@ -162,7 +162,7 @@ func recoveryText(out *locksmith.Recovery, done bool) string {
 		line("holders", "none")
 	}
 	if out.Free > 0 {
-		line("free", "%s owe the next holder the pause", plural(out.Free, "free lock"))
+		line("free", "%s, of which the next holder first waits the pause", plural(out.Free, "lock"))
 	}
 	if out.Sessions > 0 {
 		line("sessions", "%s of aimlock ended that hold none of these", plural(out.Sessions, "other session"))
