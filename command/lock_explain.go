@@ -11,51 +11,72 @@ import (
 )
 
 func newLockExplain(m *Meta) *command {
-	now := false
+	now, file := false, ""
+	explain := m.onLock(func(ctx context.Context, c *locksmith.Client, name string) error {
+		return m.explainLock(ctx, c, name, now)
+	})
 	return &command{
 		Meta:     m,
 		Synopsis: "Tell a lock's story, and why it is judged so",
-		Usage:    "[options] NAME",
+		Usage:    "[options] NAME | -file PATH",
 		Description: `Shows what "lock status" shows and then every rule of the policy that judges the
 lock, with what it made of the evidence; every fact that a rule reads, with its
 source or why it could not be had; and the lock's story: who took it, what was
 asked, approved and broken, on what evidence and by whom.
 
+With -file it explains the kernel's locks on a file of this machine instead: who
+took them, which processes keep them, and why lslocks shows what it shows. That
+needs no Consul, and root to see all.
+
 It changes nothing and exits 0 whatever the lock's state is.`,
 		Examples: []example{
 			{"What caused it?", "aimlock lock explain aim_lock_config.conf"},
 			{"The lock of another tool, by its whole key", "aimlock lock explain ops/deploy/.lock"},
+			{"What keeps this file locked?", "aimlock lock explain -file /run/lock/backup.lock"},
 		},
 		Groups: groupConsul | groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
 			fs.BoolVar(&now, "now", false, "Do not watch: show what can be said at once.")
+			fs.StringVar(&file, "file", "", "Explain the kernel's locks on the file `PATH` of this machine.")
 		},
-		MinArgs: 1, MaxArgs: 1,
-		Run: m.onLock(func(ctx context.Context, c *locksmith.Client, name string) error {
-			v, st, err := watched(ctx, m, c, name, now)
-			if err != nil {
-				return err
+		MaxArgs: 1,
+		Run: func(ctx context.Context, in *input) error {
+			switch {
+			case in.Set("file") && len(in.Args) > 0:
+				return usagef("lock explain takes a NAME or -file PATH, not both")
+			case in.Set("file"):
+				return m.explainFile(ctx, file)
+			case len(in.Args) == 0:
+				return usagef("lock explain is missing an argument: the NAME of a lock, or -file PATH")
 			}
-			line, err := c.Timeline(ctx, v.Snapshot)
-			if err != nil {
-				return err
-			}
-			if line == nil {
-				line = []locksmith.Event{}
-			}
-			if m.JSON {
-				return m.PrintJSON(struct {
-					fullStatus
-					Timeline []locksmith.Event `json:"timeline"`
-				}{withEvidence(st), line})
-			}
-			m.Printf("%s: %s\n%s", st.Name, st.State, statusLines(st, "", "  "))
-			m.Printf("%s", rulesText(v))
-			m.Printf("%s", evidenceText(st))
-			m.Printf("%s", timelineText(line))
-			return nil
-		}),
+			return explain(ctx, in)
+		},
 	}
+}
+
+func (m *Meta) explainLock(ctx context.Context, c *locksmith.Client, name string, now bool) error {
+	v, st, err := watched(ctx, m, c, name, now)
+	if err != nil {
+		return err
+	}
+	line, err := c.Timeline(ctx, v.Snapshot)
+	if err != nil {
+		return err
+	}
+	if line == nil {
+		line = []locksmith.Event{}
+	}
+	if m.JSON {
+		return m.PrintJSON(struct {
+			fullStatus
+			Timeline []locksmith.Event `json:"timeline"`
+		}{withEvidence(st), line})
+	}
+	m.Printf("%s: %s\n%s", st.Name, st.State, statusLines(st, "", "  "))
+	m.Printf("%s", rulesText(v))
+	m.Printf("%s", evidenceText(st))
+	m.Printf("%s", timelineText(line))
+	return nil
 }
 
 func rulesText(v *locksmith.Verdict) string {
