@@ -75,7 +75,7 @@ func (c *checker) check(e hclsyntax.Expression, constant bool) (cty.Value, hcl.D
 	for _, t := range vars {
 		diags = append(diags, c.checkTraversal(t, constant)...)
 	}
-	syntaxDiags, restore := c.checkSyntax(e)
+	syntaxDiags, restore := c.checkSyntax(e, constant)
 	diags = append(diags, syntaxDiags...)
 	v, evalDiags := c.evaluate(e, c.base)
 	if iterates(e) {
@@ -231,7 +231,7 @@ func (c *checker) checkConst(t hcl.Traversal) hcl.Diagnostics {
 
 // checkSyntax looks at the shape of e. Until restore is called, the operators
 // of e are the check's: they do not hide an error behind a short cut.
-func (c *checker) checkSyntax(e hclsyntax.Expression) (diags hcl.Diagnostics, restore func()) {
+func (c *checker) checkSyntax(e hclsyntax.Expression, constant bool) (diags hcl.Diagnostics, restore func()) {
 	depth := 0
 	var undo []func()
 	fail := func(severity hcl.DiagnosticSeverity, subject hcl.Range, summary, detail string, args ...any) {
@@ -244,6 +244,9 @@ func (c *checker) checkSyntax(e hclsyntax.Expression) (diags hcl.Diagnostics, re
 				if _, ok := c.functions[n.Name]; !ok {
 					fail(hcl.DiagError, n.NameRange, "Unknown function", "There is no function %q.%s", n.Name,
 						didYouMean(n.Name, sortedKeys(c.functions), ""))
+				}
+				if n.Name == inWindow {
+					diags = append(diags, c.checkWindow(n, constant)...)
 				}
 				if n.Name == "contains" && len(n.Args) == 2 {
 					if list, ok := n.Args[0].(*hclsyntax.TupleConsExpr); ok {

@@ -1,6 +1,8 @@
 package policies
 
 import (
+	"slices"
+
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
@@ -37,11 +39,11 @@ func (e *expr) never() bool {
 // scope makes a scope for this expression alone.
 func (e *expr) scope(f Facts) *scope { return newScope(f, e.reads) }
 
-// ages reports whether the expression reads a fact that grows by itself, and
-// which.
+// ages reports whether the expression reads an age, and which. The time of day
+// is none: it says nothing of the holder.
 func (e *expr) ages() (string, bool) {
 	for _, r := range e.reads {
-		if r.age {
+		if r.age && r.object != "now" {
 			return r.name, true
 		}
 	}
@@ -100,23 +102,21 @@ func (c *compiler) compile(e hclsyntax.Expression) *expr {
 			continue
 		}
 		r, _ := c.ref(t)
-		if !containsRef(out.reads, r) {
-			out.reads = append(out.reads, r)
-			out.used = append(out.used, r.name)
-		}
+		out.reading(r)
 	}
 	out.hcl, _ = c.rewrite(e)
+	if hasWindow(out.hcl) {
+		out.reading(c.refs[unixFact])
+	}
 	out.horizon = horizonOf(out.hcl, out.reads)
 	return out
 }
 
-func containsRef(refs []*factRef, r *factRef) bool {
-	for _, x := range refs {
-		if x == r {
-			return true
-		}
+func (e *expr) reading(r *factRef) {
+	if !slices.Contains(e.reads, r) {
+		e.reads = append(e.reads, r)
+		e.used = append(e.used, r.name)
 	}
-	return false
 }
 
 func isConstRoot(name string) bool { return name == "var" || name == "local" }
@@ -158,7 +158,14 @@ func (c *compiler) rewrite(e hclsyntax.Expression) (_ hclsyntax.Expression, cons
 		e.FalseResult, d = c.rewrite(e.FalseResult)
 		return fold(e, a && b && d)
 	case *hclsyntax.FunctionCallExpr:
-		return fold(e, all(e.Args))
+		constant := all(e.Args)
+		if e.Name == inWindow {
+			if w := c.window(e); w != nil {
+				return w, false
+			}
+			return e, false
+		}
+		return fold(e, constant)
 	case *hclsyntax.TupleConsExpr:
 		return fold(e, all(e.Exprs))
 	case *hclsyntax.TemplateExpr:

@@ -280,7 +280,7 @@ func (d *decoder) rule(p *Policy, b *hcl.Block, compile *compiler) *Rule {
 		return r
 	}
 	fact, ages := r.when.ages()
-	r.ages = ages
+	r.ages = ages || r.when.horizon.clock
 	proof := content.Attributes["proof"]
 	switch {
 	case r.Proof && !r.Hot:

@@ -15,6 +15,11 @@
 // their own monotonic time. It imports HCL, cty and the records of package
 // internal/records, never Consul.
 //
+// A verdict can change while nothing happens but time passing: ages grow, a `for`
+// is served, a window opens. Policy.Steady and Freeze.Steady (horizon.go) say
+// for how long one stands, never too late, so that who watches many locks judges
+// one anew only when its facts or its time come.
+//
 // Where to go next: Load and Parse (load.go) make a Set; Set.For finds the
 // policy of a lock; Policy.Judge (judge.go) is the verdict; Break and Step
 // (breaking.go) are what may be done about it. Schema (schema.go) is the list

@@ -18,6 +18,10 @@ import (
 var functions = map[string]function.Function{
 	"duration": durationFunc,
 	"between":  betweenFunc,
+	inWindow:   inWindowFunc,
+
+	"alltrue": truthOf("Each element is true; true where there is none.", and, cty.True),
+	"anytrue": truthOf("At least one element is true; false where there is none.", or, cty.False),
 
 	"contains":   containsFunc,
 	"startswith": stringTest("The string begins with the prefix.", "prefix", strings.HasPrefix),
@@ -153,6 +157,29 @@ var containsFunc = function.New(&function.Spec{
 		return result, nil
 	},
 })
+
+// truthOf joins the elements of a list by && or ||.
+func truthOf(doc string, join shortCircuit, empty cty.Value) function.Function {
+	return function.New(&function.Spec{
+		Description: doc,
+		Params:      []function.Parameter{{Name: "list", Type: cty.List(cty.Bool), AllowNull: true, AllowUnknown: true}},
+		Type:        function.StaticReturnType(cty.Bool),
+		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+			switch list := args[0]; {
+			case list.IsNull():
+				return nullBool, nil
+			case !list.IsKnown():
+				return unknownBool, nil
+			}
+			out := empty
+			for it := args[0].ElementIterator(); it.Next(); {
+				_, v := it.Element()
+				out, _ = join(out, v, nil, nil)
+			}
+			return out, nil
+		},
+	})
+}
 
 func stringTest(doc, second string, test func(s, sub string) bool) function.Function {
 	return function.New(&function.Spec{

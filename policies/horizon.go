@@ -64,6 +64,7 @@ type horizon struct {
 	restless  bool
 	// hour: it reads the hour or the weekday. clock: it reads any of now.*.
 	hour, clock bool
+	windows     []*windowExpr
 }
 
 // linear is constant + the sum of factor * fact. Of the facts, ages grow at one
@@ -92,6 +93,11 @@ func (h *horizon) steady(f Facts, now time.Time) time.Duration {
 	if h.hour {
 		u := now.UTC()
 		least = min(least, u.Truncate(time.Hour).Add(time.Hour).Sub(u))
+	}
+	for _, w := range h.windows {
+		if _, change := w.window.At(now); !change.IsZero() {
+			least = min(least, change.Sub(now))
+		}
 	}
 	for i := range h.crossings {
 		if d, ok := h.crossings[i].crossing(f); ok {
@@ -146,7 +152,7 @@ func (r *factRef) lowest(f Facts) (float64, bool) {
 }
 
 // drifts are the facts that change by themselves and are no ages.
-var drifts = map[string]bool{"progress.rate": true, "cluster.leader": true, "cluster.sessions_lost": true}
+var drifts = map[string]bool{"lock.delay_left": true, "progress.rate": true, "cluster.leader": true, "cluster.sessions_lost": true}
 
 func isDrift(name string) bool {
 	return drifts[name] || strings.HasPrefix(name, pluginObject+".")
@@ -198,6 +204,8 @@ func (a *analyser) Enter(n hclsyntax.Node) (none hcl.Diagnostics) {
 		if len(seen) > 0 {
 			a.h.crossings = append(a.h.crossings, l.plus(r, -1))
 		}
+	case *windowExpr:
+		a.h.windows = append(a.h.windows, n)
 	case *hclsyntax.ScopeTraversalExpr:
 		if r := a.refs[n.Traversal.RootName()]; r != nil && r.age && !a.done[n] {
 			a.h.restless = true
