@@ -33,6 +33,7 @@ func commands() map[string]constructor {
 		"lock request":     newLockRequest,
 		"lock silence":     newLockSilence,
 		"lock status":      newLockStatus,
+		"locksmith":        newLocksmith,
 		"policy apply":     newPolicyApply,
 		"policy check":     newPolicyCheck,
 		"policy fmt":       newPolicyFmt,

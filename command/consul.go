@@ -1,16 +1,23 @@
 package command
 
 import (
+	"net/http"
+
 	"github.com/aim-control/aimlock/internal/consulkv"
 )
 
 // Consul makes the client of a command that is in groupConsul. It does not
 // connect: a Consul that cannot be reached shows at the first request.
-func (m *Meta) Consul() (*consulkv.Client, error) {
+func (m *Meta) Consul() (*consulkv.Client, error) { return m.consulVia(nil) }
+
+// consulVia is Consul with something between the client and the network; nil:
+// nothing.
+func (m *Meta) consulVia(wrap func(http.RoundTripper) http.RoundTripper) (*consulkv.Client, error) {
 	cfg := consulkv.Config{
 		Address:   first(m.consul.httpAddr, m.Env("CONSUL_HTTP_ADDR")),
 		TokenFile: m.consul.tokenFile,
 		Log:       m.Log.Named("consul"),
+		Wrap:      wrap,
 	}
 	if cfg.TokenFile == "" {
 		cfg.Token, cfg.TokenFile = m.Env("CONSUL_HTTP_TOKEN"), m.Env("CONSUL_HTTP_TOKEN_FILE")

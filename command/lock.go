@@ -16,11 +16,8 @@ import (
 // loadPolicies reads the policies that judge: those of -policy or the config
 // file, else the shipped default. What is wrong in them is printed.
 func (m *Meta) loadPolicies() (*policies.Set, error) {
-	if len(m.PolicyPaths) == 0 {
-		return policies.Builtin("default")
-	}
-	set, diags := policies.Load(m.PolicyPaths)
-	if err := m.Diagnostics(set.Files, diags); err != nil {
+	set, diags := m.loadPolicySet(nil)
+	if err := m.policyDiagnostics(set, diags); err != nil {
 		return nil, err
 	}
 	return set, nil

@@ -41,15 +41,16 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 			if len(in.Args) > 0 {
 				prefix = strings.TrimPrefix(in.Args[0], "/")
 			}
-			verdicts, err := c.List(ctx, prefix)
+			look := c.ListHeld
+			if all {
+				look = c.List
+			}
+			verdicts, err := look(ctx, prefix)
 			if err != nil {
 				return err
 			}
 			list := []*locksmith.Status{}
 			for _, v := range verdicts {
-				if !all && !v.Snapshot.Held() {
-					continue
-				}
 				st := c.Status(v)
 				st.Next = c.Next(v, nil)
 				if !verbose {

@@ -53,13 +53,16 @@ type Meta struct {
 	logJSON    bool
 	consul     consulFlags
 	notifier   hookState
+
+	policyVars     policyVars
+	policyVarFiles []string
 }
 
 // consulFlags stand before the CONSUL_HTTP_… variables.
 type consulFlags struct{ httpAddr, tokenFile string }
 
 func newMeta(ctx context.Context, stdio IO) *Meta {
-	return &Meta{IO: stdio, ctx: ctx, Log: hclog.NewNullLogger(), Prefix: keys.DefaultPrefix}
+	return &Meta{IO: stdio, ctx: ctx, Log: hclog.NewNullLogger(), Prefix: keys.DefaultPrefix, policyVars: policyVars{}}
 }
 
 // Env returns an environment variable, or "".
@@ -81,7 +84,7 @@ func (m *Meta) sharedFlags(fs *flag.FlagSet, groups group) {
 		fs.StringVar(&m.consul.tokenFile, "token-file", "", "`FILE` with Consul's ACL token. Or set CONSUL_HTTP_TOKEN or\nCONSUL_HTTP_TOKEN_FILE.")
 	}
 	if groups&groupPolicy != 0 {
-		fs.Var((*stringList)(&m.PolicyPaths), "policy", "Judge by the policies in `PATH`, a file or a folder. May be repeated.\nWithout it, the shipped default policy is in force.")
+		m.policyFlags(fs)
 	}
 }
 

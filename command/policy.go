@@ -27,17 +27,21 @@ func (v policyVars) Set(s string) error {
 	return nil
 }
 
-func (v policyVars) register(fs *flag.FlagSet) {
-	fs.Var(v, "var", "Give a variable of the policies a value: `NAME=VALUE`. May be repeated.")
+// policyFlags registers what every command takes that judges.
+func (m *Meta) policyFlags(fs *flag.FlagSet) {
+	fs.Var((*stringList)(&m.PolicyPaths), "policy", "Judge by the policies in `PATH`, a file or a folder. May be repeated.\nWithout it, the shipped default policy is in force.")
+	fs.Var(m.policyVars, "var", "Give a variable of the policies a value: `NAME=VALUE`. May be repeated.")
+	fs.Var((*stringList)(&m.policyVarFiles), "var-file", "Read values of variables from `FILE`, lines of NAME = VALUE in HCL. May be\nrepeated: of two files the later decides, and -var before all files.")
 }
 
 // loadPolicySet reads the policies that positional paths, -policy, the config
-// file or the shipped default name, in this order of weight.
-func (m *Meta) loadPolicySet(paths []string, vars policyVars) (*policies.Set, hcl.Diagnostics) {
+// file or the shipped default name, in this order of weight, with the values
+// of -var and -var-file.
+func (m *Meta) loadPolicySet(paths []string) (*policies.Set, hcl.Diagnostics) {
 	if len(paths) == 0 {
 		paths = m.PolicyPaths
 	}
-	return policies.LoadWith(paths, policies.Options{Vars: vars})
+	return policies.LoadWith(paths, policies.Options{Vars: m.policyVars, VarFiles: m.policyVarFiles})
 }
 
 // policyDiagnostics prints what is wrong with policies. Unlike Diagnostics it

@@ -28,7 +28,6 @@ type policyApplyReport struct {
 }
 
 func newPolicyApply(m *Meta) *command {
-	vars := policyVars{}
 	var req locksmith.ApplyRequest
 	skip := false
 	return &command{
@@ -50,7 +49,6 @@ config file name, or else the shipped default.`,
 		},
 		Groups: groupConsul | groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
-			vars.register(fs)
 			fs.BoolVar(&req.DryRun, "dry-run", false, "Check, test and compare; change nothing.")
 			fs.BoolVar(&skip, "skip-tests", false, "Apply though test blocks fail, or without waiting for them.")
 			fs.StringVar(&req.Reason, "reason", "", "Why, in `WORDS`: it stands in the history.")
@@ -60,7 +58,7 @@ config file name, or else the shipped default.`,
 			if err := checkReason(req.Reason, false); err != nil {
 				return err
 			}
-			set, diags := m.loadPolicySet(in.Args, vars)
+			set, diags := m.loadPolicySet(in.Args)
 			if err := m.policyDiagnostics(set, diags); err != nil {
 				return err
 			}
@@ -72,8 +70,8 @@ config file name, or else the shipped default.`,
 					return err
 				}
 			}
-			if len(vars) > 0 {
-				req.Values = vars
+			if len(set.Given) > 0 {
+				req.Values = set.Given
 			}
 			c, err := m.locksmithWith(set)
 			if err != nil {

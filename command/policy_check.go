@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"flag"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -21,7 +20,6 @@ type policyCheckReport struct {
 }
 
 func newPolicyCheck(m *Meta) *command {
-	vars := policyVars{}
 	return &command{
 		Meta:     m,
 		Synopsis: "Check policy files, and say all that is wrong",
@@ -37,10 +35,9 @@ shipped default. Exit code 0 with warnings only, 2 with an error.`,
 			{"For a machine", "aimlock policy check -json policies/"},
 		},
 		Groups:  groupJSON | groupPolicy,
-		Flags:   func(fs *flag.FlagSet) { vars.register(fs) },
 		MaxArgs: -1,
 		Run: func(_ context.Context, in *input) error {
-			set, diags := m.loadPolicySet(in.Args, vars)
+			set, diags := m.loadPolicySet(in.Args)
 			if m.JSON {
 				return m.policyCheckJSON(set, diags)
 			}

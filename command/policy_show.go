@@ -12,13 +12,15 @@ import (
 
 // policyView is one policy as `policy show -json` prints it.
 type policyView struct {
-	Name        string          `json:"name"`
-	Description string          `json:"description,omitempty"`
-	File        string          `json:"file"`
-	Line        int             `json:"line"`
-	Locks       []string        `json:"locks"`
-	Rules       []ruleView      `json:"rules"`
-	Break       *breakRulesView `json:"break"`
+	Name        string   `json:"name"`
+	Description string   `json:"description,omitempty"`
+	File        string   `json:"file"`
+	Line        int      `json:"line"`
+	Locks       []string `json:"locks"`
+	// LockFile is the template of the path of the lock's file, or null.
+	LockFile *string         `json:"lock_file"`
+	Rules    []ruleView      `json:"rules"`
+	Break    *breakRulesView `json:"break"`
 }
 
 type ruleView struct {
@@ -70,7 +72,6 @@ type policyShowReport struct {
 }
 
 func newPolicyShow(m *Meta) *command {
-	vars := policyVars{}
 	active, history, serial := false, false, uint64(0)
 	return &command{
 		Meta:     m,
@@ -94,7 +95,6 @@ of them. Without these it needs no Consul.`,
 		},
 		Groups: groupConsul | groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
-			vars.register(fs)
 			fs.BoolVar(&active, "active", false, "Print what was applied last, from Consul.")
 			fs.BoolVar(&history, "history", false, "List what was applied and by whom, the last first.")
 			fs.Uint64Var(&serial, "serial", 0, "Print the application of serial `N`.")
@@ -112,7 +112,7 @@ of them. Without these it needs no Consul.`,
 			case in.Set("serial"):
 				return m.showSerial(ctx, serial)
 			}
-			set, diags := m.loadPolicySet(nil, vars)
+			set, diags := m.loadPolicySet(nil)
 			if err := m.policyDiagnostics(set, diags); err != nil {
 				return err
 			}
@@ -198,6 +198,9 @@ func (m *Meta) policyShowReport(set *policies.Set, name string) policyShowReport
 
 func viewPolicy(p *policies.Policy) policyView {
 	v := policyView{Name: p.Name, Description: p.Description, File: p.Range.Filename, Line: p.Range.Start.Line, Locks: p.Locks, Rules: []ruleView{}}
+	if p.File != "" {
+		v.LockFile = &p.File
+	}
 	for _, r := range p.Rules() {
 		v.Rules = append(v.Rules, ruleView{Kind: r.Kind(), Name: r.Name, When: r.When, For: r.For.Seconds(), Proof: r.Proof, Facts: append([]string{}, r.Used()...)})
 	}

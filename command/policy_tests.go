@@ -20,7 +20,6 @@ type policyTestView struct {
 }
 
 func newPolicyTest(m *Meta) *command {
-	vars := policyVars{}
 	run, verbose := "", false
 	return &command{
 		Meta:     m,
@@ -46,7 +45,6 @@ Exit code 0 if all pass, 1 if one fails, 2 if a file is invalid.`,
 		},
 		Groups: groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
-			vars.register(fs)
 			fs.StringVar(&run, "run", "", "Run only the tests whose name matches the regular `EXPRESSION`.")
 			fs.BoolVar(&verbose, "v", false, "Print the tests that pass as well.")
 		},
@@ -56,7 +54,7 @@ Exit code 0 if all pass, 1 if one fails, 2 if a file is invalid.`,
 			if err != nil {
 				return usagef("-run is not a regular expression: %w", err)
 			}
-			set, diags := m.loadPolicySet(in.Args, vars)
+			set, diags := m.loadPolicySet(in.Args)
 			if err := m.policyDiagnostics(set, diags); err != nil {
 				return err
 			}

@@ -27,6 +27,8 @@ type checker struct {
 	elements map[string]cty.Value
 	// functions is what may be called.
 	functions map[string]function.Function
+	// used is told which of consts an expression names.
+	used map[string]bool
 }
 
 func newChecker(consts map[string]cty.Value) *checker {
@@ -212,6 +214,9 @@ func (c *checker) checkConst(t hcl.Traversal) hcl.Diagnostics {
 		name = stepName(t[1])
 	}
 	if _, ok := c.consts[root+"."+name]; ok {
+		if c.used != nil {
+			c.used[root+"."+name] = true
+		}
 		return nil
 	}
 	var names []string

@@ -26,6 +26,9 @@ type decoder struct {
 
 	consts   map[string]cty.Value // var.x, local.x
 	vars     map[string]cty.Value
+	given    map[string]string    // as -var would give it
+	declared map[string]hcl.Range // where each of consts is
+	used     map[string]bool      // which of consts something names
 	check    *checker
 	policies []*Policy
 	tests    []*Test
@@ -40,7 +43,7 @@ var fileSchema = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{
 }}
 
 var policySchema = &hcl.BodySchema{
-	Attributes: []hcl.AttributeSchema{{Name: "locks", Required: true}, {Name: "description"}},
+	Attributes: []hcl.AttributeSchema{{Name: "locks", Required: true}, {Name: "description"}, {Name: "file"}},
 	Blocks: []hcl.BlockHeaderSchema{
 		{Type: "warm", LabelNames: []string{"name"}},
 		{Type: "hot", LabelNames: []string{"name"}},
@@ -80,7 +83,7 @@ func (d *decoder) content(body hcl.Body, schema *hcl.BodySchema) *hcl.BodyConten
 	return content
 }
 
-func (d *decoder) decode(files []parsedFile, opts Options) {
+func (d *decoder) decode(files []parsedFile, opts Options, given map[string]given) {
 	var policies, tests, variables, locals hcl.Blocks
 	for _, f := range files {
 		for _, b := range d.content(f.body, fileSchema).Blocks {
@@ -96,8 +99,8 @@ func (d *decoder) decode(files []parsedFile, opts Options) {
 			}
 		}
 	}
-	d.decodeConsts(variables, locals, opts)
-	d.check = newChecker(d.consts)
+	d.decodeConsts(variables, locals, opts, given)
+	d.setChecker()
 
 	first := map[string]hcl.Range{}
 	for _, b := range policies {
@@ -117,6 +120,7 @@ func (d *decoder) decode(files []parsedFile, opts Options) {
 	}
 	d.unreachable()
 	d.decodeTests(tests)
+	d.unused()
 }
 
 // unique reports a label that was used before, and one that cannot be a name.
@@ -173,6 +177,9 @@ func (d *decoder) policy(b *hcl.Block) *Policy {
 		d.locks(p, a)
 	}
 	compile := &compiler{consts: d.consts, refs: map[string]*factRef{}}
+	if a := content.Attributes["file"]; a != nil {
+		d.file(p, a, compile)
+	}
 	seen := map[string]hcl.Range{}
 	for _, rb := range content.Blocks.OfType("break") {
 		if p.Break != nil {
@@ -190,6 +197,9 @@ func (d *decoder) policy(b *hcl.Block) *Policy {
 		r := d.rule(p, rb, compile)
 		if r.when == nil {
 			continue
+		}
+		if content.Attributes["file"] == nil {
+			d.unnamedFile(p, r.when)
 		}
 		for _, e := range []*expr{r.when, r.reason} {
 			if e == nil {
@@ -339,6 +349,9 @@ func (d *decoder) constant(a *hcl.Attribute) (cty.Value, bool) {
 	d.diags = append(d.diags, diags...)
 	if diags.HasErrors() {
 		return cty.NilVal, false
+	}
+	if !v.IsWhollyKnown() && d.diags.HasErrors() {
+		return cty.NilVal, false // it rests on a value that is wrong
 	}
 	if v.IsNull() || !v.IsWhollyKnown() {
 		d.fail(a.Expr.Range(), "Value required", "%q needs a value that is known and not null.", a.Name)

@@ -30,6 +30,9 @@ type Set struct {
 	Tests []*Test
 	// Values are the variables and local values, as "var.x" and "local.x".
 	Values map[string]cty.Value
+	// Given are the values that variables were given from outside, as Options.Vars
+	// would give them: those of VarFiles as well.
+	Given map[string]string
 	// Files are the sources, by the name in diagnostics.
 	Files map[string]*hcl.File
 }
@@ -52,6 +55,9 @@ type Options struct {
 	// Vars are the values given to variable blocks, as HCL expressions or as
 	// plain words.
 	Vars map[string]string
+	// VarFiles are files with values of variables, arguments of HCL. Of two that
+	// name the same variable the later decides, and Vars before all of them.
+	VarFiles []string
 }
 
 // Load reads files and folders (their *.hcl, sorted, not their subfolders).
@@ -83,7 +89,7 @@ func LoadWith(paths []string, opts Options) (*Set, hcl.Diagnostics) {
 		}
 	}
 	set, diags := l.finish(opts)
-	set.Builtin = len(paths) == 1 && strings.HasPrefix(paths[0], builtinPrefix) && len(opts.Vars) == 0
+	set.Builtin = len(paths) == 1 && strings.HasPrefix(paths[0], builtinPrefix) && len(opts.Vars) == 0 && len(opts.VarFiles) == 0
 	return set, diags
 }
 
@@ -195,10 +201,9 @@ type loader struct {
 }
 
 type parsedFile struct {
-	name   string
-	body   *hclsyntax.Body
-	src    []byte
-	tokens hclsyntax.Tokens
+	name string
+	body *hclsyntax.Body
+	src  []byte
 }
 
 func (l *loader) fail(subject *hcl.Range, summary, detail string, args ...any) {
@@ -213,19 +218,30 @@ func (l *loader) add(src source) {
 		l.fail(nil, "File named twice", "%s is among the policy files twice. Name it once.", src.name)
 		return
 	}
+	body := l.parse(src)
+	if body == nil {
+		l.unparsed = true
+		return
+	}
+	l.parsed = append(l.parsed, parsedFile{name: src.name, body: body, src: src.bytes})
+}
+
+// parse returns the body of a file, or nil if it is not HCL.
+func (l *loader) parse(src source) *hclsyntax.Body {
+	if l.files == nil {
+		l.files = map[string]*hcl.File{}
+	}
 	start := hcl.Pos{Line: 1, Column: 1}
 	if len(src.bytes) > maxFileSize {
 		l.files[src.name] = &hcl.File{}
-		l.unparsed = true
 		l.fail(nil, "File too large", "%s has more than %d bytes. Split it into several files of one folder.", src.name, maxFileSize)
-		return
+		return nil
 	}
 	l.files[src.name] = &hcl.File{Bytes: src.bytes}
 	tokens, _ := hclsyntax.LexConfig(src.bytes, src.name, start) // the parser reports its errors
 	if diags := checkShape(tokens); diags.HasErrors() {
 		l.diags = append(l.diags, diags...)
-		l.unparsed = true
-		return
+		return nil
 	}
 	file, diags := hclsyntax.ParseConfig(src.bytes, src.name, start)
 	for _, d := range diags {
@@ -235,10 +251,9 @@ func (l *loader) add(src source) {
 		l.files[src.name] = file
 	}
 	if diags.HasErrors() {
-		l.unparsed = true
-		return
+		return nil
 	}
-	l.parsed = append(l.parsed, parsedFile{name: src.name, body: file.Body.(*hclsyntax.Body), src: src.bytes, tokens: tokens})
+	return file.Body.(*hclsyntax.Body)
 }
 
 // explainSyntax adds the way out to the mistakes that are made most.
@@ -256,6 +271,7 @@ func explainSyntax(d *hcl.Diagnostic) *hcl.Diagnostic {
 
 // finish decodes what was added.
 func (l *loader) finish(opts Options) (*Set, hcl.Diagnostics) {
+	values := l.varFiles(opts.VarFiles)
 	set := &Set{Files: l.files}
 	if set.Files == nil {
 		set.Files = map[string]*hcl.File{}
@@ -264,11 +280,12 @@ func (l *loader) finish(opts Options) (*Set, hcl.Diagnostics) {
 	for _, f := range l.parsed {
 		d.src[f.name] = f.src
 	}
-	d.decode(l.parsed, opts)
+	d.decode(l.parsed, opts, values)
 	if d.diags.HasErrors() {
 		return set, sorted(d.diags)
 	}
 	set.Policies, set.Tests, set.Values = d.policies, d.tests, d.consts
+	set.Given = d.given
 	set.Hash = hash(l.parsed, d.vars)
 	return set, sorted(d.diags)
 }
@@ -307,7 +324,8 @@ func hash(files []parsedFile, vars map[string]cty.Value) string {
 			}
 		}
 		newline := true
-		for _, t := range f.tokens {
+		tokens, _ := hclsyntax.LexConfig(f.src, f.name, hcl.Pos{Line: 1, Column: 1}) // it was parsed without errors
+		for _, t := range tokens {
 			if slices.ContainsFunc(skip, func(r hcl.Range) bool {
 				return t.Range.Start.Byte >= r.Start.Byte && t.Range.Start.Byte < r.End.Byte
 			}) {

@@ -13,6 +13,9 @@ type Policy struct {
 	Description string
 	// Locks are the patterns as they stand in the file.
 	Locks []string
+	// File is the template of the path of the file whose kernel lock goes with
+	// a lock, as it is written; empty where the policy names none.
+	File string
 	// Warm and Hot are the rules in the order of the file.
 	Warm, Hot []*Rule
 	// Break is nil where the policy has no break block: its locks are judged
@@ -25,6 +28,7 @@ type Policy struct {
 	Source string
 
 	globs []*glob
+	file  *expr
 	rules []*Rule // warm and hot, in the order of the file
 	reads []*factRef
 }

@@ -95,12 +95,12 @@ var schema = map[string]map[string]FactDef{
 		"finished_ago": {Type: cty.Number, Doc: "seconds since an observer saw it end", Age: true},
 	},
 	"file": {
-		"path":      {Type: cty.String, Doc: "the locked file"},
-		"locked":    {Type: cty.Bool, Doc: "the kernel holds a lock on it"},
-		"kind":      {Type: cty.String, Doc: "kind of lock", Values: []string{"flock", "posix", "ofd"}},
-		"pid":       {Type: cty.Number, Doc: "the process that the kernel names"},
-		"pid_alive": {Type: cty.Bool, Doc: "that process lives"},
-		"kept_by":   {Type: cty.List(keptBy), Doc: "every process that keeps the file: pid, command, how"},
+		"path":      {Type: cty.String, Doc: "the file that the policy's `file` names, on the observer's own machine"},
+		"locked":    {Type: cty.Bool, Doc: "the kernel holds a lock on it; null where there is no such file"},
+		"kind":      {Type: cty.String, Doc: "kind of its first lock, an exclusive one before a shared one", Values: []string{"flock", "posix", "ofd", "lease"}},
+		"pid":       {Type: cty.Number, Doc: "the process that the kernel names for it: 0 for one that it cannot show here, -1 for an ofd lock"},
+		"pid_alive": {Type: cty.Bool, Doc: "a process that the kernel names lives; null for an ofd lock"},
+		"kept_by":   {Type: cty.List(keptBy), Doc: "every process that keeps the file locked: pid, command, how; unknown where not all could be seen"},
 	},
 	"cluster": {
 		"leader":             {Type: cty.String, Doc: "address of Consul's leader"},

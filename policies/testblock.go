@@ -33,6 +33,7 @@ type Expect struct {
 	State  *string
 	Rule   *string
 	Reason *string
+	File   *string // the path that the policy's file makes of the lock
 	Frozen *string // "true", "false" or "unknown"
 	// Steps are the kinds of the steps that would be run.
 	Steps []string
@@ -91,6 +92,9 @@ func (s *Set) runTest(t *Test) TestResult {
 	want("the state", t.Expect.State, j.State)
 	want("the rule", t.Expect.Rule, rule)
 	want("the reason", t.Expect.Reason, reason)
+	if t.Expect.File != nil {
+		want("the file", t.Expect.File, p.testFile(t))
+	}
 	want("frozen", t.Expect.Frozen, frozen)
 	if t.Expect.Steps != nil && !slices.Equal(t.Expect.Steps, steps) {
 		res.Problems = append(res.Problems, fmt.Sprintf("the steps are %q, expected %q", steps, t.Expect.Steps))
@@ -104,7 +108,7 @@ var testSchema = &hcl.BodySchema{
 }
 
 var expectSchema = &hcl.BodySchema{Attributes: []hcl.AttributeSchema{
-	{Name: "state"}, {Name: "rule"}, {Name: "reason"}, {Name: "policy"}, {Name: "frozen"}, {Name: "steps"},
+	{Name: "state"}, {Name: "rule"}, {Name: "reason"}, {Name: "policy"}, {Name: "file"}, {Name: "frozen"}, {Name: "steps"},
 }}
 
 // testFunctions are for writing facts down, beside those of policies.
@@ -192,7 +196,7 @@ func (d *decoder) expect(b *hcl.Block, out *Expect) {
 			d.expectSteps(a, out)
 		default:
 			if s, ok := d.stringAttr(a); ok {
-				*map[string]**string{"rule": &out.Rule, "reason": &out.Reason, "policy": &out.Policy}[name] = &s
+				*map[string]**string{"rule": &out.Rule, "reason": &out.Reason, "policy": &out.Policy, "file": &out.File}[name] = &s
 			}
 		}
 	}

@@ -164,6 +164,9 @@ func Get(key string) Op { return &api.KVTxnOp{Verb: api.KVGet, Key: key} }
 // GetOrEmpty reads a key; a missing one answers with ModifyIndex 0.
 func GetOrEmpty(key string) Op { return &api.KVTxnOp{Verb: api.KVGetOrEmpty, Key: key} }
 
+// GetTree reads every key under a prefix; that there is none is no error.
+func GetTree(prefix string) Op { return &api.KVTxnOp{Verb: api.KVGetTree, Key: prefix} }
+
 // Delete removes a key; a missing one is no error.
 func Delete(key string) Op { return &api.KVTxnOp{Verb: api.KVDelete, Key: key} }
 

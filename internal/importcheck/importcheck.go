@@ -103,7 +103,7 @@ func rules() []rule {
 		},
 		{
 			why:  "HCL is read at the edges: what runs a rollout or holds a lock gets checked values",
-			from: under("orchestrator/runner", "orchestrator/agent"),
+			from: under("orchestrator/runner", "orchestrator/agent", "orchestrator/guard"),
 			deny: func(imp string, _ bool) bool { return within(imp, "github.com/hashicorp/hcl") },
 		},
 	}

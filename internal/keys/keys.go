@@ -158,6 +158,14 @@ func (p Prefix) ObservedAll(name string) string { return p.join("observed", Esca
 // Policies is the folder of what says which policies are in force.
 func (p Prefix) Policies() string { return p.join("policies") + "/" }
 
+// ObservedOf is the name of the lock that a key under observed/ is about.
+func (p Prefix) ObservedOf(key string) (name string, ok bool) {
+	if !strings.HasPrefix(key, p.join("observed")+"/") {
+		return "", false
+	}
+	return p.BesideOf(key)
+}
+
 // PolicyActive holds hash and version of the policies in force.
 func (p Prefix) PolicyActive() string { return p.join("policies", "active") }
 

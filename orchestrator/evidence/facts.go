@@ -8,7 +8,6 @@ import (
 	"github.com/zclconf/go-cty/cty"
 
 	"github.com/aim-control/aimlock/internal/hostproc"
-	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -23,6 +22,8 @@ const (
 	srcMemory  = "this observer"
 	srcCluster = "consul status"
 	srcNomad   = "nomad"
+
+	srcObserved = "observed/ in consul kv"
 )
 
 // set collects the facts of one object.
@@ -266,68 +267,34 @@ func (r *Reader) holderFacts(s *Snapshot, now time.Time) map[string]policies.Fac
 	f.strOr("user", h.User, srcRecord)
 	f.boolean("local", r.Local(h), srcRecord)
 	f.at = now
-	alive, why := r.HolderAlive(h, s.Progress)
+	alive, why, src := r.alive(s)
 	switch alive {
 	case hostproc.True:
-		f.boolean("alive", true, srcProc)
+		f.boolean("alive", true, src)
 	case hostproc.False:
-		f.boolean("alive", false, srcProc)
+		f.boolean("alive", false, src)
 	default:
-		f.unknown("alive", cty.Bool, srcProc, why)
+		f.unknown("alive", cty.Bool, src, why)
 	}
 	return f.facts
 }
 
-// Local reports whether the holder's pid means the same process here: same
-// host, same boot, same pid namespace.
-func (r *Reader) Local(h *records.Holder) bool {
-	return h.Host == r.Self.Host && h.BootID != "" && h.BootID == r.Self.BootID &&
-		h.PIDNS != "" && h.PIDNS == r.Self.PIDNS
-}
-
-// HolderAlive looks on this host whether any process of the hold lives: the
-// holder and every further one that it recorded. It is Unknown for a holder of
-// another host, another pid namespace, or where /proc refuses to be read.
-func (r *Reader) HolderAlive(h *records.Holder, p *records.Progress) (hostproc.Tri, string) {
-	switch {
-	case h.Host != r.Self.Host:
-		return hostproc.Unknown, "the holder is on host " + text.Clip(text.Printable(h.Host), 64) + " and this is " + r.Self.Host
-	case h.BootID != r.Self.BootID:
-		return hostproc.Unknown, "the holder's record is of another boot, or of another host with the same name"
-	case !r.Local(h):
-		return hostproc.Unknown, "the holder is in another pid namespace of this host"
+// alive asks whoever can know: this host, or the agent of the holder's.
+func (r *Reader) alive(s *Snapshot) (alive hostproc.Tri, why, source string) {
+	if r.Local(s.Holder) {
+		alive, why = r.HolderAlive(s.Holder, s.Progress)
+		return alive, why, srcProc
 	}
-	result, reason := hostproc.False, ""
-	for _, proc := range processes(h, p) {
-		alive, why := hostproc.Alive(proc.PID, proc.StartTicks)
-		if alive == hostproc.True {
-			return alive, why
-		}
-		if alive == hostproc.Unknown {
-			result, reason = alive, why
-		}
+	alive, why = r.seenAlive(s)
+	if s.Seen != nil {
+		return alive, why, "agent of host " + shown(s.Seen.Host)
 	}
-	return result, reason
-}
-
-func processes(h *records.Holder, p *records.Progress) []records.Process {
-	list := append([]records.Process{{PID: h.PID, StartTicks: h.StartTicks}}, h.Processes...)
-	if p != nil {
-		list = append(list, p.Processes...)
+	// Whoever looks at this host's own past or containers is told so.
+	if s.Holder.Host == r.Self.Host {
+		_, here := r.HolderAlive(s.Holder, s.Progress)
+		why = here + "; " + why
 	}
-	return list
-}
-
-// ProvedDead reports whether evidence proves that no process of the hold can
-// act any more: every recorded process is gone, and none that inherited the
-// hold's nonce is left on this host. Only then may its quiesce be left out.
-func (r *Reader) ProvedDead(h *records.Holder, p *records.Progress) (bool, string) {
-	alive, why := r.HolderAlive(h, p)
-	if alive != hostproc.False {
-		return false, why
-	}
-	gone, why := hostproc.TreeGone(h.Nonce, h.StartTicks, h.CGroup)
-	return gone == hostproc.True, why
+	return alive, why, srcObserved
 }
 
 // nomadFacts are null for a holder that no allocation runs.

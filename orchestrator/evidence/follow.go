@@ -24,7 +24,8 @@ const readShare = 10
 // Consul are told to Failed, and tried again. changed is given, in batches, new
 // snapshots of the locks of which something changed since they were given
 // last: the lock's own key, the records beside it, its rollout, its session, or
-// the checks of its node. The first batch has all locks. A lock whose key went
+// the checks of its node. The first batch has all locks, also where there are
+// none: until then nothing is known. A lock whose key went
 // away has no Pair; of another tool's lock the release is told as well.
 //
 // changed is called from one goroutine, and is waited for: while it runs,
@@ -49,6 +50,7 @@ func (s *Sweep) Run(ctx context.Context, changed func(batch []*Snapshot)) error 
 		}
 	}()
 	var extra []string
+	told := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -70,9 +72,10 @@ func (s *Sweep) Run(ctx context.Context, changed func(batch []*Snapshot)) error 
 			stop = f.startChecks(ctx, f.p.filter())
 			continue
 		}
-		if f.kvFails() || len(f.p.dirty) == 0 {
+		if f.kvFails() || told && len(f.p.dirty) == 0 {
 			continue
 		}
+		told = true
 		f.p.readAllocs(ctx)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

@@ -8,5 +8,5 @@ func (r *Reader) LocalProcesses(s *Snapshot) []records.Process {
 	if !s.Held() || s.Holder == nil || !r.Local(s.Holder) {
 		return nil
 	}
-	return processes(s.Holder, s.Progress)
+	return Processes(s.Holder, s.Progress)
 }

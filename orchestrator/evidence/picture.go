@@ -38,6 +38,9 @@ type picture struct {
 	// aimlock's holders.
 	extra []string
 
+	// observed are the keys of what observers wrote, by the name of the lock.
+	observed map[string]map[string]struct{}
+
 	allocs map[string]allocSeen // by id
 	// told is what the last snapshot of a lock rested on beside KV.
 	told  map[string]rests
@@ -65,7 +68,7 @@ func newPicture(s *Sweep) *picture {
 	return &picture{
 		s: s, r: s.r, kv: map[string]kept{}, locks: map[string]struct{}{}, hidden: map[string]bool{},
 		sessionsWhy: notRead, checksWhy: notRead,
-		allocs: map[string]allocSeen{}, told: map[string]rests{}, dirty: map[string]struct{}{},
+		observed: map[string]map[string]struct{}{}, allocs: map[string]allocSeen{}, told: map[string]rests{}, dirty: map[string]struct{}{},
 	}
 }
 
@@ -95,9 +98,11 @@ func (p *picture) tookKV(d delta) {
 		if p.isLock(pair) {
 			p.locks[pair.Key] = struct{}{}
 		}
+		p.noteObserved(pair.Key, true)
 		touch(pair.Key)
 	}
 	for _, key := range d.gone {
+		p.noteObserved(key, false)
 		touch(key)
 		delete(p.kv, key)
 	}
@@ -108,6 +113,34 @@ func (p *picture) tookKV(d delta) {
 			}
 		}
 	}
+}
+
+// noteObserved keeps the list of what observers wrote.
+func (p *picture) noteObserved(key string, there bool) {
+	name, ok := p.r.Keys.ObservedOf(key)
+	switch {
+	case !ok:
+	case !there:
+		delete(p.observed[name], key)
+		if len(p.observed[name]) == 0 {
+			delete(p.observed, name)
+		}
+	case p.observed[name] == nil:
+		p.observed[name] = map[string]struct{}{key: {}}
+	default:
+		p.observed[name][key] = struct{}{}
+	}
+}
+
+// observedOf are the records of observers of one lock.
+func (p *picture) observedOf(name string) []*api.KVPair {
+	var out []*api.KVPair
+	for key := range p.observed[name] {
+		if pair := p.kv[key].pair; pair != nil {
+			out = append(out, pair)
+		}
+	}
+	return out
 }
 
 // touch marks a lock as changed, if it is one that was asked for.
@@ -243,6 +276,10 @@ const holderService = "aimlock-holder"
 // filter is the expression that picks the checks which sessions are bound to.
 func (p *picture) filter() string {
 	f := `CheckID == "serfHealth" or ServiceName == "` + holderService + `"`
+	if len(p.observed) > 0 {
+		// Whether agents that said something are still at work.
+		f += ` or ServiceName == "` + agentService + `"`
+	}
 	for _, id := range p.extra {
 		f += " or CheckID == " + strconv.Quote(id)
 	}
@@ -317,6 +354,7 @@ func (p *picture) snapshot(key string) *Snapshot {
 	s := p.start(key)
 	ks := p.r.ownKeys(s)
 	s.takeOwn(ks, func(k string) *api.KVPair { return p.kv[k].pair })
+	p.r.takeObserved(s, p.observedOf(s.Name))
 	p.hide(s, ks)
 	on := rests{}
 	if s.Holder != nil {
@@ -332,6 +370,9 @@ func (p *picture) snapshot(key string) *Snapshot {
 
 // hide makes unknown what is missing because it may not be read.
 func (p *picture) hide(s *Snapshot, ks []string) {
+	if s.SeenKey != "" && s.Deps[s.SeenKey] == 0 && p.isHidden(s.SeenKey) {
+		s.SeenWhy = "the token may not read all keys: it needs key:read on " + s.SeenKey
+	}
 	for i, k := range ks[:2] {
 		if s.Deps[k] != 0 || !p.isHidden(k) {
 			continue

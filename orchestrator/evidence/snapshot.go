@@ -59,6 +59,12 @@ type Snapshot struct {
 	// beside a lock, and left out where those are not read.
 	Silence *records.Silence
 
+	// Seen is what the agent of the holder's own host saw of this hold; nil:
+	// SeenWhy says why. SeenKey is its key, empty where none was asked for.
+	Seen    *records.Observed
+	SeenWhy string
+	SeenKey string
+
 	// Alloc is the holder's Nomad allocation; nil: AllocWhy says why.
 	Alloc    *Alloc
 	AllocWhy string
@@ -121,17 +127,10 @@ func (r *Reader) Read(ctx context.Context, name string) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.complete(ctx, name, key, pair, true)
+	return r.complete(ctx, name, key, pair)
 }
 
-// ReadPair is Read for a key that a listing has just returned. The keys beside
-// it are read only where aimlock holds it.
-func (r *Reader) ReadPair(ctx context.Context, pair *api.KVPair) (*Snapshot, error) {
-	name, _ := r.Keys.LockName(pair.Key)
-	return r.complete(ctx, name, pair.Key, pair, false)
-}
-
-func (r *Reader) complete(ctx context.Context, name, key string, pair *api.KVPair, beside bool) (*Snapshot, error) {
+func (r *Reader) complete(ctx context.Context, name, key string, pair *api.KVPair) (*Snapshot, error) {
 	short, own := r.Keys.LockName(key)
 	if own {
 		name = short
@@ -139,10 +138,8 @@ func (r *Reader) complete(ctx context.Context, name, key string, pair *api.KVPai
 	s := &Snapshot{Name: name, Key: key, Own: own, Pair: pair, Deps: map[string]uint64{}}
 	s.Deps[key] = s.Index()
 	s.decodeHolder()
-	if beside || own || s.Holder != nil {
-		if err := r.readOwn(ctx, s); err != nil {
-			return nil, err
-		}
+	if err := r.readOwn(ctx, s); err != nil {
+		return nil, err
 	}
 	if s.Held() {
 		if err := r.readHeld(ctx, s); err != nil {
@@ -211,9 +208,12 @@ func (r *Reader) ownKeys(s *Snapshot) []string {
 // that they belong together.
 func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
 	ks := r.ownKeys(s)
-	ops := make([]consulkv.Op, len(ks))
+	ops := make([]consulkv.Op, len(ks), len(ks)+1)
 	for i, k := range ks {
 		ops[i] = consulkv.GetOrEmpty(k)
+	}
+	if s.Held() || s.Holder != nil && !s.Holder.Released {
+		ops = append(ops, consulkv.GetTree(r.Keys.ObservedAll(s.Name)))
 	}
 	res, err := consulkv.Retry(ctx, r.Consul, "read the records of lock "+s.Name, func(ctx context.Context) (consulkv.Results, error) {
 		return r.Consul.Txn(ctx, ops...)
@@ -222,6 +222,13 @@ func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
 		return err
 	}
 	s.takeOwn(ks, res.Find)
+	var seen []*api.KVPair
+	for _, p := range res {
+		if strings.HasPrefix(p.Key, r.Keys.ObservedAll(s.Name)) {
+			seen = append(seen, p)
+		}
+	}
+	r.takeObserved(s, seen)
 	return nil
 }
 

@@ -127,13 +127,9 @@ func TestWhichToolHasTheLock(t *testing.T) {
 				t.Errorf("tool %q, want %q", s.Tool, tc.tool)
 			}
 			want{"holder.tool": tc.tool, "holder.alive": "?"}.check(t, w.facts(s))
-			pair, err := w.kv.Get(t.Context(), tc.key)
-			if err != nil {
-				t.Fatal(err)
-			}
-			listed, err := w.reader.ReadPair(t.Context(), pair)
-			if err != nil || listed.Tool != tc.tool {
-				t.Errorf("from a listing: tool %q, want %q, %v", listed.Tool, tc.tool, err)
+			listed, err := w.reader.NewSweep([]string{tc.key}).Read(t.Context())
+			if err != nil || len(listed) != 1 || listed[0].Tool != tc.tool {
+				t.Errorf("from a listing: %v, want tool %q, %v", listed, tc.tool, err)
 			}
 		})
 	}

@@ -37,7 +37,7 @@ func (c *Client) begin(ctx context.Context, req *Request) (*attempt, error) {
 	}
 	name := sessionName + req.Operation + " " + strings.Join(req.Names, " ")
 	// The lock-delay is the quiesce that this holder asks for.
-	sess, err := c.openSession(ctx, NewNonce(), req.TTL, req.Quiesce, name)
+	sess, err := c.openSession(ctx, NewNonce(), req.TTL, req.Quiesce, name, c.meta(nonce, req.Names))
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +53,20 @@ func (c *Client) begin(ctx context.Context, req *Request) (*attempt, error) {
 		}
 	}
 	return a, nil
+}
+
+// meta says on the local Consul agent whose hold this will be, for the agent of
+// this host that watches its holders. It is nil where that does not fit: then
+// other hosts cannot tell whether this holder lives.
+func (c *Client) meta(nonce string, locks []string) map[string]string {
+	m, ok := records.HolderMeta(string(c.keys), locks, map[string]string{
+		records.MetaNonce: nonce, records.MetaHost: c.self.Host, records.MetaBootID: c.self.BootID, records.MetaPIDNS: c.self.PIDNS,
+		records.MetaPID: strconv.Itoa(c.self.PID), records.MetaTicks: strconv.FormatUint(c.self.StartTicks, 10),
+	})
+	if !ok {
+		return nil
+	}
+	return m
 }
 
 // owed is the fence record that the end of the last hold of a free lock makes
@@ -71,7 +85,7 @@ func (c *Client) owed(s *evidence.Snapshot) (*records.Fence, string) {
 		f.Owed, f.Session = h.Quiesce, h.Session
 		if f.Owed > 0 {
 			var dead bool
-			if dead, proof = c.reader.ProvedDead(h, s.Progress); dead {
+			if dead, proof = c.reader.Dead(s); dead {
 				f.Owed = 0
 				if s.Fence != nil && s.Fence.Session == h.Session {
 					return nil, proof
@@ -148,6 +162,9 @@ func (a *attempt) take(ctx context.Context, snaps map[string]*evidence.Snapshot,
 			return nil, 0, err
 		}
 		guards = append(guards, consulkv.CheckIndex(s.Key, s.Index()), consulkv.CheckIndex(c.keys.Fence(n), s.Deps[c.keys.Fence(n)]))
+		if s.SeenKey != "" {
+			guards = append(guards, consulkv.CheckIndex(s.SeenKey, s.Deps[s.SeenKey]))
+		}
 	}
 	epochKey, pen := c.keys.Epoch(), c.keys.Writes(a.req.Names[0])
 	ops = append(ops, consulkv.GetOrEmpty(epochKey), consulkv.GetOrEmpty(pen))

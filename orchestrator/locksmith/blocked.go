@@ -233,6 +233,9 @@ func (w *waiter) watch(ctx context.Context, all []*Verdict) (wake <-chan struct{
 		for _, k := range []string{w.c.keys.Progress(s.Name), w.c.keys.Approval(s.Name)} {
 			wg.Go(func() { follow(ctx, w.c.keyWatcher(k, time.Second), poke) })
 		}
+		if s.SeenKey != "" {
+			wg.Go(func() { followKey(ctx, w.c.keyWatcher(s.SeenKey, 100*time.Millisecond), s.Deps[s.SeenKey], poke) })
+		}
 		if s.Holder != nil && s.Holder.RolloutID != "" && v.reads("rollout.") {
 			k := w.c.keys.Rollout(s.Holder.RolloutID)
 			wg.Go(func() { follow(ctx, w.c.keyWatcher(k, time.Second), poke) })
@@ -271,6 +274,27 @@ func follow[T any](ctx context.Context, w *consulkv.Watcher[T], poke func()) {
 		poke()
 		if err != nil && sleep(ctx, time.Second) != nil {
 			return
+		}
+	}
+}
+
+// followKey pokes when a key has another index than the one that was read. A key
+// that is not there wakes its watcher at every write elsewhere.
+func followKey(ctx context.Context, w *consulkv.Watcher[*api.KVPair], index uint64, poke func()) {
+	for ctx.Err() == nil {
+		p, err := w.Next(ctx)
+		now := uint64(0)
+		if p != nil {
+			now = p.ModifyIndex
+		}
+		switch {
+		case err != nil:
+			if sleep(ctx, time.Second) != nil {
+				return
+			}
+		case now != index:
+			index = now
+			poke()
 		}
 	}
 }

@@ -302,6 +302,10 @@ func (c *Client) rested(v *Verdict) []string {
 	if s.Holder != nil && s.Holder.RolloutID != "" && v.reads("rollout.") {
 		list = append(list, c.keys.Rollout(s.Holder.RolloutID))
 	}
+	if s.SeenKey != "" {
+		// Of a holder elsewhere the verdict may rest on it, and what is owed does.
+		list = append(list, s.SeenKey)
+	}
 	return list
 }
 

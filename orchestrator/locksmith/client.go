@@ -40,7 +40,7 @@ const (
 
 // HolderService is the name of the service whose TTL check a holder's session
 // is bound to.
-const HolderService = "aimlock-holder"
+const HolderService = records.HolderService
 
 // Config makes a Client.
 type Config struct {

@@ -17,19 +17,43 @@ const noSession = "00000000-0000-0000-0000-000000000000"
 // there is not. A server names the lock-delay before it looks at either. Where
 // that cannot be asked (the token may not write), the lock counts as free.
 func (c *Client) cooling(ctx context.Context, s *evidence.Snapshot) bool {
-	if s.Held() || s.Pair == nil || s.Holder != nil && s.Holder.Released {
-		// After a clean end, or before any, there is no lock-delay.
-		return false
-	}
-	_, err := c.consul.Txn(ctx, consulkv.CheckIndex(s.Key, 0), flags(consulkv.Lock(s.Key, s.Pair.Value, noSession), s))
-	ref, ok := isRefused(err)
-	if !ok {
-		return false
-	}
-	for _, o := range ref.Ops {
-		if strings.Contains(o.What, "lock delay") {
-			return true
+	return c.coolingOf(ctx, []*evidence.Snapshot{s})[s.Key]
+}
+
+// coolingOf is cooling for many locks, by as few transactions as hold them.
+func (c *Client) coolingOf(ctx context.Context, list []*evidence.Snapshot) map[string]bool {
+	out := map[string]bool{}
+	var ops []consulkv.Op
+	ask := func() {
+		if len(ops) == 0 {
+			return
+		}
+		_, err := c.consul.Txn(ctx, append([]consulkv.Op{consulkv.CheckIndex(ops[0].Key, 0)}, ops...)...)
+		ops = ops[:0]
+		ref, ok := isRefused(err)
+		if !ok {
+			return
+		}
+		for _, o := range ref.Ops {
+			if strings.Contains(o.What, "lock delay") {
+				out[o.Key] = true
+			}
 		}
 	}
-	return false
+	for _, s := range list {
+		if s.Held() || s.Pair == nil || s.Holder != nil && s.Holder.Released {
+			// After a clean end, or before any, there is no lock-delay.
+			continue
+		}
+		ops = append(ops, flags(consulkv.Lock(s.Key, nil, noSession), s))
+		if len(ops) == coolingBatch {
+			ask()
+		}
+	}
+	ask()
+	return out
 }
+
+// coolingBatch is how many locks one transaction asks about: older servers take
+// 64 operations.
+const coolingBatch = 63

@@ -86,7 +86,7 @@ func (c *Client) leaves(v *Verdict) *records.Fence {
 	}
 	dead := false
 	if owed > 0 && s.Holder != nil {
-		if dead, _ = c.reader.ProvedDead(s.Holder, s.Progress); dead {
+		if dead, _ = c.reader.Dead(s); dead {
 			owed = 0
 		}
 	}
@@ -306,15 +306,18 @@ func (b *breaking) otherKey(ctx context.Context, s *evidence.Snapshot) (string, 
 		}
 		return "", nil
 	}
-	// Only a listing of everything tells what another tool's session holds.
-	list, err := b.c.consul.List(ctx, "")
+	// Only a reading of everything tells what another tool's session holds.
+	list, err := consulkv.Retry(ctx, b.c.consul.ForScan(), "list all keys", func(ctx context.Context) (api.KVPairs, error) {
+		pairs, _, err := b.c.consul.Scan(ctx, "", &api.QueryOptions{RequireConsistent: true}, func(h *consulkv.Head) bool {
+			return string(h.Session) == s.SessionID() && !mine[string(h.Key)]
+		})
+		return pairs, err
+	})
 	if err != nil {
 		return "", err
 	}
 	for _, p := range list {
-		if p.Session == s.SessionID() && !mine[p.Key] {
-			return p.Key, nil
-		}
+		return p.Key, nil
 	}
 	return "", nil
 }

@@ -2,79 +2,47 @@ package locksmith
 
 import (
 	"context"
+	"slices"
 	"sort"
 	"strconv"
-	"sync"
 	"time"
-
-	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
 
-// listParallel bounds how many locks List reads at a time.
-const listParallel = 8
-
 // List judges every held lock under a prefix of keys, "" for all of KV, and
-// every free lock of aimlock's own there. One query finds them; the locks
-// found are then read each.
+// every free lock of aimlock's own there. However many locks there are, Consul
+// is asked the same few questions; see [evidence.Sweep].
 func (c *Client) List(ctx context.Context, prefix string) ([]*Verdict, error) {
-	pairs, err := c.consul.List(ctx, prefix)
+	return c.list(ctx, prefix, false)
+}
+
+// ListHeld is List without the free locks.
+func (c *Client) ListHeld(ctx context.Context, prefix string) ([]*Verdict, error) {
+	return c.list(ctx, prefix, true)
+}
+
+func (c *Client) list(ctx context.Context, prefix string, held bool) ([]*Verdict, error) {
+	sweep := c.reader.NewSweep([]string{prefix})
+	sweep.HeldOnly = held
+	found, err := sweep.Read(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var found []*api.KVPair
-	for _, p := range pairs {
-		if _, own := c.keys.LockName(p.Key); own || p.Session != "" {
-			found = append(found, p)
+	if held {
+		found = slices.DeleteFunc(found, func(s *evidence.Snapshot) bool { return !s.Held() })
+	}
+	cooling := c.coolingOf(ctx, found)
+	now := time.Now()
+	out := make([]*Verdict, len(found))
+	for i, s := range found {
+		out[i] = c.NewObserver(s.Name, nil).Judge(s, now)
+		if cooling[s.Key] {
+			out[i].State = Cooling
 		}
 	}
-	out, errs := make([]*Verdict, len(found)), make([]error, len(found))
-	gate := make(chan struct{}, listParallel)
-	var wg sync.WaitGroup
-	for i, p := range found {
-		gate <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-gate }()
-			out[i], errs[i] = c.judgePair(ctx, p)
-		})
-	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
-	}
-	sort.SliceStable(out, func(i, j int) bool { return out[i].Snapshot.Key < out[j].Snapshot.Key })
-	return out, c.silence(ctx, out)
-}
-
-// silence adds the silences to snapshots that were read without what stands
-// beside a lock.
-func (c *Client) silence(ctx context.Context, list []*Verdict) error {
-	silences, err := c.Silences(ctx)
-	if err != nil {
-		return err
-	}
-	for _, v := range list {
-		if v.Snapshot.Silence == nil {
-			v.Snapshot.Silence = silences[v.Snapshot.Name]
-		}
-	}
-	return nil
-}
-
-func (c *Client) judgePair(ctx context.Context, p *api.KVPair) (*Verdict, error) {
-	s, err := c.reader.ReadPair(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	v := c.NewObserver(s.Name, nil).Judge(s, time.Now())
-	if c.cooling(ctx, s) {
-		v.State = Cooling
-	}
-	return v, nil
+	return out, nil
 }
 
 // Event is one line of a lock's story.

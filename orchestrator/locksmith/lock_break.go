@@ -216,6 +216,9 @@ func (o *Observer) Watch(ctx context.Context, notify func(Notice)) (*Verdict, er
 	return v, err
 }
 
+// PendingHot is how long until a hot rule counts that holds already; 0: none.
+func (v *Verdict) PendingHot() time.Duration { return pendingHot(v) }
+
 // pendingHot is how long until the first pending hot rule counts; 0: none.
 func pendingHot(v *Verdict) time.Duration {
 	var least time.Duration

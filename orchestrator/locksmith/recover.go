@@ -337,6 +337,9 @@ func (r *recovering) raise(ctx context.Context, cur *api.KVPair) (uint64, error)
 	return p.ModifyIndex, nil
 }
 
+// recoverParallel bounds how many locks are read at a time.
+const recoverParallel = 8
+
 // locks does something with every lock of aimlock's own, a few at a time.
 func (r *recovering) locks(ctx context.Context, do func(*evidence.Snapshot) error) error {
 	list, err := r.c.consul.List(ctx, r.c.keys.Locks())
@@ -344,16 +347,17 @@ func (r *recovering) locks(ctx context.Context, do func(*evidence.Snapshot) erro
 		return err
 	}
 	var wg sync.WaitGroup
-	gate := make(chan struct{}, listParallel)
+	gate := make(chan struct{}, recoverParallel)
 	errs := make([]error, len(list))
 	for i, p := range list {
-		if _, own := r.c.keys.LockName(p.Key); !own {
+		name, own := r.c.keys.LockName(p.Key)
+		if !own {
 			continue
 		}
 		gate <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-gate }()
-			s, err := r.c.reader.ReadPair(ctx, p)
+			s, err := r.c.reader.Read(ctx, name)
 			if err == nil {
 				err = do(s)
 			}

@@ -24,6 +24,7 @@ type session struct {
 	// service and check are the same id; empty where no local agent takes
 	// checks and the session's TTL alone serves.
 	service string
+	meta    map[string]string // of the service
 
 	mu sync.Mutex
 	// passed and renewed are the starts of the last good pass and renewal:
@@ -57,9 +58,10 @@ func (c *Client) since(t instant) time.Duration {
 }
 
 // openSession registers the service, makes the session bound to it, and keeps
-// both alive until close is called. nonce makes the service's id unique.
-func (c *Client) openSession(ctx context.Context, nonce string, ttl, lockDelay time.Duration, name string) (*session, error) {
-	s := &session{c: c, ttl: ttl, died: make(chan struct{}), output: name}
+// both alive until close is called. nonce makes the service's id unique, and meta
+// goes with it.
+func (c *Client) openSession(ctx context.Context, nonce string, ttl, lockDelay time.Duration, name string, meta map[string]string) (*session, error) {
+	s := &session{c: c, ttl: ttl, meta: meta, died: make(chan struct{}), output: name}
 	kctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	s.life, s.end = context.WithCancel(kctx)
@@ -110,6 +112,7 @@ func (s *session) register(ctx context.Context) error {
 		return struct{}{}, s.c.consul.API().Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
 			ID:   s.service,
 			Name: HolderService,
+			Meta: s.meta,
 			Check: &api.AgentServiceCheck{
 				CheckID: s.service,
 				Name:    "holder of a lock of aimlock",
