@@ -14,7 +14,6 @@ import (
 )
 
 func newPolicyReplay(m *Meta) *command {
-	vars := policyVars{}
 	lock, detailed := "", false
 	return &command{
 		Meta:     m,
@@ -38,7 +37,6 @@ Exit code 0 if the journal could be replayed, whatever it shows; with
 		},
 		Groups: groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
-			vars.register(fs)
 			fs.StringVar(&lock, "lock", "", "Judge only the lock called `NAME`.")
 			fs.BoolVar(&detailed, "detailed-exitcode", false, "Exit with 3 if something differs.")
 		},
@@ -58,7 +56,7 @@ Exit code 0 if the journal could be replayed, whatever it shows; with
 				}
 				lock = name
 			}
-			set, diags := m.loadPolicySet(nil, vars)
+			set, diags := m.loadPolicySet(nil)
 			if err := m.policyDiagnostics(set, diags); err != nil {
 				return err
 			}
