@@ -112,7 +112,9 @@ func (c *checker) evaluate(e hclsyntax.Expression, vars map[string]cty.Value) (v
 			}}
 		}
 	}()
-	return e.Value(&hcl.EvalContext{Variables: vars, Functions: c.functions})
+	ctx := (&hcl.EvalContext{Variables: vars, Functions: c.functions}).NewChild()
+	ctx.Variables = map[string]cty.Value{loopVar: cty.CapsuleVal(budgetType, &loopBudget{maxLoop})}
+	return e.Value(ctx)
 }
 
 // checkConditions looks at what stands before each question mark: HCL does not
@@ -281,8 +283,14 @@ func (c *checker) checkSyntax(e hclsyntax.Expression, constant bool) (diags hcl.
 			}
 		},
 		exit: func(n hclsyntax.Node) {
-			if _, ok := n.(*hclsyntax.ForExpr); ok {
+			if f, ok := n.(*hclsyntax.ForExpr); ok {
 				depth--
+				for _, part := range []*hclsyntax.Expression{&f.KeyExpr, &f.ValExpr, &f.CondExpr} {
+					if body := *part; body != nil {
+						undo = append(undo, func() { *part = body })
+						*part = &chargedExpr{body}
+					}
+				}
 			}
 		},
 	})

@@ -55,6 +55,8 @@ func (e *expr) ages() (string, bool) {
 type compiler struct {
 	consts map[string]cty.Value
 	refs   map[string]*factRef
+	// loops counts the for expressions around what is compiled now.
+	loops int
 }
 
 // ref returns the fact that a checked traversal begins with, and how many of
@@ -165,15 +167,18 @@ func (c *compiler) rewrite(e hclsyntax.Expression) (_ hclsyntax.Expression, cons
 			}
 			return e, false
 		}
-		return fold(e, constant)
+		out, constant := fold(e, constant)
+		return c.charged(out), constant
 	case *hclsyntax.TupleConsExpr:
 		return fold(e, all(e.Exprs))
 	case *hclsyntax.TemplateExpr:
-		return fold(e, all(e.Parts))
+		out, constant := fold(e, all(e.Parts))
+		return c.charged(out), constant
 	case *hclsyntax.TemplateWrapExpr:
 		return c.rewrite(e.Wrapped)
 	case *hclsyntax.TemplateJoinExpr:
 		e.Tuple, _ = c.rewrite(e.Tuple)
+		return c.charged(e), false
 	case *hclsyntax.ObjectConsExpr:
 		for i := range e.Items {
 			// A key that is a bare word is a string and no variable.
@@ -194,6 +199,8 @@ func (c *compiler) rewrite(e hclsyntax.Expression) (_ hclsyntax.Expression, cons
 		e.Each, _ = c.rewrite(e.Each)
 	case *hclsyntax.ForExpr:
 		e.CollExpr, _ = c.rewrite(e.CollExpr)
+		c.loops++
+		defer func() { c.loops-- }()
 		if e.KeyExpr != nil {
 			e.KeyExpr, _ = c.rewrite(e.KeyExpr)
 		}
@@ -201,6 +208,7 @@ func (c *compiler) rewrite(e hclsyntax.Expression) (_ hclsyntax.Expression, cons
 		if e.CondExpr != nil {
 			e.CondExpr, _ = c.rewrite(e.CondExpr)
 		}
+		return &loopExpr{e}, false
 	}
 	return e, false
 }
@@ -224,6 +232,14 @@ func (c *compiler) rewriteTraversal(e *hclsyntax.ScopeTraversalExpr) (hclsyntax.
 	r, steps := c.ref(e.Traversal)
 	flat := append(hcl.Traversal{hcl.TraverseRoot{Name: r.name, SrcRange: e.Traversal[0].SourceRange()}}, e.Traversal[steps:]...)
 	return &hclsyntax.ScopeTraversalExpr{Traversal: flat, SrcRange: e.SrcRange}, false
+}
+
+// charged makes what stands in a for expression count against its bound.
+func (c *compiler) charged(e hclsyntax.Expression) hclsyntax.Expression {
+	if _, constant := e.(*hclsyntax.LiteralValueExpr); constant || c.loops == 0 {
+		return e
+	}
+	return &chargedExpr{e}
 }
 
 // fold evaluates what is constant once.

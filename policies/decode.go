@@ -33,6 +33,7 @@ type decoder struct {
 	policies []*Policy
 	tests    []*Test
 	rules    int
+	cases    int // what the search for impossible conditions has cost
 }
 
 var fileSchema = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{
@@ -319,11 +320,8 @@ func (d *decoder) condition(a *hcl.Attribute, compile *compiler, who string) *ex
 		return nil
 	}
 	out := compile.compile(e)
-	switch plain, _ := out.eval(newScope(nil, out.reads)); {
-	case plain == True:
-		d.warn(e.Range(), "Condition always holds", "%s always holds: this is true whatever the facts are.", who)
-	case plain == False || out.never():
-		d.warn(e.Range(), "Condition never holds", "%s can never hold: this is false whatever the facts are.", who)
+	if len(diags) == 0 {
+		d.reachable(out, who, e.Range())
 	}
 	return out
 }

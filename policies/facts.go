@@ -2,6 +2,7 @@ package policies
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"time"
 
@@ -98,6 +99,9 @@ func (r *factRef) value(f Facts) (v cty.Value, why string) {
 	}
 	if v.Type() == cty.Number && v.IsKnown() && !v.IsNull() && !sane(v.AsBigFloat()) {
 		return r.unknown, "the source gave a number out of all range"
+	}
+	if size(v) > maxFact {
+		return r.unknown, "the source gave more than " + strconv.Itoa(maxFact>>10) + " KiB"
 	}
 	if !v.IsKnown() {
 		if fact.Why != "" {

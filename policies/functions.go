@@ -43,9 +43,9 @@ var functions = map[string]function.Function{
 	"format":       nullable(narrowFormat(bounded(stdlib.FormatFunc))),
 	"join":         nullable(bounded(stdlib.JoinFunc)),
 	"lower":        nullable(stdlib.LowerFunc),
-	"regex":        nullable(bounded(stdlib.RegexFunc)),
-	"regexall":     nullable(bounded(stdlib.RegexAllFunc)),
-	"regexreplace": nullable(bounded(stdlib.RegexReplaceFunc)),
+	"regex":        nullable(bounded(boundedRegex(stdlib.RegexFunc, 0))),
+	"regexall":     nullable(bounded(boundedRegex(stdlib.RegexAllFunc, 0))),
+	"regexreplace": nullable(bounded(boundedRegex(stdlib.RegexReplaceFunc, 1))),
 	"replace":      nullable(bounded(stdlib.ReplaceFunc)),
 	"split":        nullable(bounded(stdlib.SplitFunc)),
 	"strlen":       nullable(stdlib.StrlenFunc),
@@ -233,7 +233,7 @@ func bounded(f function.Function) function.Function {
 	})
 }
 
-// size is about how many bytes of text v holds; it stops soon after maxText.
+// size is about how many bytes of text v holds; it stops soon after maxFact.
 func size(v cty.Value) int {
 	switch t := v.Type(); {
 	case v.IsNull() || !v.IsKnown():
@@ -242,9 +242,9 @@ func size(v cty.Value) int {
 		return len(v.AsString())
 	case v.CanIterateElements():
 		n := 0
-		for it := v.ElementIterator(); it.Next() && n <= maxText; {
+		for it := v.ElementIterator(); it.Next() && n <= maxFact; {
 			_, e := it.Element()
-			n += size(e)
+			n += 1 + size(e)
 		}
 		return n
 	}
