@@ -115,6 +115,8 @@ func (r *Reader) takeObserved(s *Snapshot, pairs []*api.KVPair) {
 	for _, p := range pairs {
 		if p.Key == s.SeenKey {
 			s.Deps[p.Key], seen = p.ModifyIndex, p.Value
+		} else if s.Held() {
+			r.takeMemory(s, p)
 		}
 	}
 	if s.SeenKey != "" {

@@ -129,7 +129,7 @@ func (r *Reader) lockFacts(s *Snapshot, mem *Memory, now time.Time) map[string]p
 	if !s.Held() {
 		f.null("token", cty.Number, srcKV)
 		f.null("held_for", cty.Number, srcKV)
-		f.unknown("delay_left", cty.Number, srcMemory, "Consul does not tell the lock-delay that is left")
+		delayLeft(f, s, mem, now)
 		return f.facts
 	}
 	f.known("token", cty.NumberUIntVal(s.Index()), srcKV)
@@ -143,12 +143,32 @@ func (r *Reader) heldFor(f *set, s *Snapshot, mem *Memory, now time.Time) {
 		f.num("held_for", max(0, hostproc.BootSeconds()-s.Holder.AcquiredBoot), srcRecord)
 		return
 	}
-	d, whole, ok := mem.standing("hold", now)
+	d, whole, src := r.stood(s, mem, "hold", now)
+	if whole {
+		f.num("held_for", d.Seconds(), src)
+	} else {
+		f.atLeast("held_for", d, src, "nobody here saw it being taken; Consul does not tell when")
+	}
+}
+
+// delayLeft is known where there is none: a hold that was let go leaves no
+// lock-delay, and neither does one that was broken. Else it is known as well as
+// the end was seen.
+func delayLeft(f *set, s *Snapshot, mem *Memory, now time.Time) {
+	low, high, ok := mem.delayLeft(now)
 	switch {
-	case ok && whole:
-		f.num("held_for", d.Seconds(), srcMemory)
+	case s.Holder != nil && s.Holder.Released:
+		f.num("delay_left", 0, srcRecord)
+	case ok && high == 0:
+		f.num("delay_left", 0, srcMemory)
+	case ok:
+		f.facts["delay_left"] = policies.Fact{
+			Value: cty.UnknownVal(cty.Number).Refine().NotNull().NumberRangeLowerBound(cty.NumberFloatVal(low.Seconds()), true).
+				NumberRangeUpperBound(cty.NumberFloatVal(high.Seconds()), true).NewValue(),
+			Source: srcMemory, ObservedAt: f.at, Why: "the moment at which the last hold ended was not seen",
+		}
 	default:
-		f.atLeast("held_for", d, srcMemory, "nobody here saw it being taken; Consul does not tell when")
+		f.unknown("delay_left", cty.Number, srcMemory, "Consul does not tell the lock-delay that is left")
 	}
 }
 
@@ -174,11 +194,11 @@ func (r *Reader) sessionFacts(s *Snapshot, mem *Memory, now time.Time) map[strin
 	} else {
 		f.null("ttl", cty.Number, srcSession)
 	}
-	d, whole, _ := mem.standing("hold", now)
+	d, whole, src := r.stood(s, mem, "hold", now)
 	if whole {
-		f.num("age", d.Seconds(), srcMemory)
+		f.num("age", d.Seconds(), src)
 	} else {
-		f.atLeast("age", d, srcMemory, "Consul does not tell when a session was made")
+		f.atLeast("age", d, src, "Consul does not tell when a session was made")
 	}
 	return f.facts
 }
@@ -202,11 +222,11 @@ func (r *Reader) checkFacts(s *Snapshot, mem *Memory, now time.Time) map[string]
 	f := newSet(s.ReadAt)
 	f.str("status", c.Status, srcHealth)
 	f.str("output", c.Output, srcHealth)
-	d, whole, _ := mem.standing("check "+id, now)
+	d, whole, src := r.stood(s, mem, "check "+id, now)
 	if whole {
-		f.num("age", d.Seconds(), srcMemory)
+		f.num("age", d.Seconds(), src)
 	} else {
-		f.atLeast("age", d, srcMemory, "Consul does not tell since when a check has its status")
+		f.atLeast("age", d, src, "Consul does not tell since when a check has its status")
 	}
 	return f.facts
 }
@@ -345,7 +365,7 @@ func (r *Reader) progressFacts(s *Snapshot, mem *Memory, now time.Time) map[stri
 	} else {
 		f.unknown("rate", cty.Number, srcMemory, "this observer has not watched it long enough")
 	}
-	d, _, _ := mem.standing("progress", now)
+	d, _, src := r.stood(s, mem, "progress", now)
 	if r.sameBoot(p.BootID) && p.Boot > 0 {
 		// Same kernel, same clock: the record's own time is exact. It is
 		// never less than what this observer saw.
@@ -353,7 +373,7 @@ func (r *Reader) progressFacts(s *Snapshot, mem *Memory, now time.Time) map[stri
 	} else {
 		// For as long as the observer saw it stand still; it may have stood
 		// for longer, and then it only seems younger than it is.
-		f.num("age", d.Seconds(), srcMemory)
+		f.num("age", d.Seconds(), src)
 	}
 	return f.facts
 }
@@ -378,8 +398,8 @@ func (r *Reader) rolloutFacts(s *Snapshot, mem *Memory, now time.Time) map[strin
 	finished := finishedStates[s.Rollout.State]
 	f.boolean("finished", finished, srcKV)
 	if finished {
-		d, _, _ := mem.standing("rollout", now)
-		f.num("finished_ago", d.Seconds(), srcMemory)
+		d, _, src := r.stood(s, mem, "rollout", now)
+		f.num("finished_ago", d.Seconds(), src)
 	} else {
 		f.null("finished_ago", cty.Number, srcKV)
 	}

@@ -2,7 +2,6 @@ package evidence
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -49,7 +48,7 @@ func (s *Sweep) Run(ctx context.Context, changed func(batch []*Snapshot)) error 
 			stop()
 		}
 	}()
-	var extra []string
+	filter := ""
 	told := false
 	for {
 		select {
@@ -61,15 +60,16 @@ func (s *Sweep) Run(ctx context.Context, changed func(batch []*Snapshot)) error 
 		if len(f.waiting) > 0 {
 			continue
 		}
-		// Which checks are asked for depends on the sessions of the locks.
-		if stop == nil || !slices.Equal(extra, f.p.extra) {
+		// Which checks are asked for depends on the sessions of the locks, and
+		// on whether agents wrote of them.
+		if now := f.p.filter(); stop == nil || filter != now {
 			if stop != nil {
 				stop()
 			} else {
 				f.waiting[PartChecks] = true
 			}
-			extra = f.p.extra
-			stop = f.startChecks(ctx, f.p.filter())
+			filter = now
+			stop = f.startChecks(ctx, filter)
 			continue
 		}
 		if f.kvFails() || told && len(f.p.dirty) == 0 {

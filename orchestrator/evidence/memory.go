@@ -2,8 +2,11 @@ package evidence
 
 import (
 	"strconv"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/consul/api"
 )
 
 // Memory is what one observer saw with its own eyes and clock of one lock:
@@ -18,6 +21,18 @@ type Memory struct {
 	// first and last are the progress of the hold as it was seen first and
 	// when it was seen to change last.
 	first, last worked
+	// lookedAt is when the lock was seen last, and ended how its hold ended.
+	lookedAt time.Time
+	delay    time.Duration
+	ended    ending
+}
+
+// ending is an end of a hold that was seen: it came after the one moment, and
+// not after the other.
+type ending struct {
+	after, by time.Time
+	// delay is the lock-delay of the session that held it.
+	delay time.Duration
 }
 
 // seen is a version of one thing.
@@ -30,6 +45,8 @@ type seen struct {
 	// changed: the version was seen to change, so at is when it did and not
 	// only when watching began.
 	changed bool
+	// mark names the version to others; empty: the version does.
+	mark string
 }
 
 type worked struct {
@@ -44,6 +61,10 @@ func (m *Memory) Observe(s *Snapshot, r *Reader) {
 	defer m.mu.Unlock()
 	if h := s.Hold(); m.since == nil || h != m.hold {
 		hadHold := m.since != nil
+		m.ended = ending{}
+		if m.hold != "" && m.heldLast() && !s.Held() {
+			m.ended = ending{after: m.lookedAt, by: s.ReadAt, delay: m.delay}
+		}
 		m.hold, m.since = h, map[string]seen{}
 		m.first, m.last = worked{}, worked{}
 		m.note("hold", h, s.ReadAt, hadHold)
@@ -54,6 +75,14 @@ func (m *Memory) Observe(s *Snapshot, r *Reader) {
 	}
 	if id, c := s.checkOf(); c != nil {
 		m.note("check "+id, c.Status, s.ReadAt, false)
+		// A check that left its status and came back has another index.
+		note := m.since["check "+id]
+		note.mark = checkMark(c)
+		m.since["check "+id] = note
+	}
+	m.lookedAt, m.delay = s.ReadAt, -1
+	if s.Session != nil {
+		m.delay = s.Session.LockDelay
 	}
 	if p := s.Progress; p != nil && s.Held() {
 		now := worked{session: p.Session, done: p.Done, at: s.ReadAt}
@@ -65,6 +94,11 @@ func (m *Memory) Observe(s *Snapshot, r *Reader) {
 	}
 }
 
+// heldLast: the hold seen last is one of a session, and not the lack of one.
+func (m *Memory) heldLast() bool { return !strings.HasPrefix(m.hold, "@") }
+
+func checkMark(c *api.HealthCheck) string { return c.Status + "@" + version(c.ModifyIndex) }
+
 func version(index uint64) string { return strconv.FormatUint(index, 10) }
 
 func (m *Memory) note(what, version string, at time.Time, changed bool) {
@@ -72,7 +106,7 @@ func (m *Memory) note(what, version string, at time.Time, changed bool) {
 	if ok && old.version == version {
 		return
 	}
-	m.since[what] = seen{version: version, at: at, changed: ok || changed}
+	m.since[what] = seen{version: version, at: at, changed: ok || changed, mark: version}
 }
 
 // standing is for how long what has been seen to stand still, and whether the

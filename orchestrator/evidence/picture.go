@@ -135,7 +135,7 @@ func (p *picture) noteObserved(key string, there bool) {
 // observedOf are the records of observers of one lock.
 func (p *picture) observedOf(name string) []*api.KVPair {
 	var out []*api.KVPair
-	for key := range p.observed[name] {
+	for _, key := range slices.Sorted(maps.Keys(p.observed[name])) {
 		if pair := p.kv[key].pair; pair != nil {
 			out = append(out, pair)
 		}

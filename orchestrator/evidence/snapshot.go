@@ -64,6 +64,8 @@ type Snapshot struct {
 	Seen    *records.Observed
 	SeenWhy string
 	SeenKey string
+	// Remembered is what other observers wrote of the lock, of whatever hold.
+	Remembered []Remembered
 
 	// Alloc is the holder's Nomad allocation; nil: AllocWhy says why.
 	Alloc    *Alloc
