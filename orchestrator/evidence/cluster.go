@@ -26,10 +26,10 @@ type Cluster struct {
 
 	// sessions are those seen last; nil while they are not known, and
 	// sessionsErr says why. following is since when they are, without a gap.
-	sessions    map[string]struct{}
+	sessions    map[string]living
 	sessionsErr error
 	following   time.Time
-	lost        []time.Time // when sessions were seen to be gone, oldest first
+	lost        []*lostSession // oldest first
 }
 
 // lostWindow is the span of cluster.sessions_lost.
@@ -90,6 +90,10 @@ func (cl *Cluster) sawLeader(leader string, err error, now time.Time) {
 // sessionsLeast is the least time between two reads of all sessions.
 const sessionsLeast = 2 * time.Second
 
+// sessionsWait is how long one such read may wait for a change. How old a
+// session can be at most is known no better than that.
+const sessionsWait = 5 * time.Second
+
 type sessionList struct {
 	entries  []*api.SessionEntry
 	filtered bool
@@ -98,12 +102,16 @@ type sessionList struct {
 }
 
 func (cl *Cluster) followSessions(ctx context.Context, c *consulkv.Client) {
-	w := consulkv.NewWatcher(c, consulkv.WatchOptions{Name: "sessions", MinInterval: sessionsLeast},
+	// When the last two queries that were answered were asked.
+	var before, last time.Time
+	w := consulkv.NewWatcher(c, consulkv.WatchOptions{Name: "sessions", MinInterval: sessionsLeast, Wait: sessionsWait},
 		func(q *api.QueryOptions) (sessionList, *api.QueryMeta, error) {
+			start := time.Now()
 			list, meta, err := c.API().Session().List(q)
 			if err != nil {
 				return sessionList{}, meta, err
 			}
+			before, last = last, start
 			return sessionList{entries: list, filtered: meta.ResultsFilteredByACLs}, meta, nil
 		})
 	for ctx.Err() == nil {
@@ -121,13 +129,18 @@ func (cl *Cluster) followSessions(ctx context.Context, c *consulkv.Client) {
 			// To a token without session:read Consul shows none, and says
 			// so only in newer versions.
 			cl.forgetSessions(errNoSessions)
+		case w.Index() == 0:
+			// Restored from a snapshot: what is missing now says nothing of
+			// who lost it.
+			cl.forgetSessions(errIndexBack)
 		default:
-			cl.sawSessions(list.entries, time.Now())
+			cl.excuse(ctx, c, cl.sawSessions(list.entries, before, time.Now()))
 		}
 	}
 }
 
 var (
+	errIndexBack      = errors.New("the index of Consul's sessions went back: it was restored from a snapshot")
 	errSessionsHidden = errors.New("the token may not read all sessions: it needs session:read")
 	errNoSessions     = errors.New("Consul shows no sessions: all ended, or the token lacks session:read")
 )
@@ -138,23 +151,36 @@ func (cl *Cluster) forgetSessions(why error) {
 	cl.sessions, cl.sessionsErr, cl.following = nil, why, time.Time{}
 }
 
-func (cl *Cluster) sawSessions(list []*api.SessionEntry, now time.Time) {
+// sawSessions notes a list of all sessions, and returns those that are gone.
+// before is when the list before it was asked for: what is new was made later.
+func (cl *Cluster) sawSessions(list []*api.SessionEntry, before, now time.Time) []*lostSession {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	next := make(map[string]struct{}, len(list))
+	next := make(map[string]living, len(list))
 	for _, s := range list {
-		next[s.ID] = struct{}{}
+		l, ok := cl.sessions[s.ID]
+		if !ok {
+			l = living{entry: s, after: before}
+		}
+		next[s.ID] = l
 	}
-	for id := range cl.sessions {
+	var gone []*lostSession
+	for id, l := range cl.sessions {
 		if _, ok := next[id]; !ok {
-			cl.lost = append(cl.lost, now)
+			gone = append(gone, &lostSession{living: l, at: now})
 		}
 	}
+	cl.lost = append(cl.lost, gone...)
 	if cl.sessions == nil {
 		// Sessions that ended before this moment were not seen to end.
 		cl.following = now
+		for id, l := range next {
+			l.after = time.Time{}
+			next[id] = l
+		}
 	}
 	cl.sessions, cl.sessionsErr = next, nil
+	return gone
 }
 
 // view is what a Cluster knows now.
@@ -181,10 +207,15 @@ func (cl *Cluster) view(now time.Time) view {
 	}
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	for len(cl.lost) > 0 && now.Sub(cl.lost[0]) > lostWindow {
+	for len(cl.lost) > 0 && now.Sub(cl.lost[0].at) > lostWindow {
 		cl.lost = cl.lost[1:]
 	}
-	v := view{leader: cl.leader, lost: len(cl.lost)}
+	v := view{leader: cl.leader}
+	for _, l := range cl.lost {
+		if !l.excused {
+			v.lost++
+		}
+	}
 	switch {
 	case !cl.started.IsZero():
 		v.watched = now.Sub(cl.started)

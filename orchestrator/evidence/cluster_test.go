@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/consul/api"
 	"github.com/zclconf/go-cty/cty"
 
 	"github.com/aim-control/aimlock/internal/devconsul"
@@ -56,6 +57,36 @@ func (w *watched) destroy(ids ...string) {
 	}
 }
 
+// checked makes sessions that are bound to a check of a service.
+func (w *world) checked(id string, n int) {
+	w.t.Helper()
+	err := w.kv.API().Agent().ServiceRegister(&api.AgentServiceRegistration{ID: id, Name: id,
+		Check: &api.AgentServiceCheck{CheckID: id, TTL: "1h", Status: "passing"}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for range n {
+		w.make(&api.SessionEntry{NodeChecks: []string{"serfHealth"}, ServiceChecks: []api.ServiceCheck{{ID: id}}})
+	}
+}
+
+func (w *world) make(e *api.SessionEntry) string {
+	w.t.Helper()
+	id, _, err := w.kv.API().Session().Create(e, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}
+
+// fails makes a check critical, which ends the sessions that are bound to it.
+func (w *world) fails(id string) {
+	w.t.Helper()
+	if err := w.kv.API().Agent().UpdateTTL(id, "", "critical"); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *watched) now() policies.Facts {
 	s := &evidence.Snapshot{Name: "a", Key: prefix.Lock("a"), ReadAt: time.Now()}
 	return w.reader.Facts(s, nil, w.cluster, time.Now())
@@ -95,14 +126,12 @@ func TestClusterKnowsAfterAMinute(t *testing.T) {
 
 func TestClusterCountsLostSessions(t *testing.T) {
 	t.Parallel()
-	var ids []string
 	onCluster(t, func(w *world) {
-		for range 12 {
-			ids = append(ids, w.endless())
-		}
+		w.checked("c", 11)
+		w.checked("d", 1)
 	}, func(t *testing.T, w *watched) {
 		time.Sleep(10 * time.Second)
-		w.destroy(ids[:11]...)
+		w.fails("c")
 		time.Sleep(5 * time.Second)
 		// More than ten is enough to know, though the minute is not over.
 		lost, _ := w.now().Lookup("cluster.sessions_lost")

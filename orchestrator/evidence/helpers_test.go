@@ -185,3 +185,7 @@ func ctyOf(v any) cty.Value {
 	}
 	panic("no value of cty for it")
 }
+
+func devFault(prefix string, status int) devconsul.Fault {
+	return devconsul.Fault{Match: path(prefix), Status: status, Body: "[]"}
+}
