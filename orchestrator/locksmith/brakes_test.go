@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/aim-control/aimlock/internal/devconsul"
 	"github.com/aim-control/aimlock/internal/records"
 )
@@ -350,6 +352,27 @@ func TestBreakWatchesTheCluster(t *testing.T) {
 	}
 }
 
+// bound makes sessions that end with a check, and returns what makes it fail.
+func (w *world) bound(n int) (lose func()) {
+	w.t.Helper()
+	a := w.kv.API().Agent()
+	err := a.ServiceRegister(&api.AgentServiceRegistration{ID: "x", Name: "x", Check: &api.AgentServiceCheck{CheckID: "x", TTL: "1h", Status: "passing"}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for range n {
+		_, _, err := w.kv.API().Session().Create(&api.SessionEntry{ServiceChecks: []api.ServiceCheck{{ID: "x"}}}, nil)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return func() {
+		if err := a.UpdateTTL("x", "", "critical"); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
 // Many sessions lost at once is an event of Consul, not many dead holders. Proof
 // is proof all the same.
 func TestFreezeOnMassLoss(t *testing.T) {
@@ -358,10 +381,7 @@ func TestFreezeOnMassLoss(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			run(t, func(t *testing.T, w *world) {
-				var ids []string
-				for i := range 12 {
-					ids = append(ids, w.foreign(fmt.Sprintf("ops/%d", i), "release"))
-				}
+				lose := w.bound(12)
 				old := w.acquire(w.client(by), one("b"))
 				p := w.acquiring(w.client(), one("a"))
 				p.wait(time.Second)
@@ -371,9 +391,7 @@ func TestFreezeOnMassLoss(t *testing.T) {
 					return
 				}
 				q.waits(70 * time.Second)
-				for _, id := range ids {
-					w.destroy(id)
-				}
+				lose()
 				time.Sleep(3 * time.Second)
 				w.put(w.keys.Progress("b"), &records.Progress{Version: 1, Lock: "b", Session: old.Session(), Unit: "stalled"})
 				q.waits(50 * time.Second)
