@@ -10,8 +10,10 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/journal"
 	"github.com/aim-control/aimlock/internal/signals"
 	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/internal/version"
 	"github.com/aim-control/aimlock/orchestrator/guard"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/policies"
@@ -59,12 +61,14 @@ asks for the cluster's past, it watches for that long first.`,
 type locksmithFlags struct {
 	once, dryRun bool
 	listen       string
+	journal      string
 }
 
 func (f *locksmithFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.once, "once", false, "Sweep once, report, and exit.")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "Judge, and say what would be broken; write nothing to Consul.")
 	fs.StringVar(&f.listen, "listen", "", "Serve /metrics (Prometheus) and /health on `ADDRESS`, such as\n127.0.0.1:9108. There is no TLS and no password: keep it off the world.")
+	fs.StringVar(&f.journal, "journal", "", "Keep a journal of what is seen in the folder `DIR`. Or set\nAIMLOCK_JOURNAL, or journal in the config file. Default: none.")
 }
 
 // guardPolicies reads the policies, and prints what is wrong with them.
@@ -86,11 +90,27 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 	if err != nil {
 		return err
 	}
-	c, err := locksmith.New(locksmith.Config{Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("lock"), Policies: set})
+	notifier, err := m.Hooks()
+	if err != nil {
+		return err
+	}
+	rec, err := m.recorder(f)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := rec.Close(); err != nil {
+			m.Log.Warn("the journal's end could not be written", "error", err)
+		}
+	}()
+	c, err := locksmith.New(locksmith.Config{
+		Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("lock"), Policies: set, OnBreak: guard.OnBreak(rec, notifier, metrics),
+	})
 	if err != nil {
 		return err
 	}
 	cfg := guard.Config{
+		Journal: rec, Hooks: notifier,
 		Client: c, Source: guard.Sweeps(c.Reader()), Log: m.Log.Named("locksmith"), DryRun: f.dryRun, Metrics: metrics,
 		Load: func() (*policies.Set, error) {
 			set, err := m.guardPolicies()
@@ -122,6 +142,24 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 	}
 	defer serve()
 	return g.Run(ctx)
+}
+
+// recorder opens the journal; nil without one. A single sweep does without where
+// the daemon writes it.
+func (m *Meta) recorder(f *locksmithFlags) (*locksmith.Recorder, error) {
+	dir := m.journalDir(f.journal)
+	if dir == "" {
+		return nil, nil
+	}
+	w, err := journal.Open(dir, journal.Options{Start: journal.Start{Program: version.Get().Version, Lag: guard.Lag}})
+	if used, ok := errors.AsType[*journal.InUseError](err); ok && f.once {
+		m.Notef("Warning: this sweep is not in the journal: %s\n", used)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("journal %s: %w", dir, err)
+	}
+	return locksmith.NewRecorder(w), nil
 }
 
 // listen serves h until the function that it returns is called; nothing for an

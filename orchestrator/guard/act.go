@@ -31,8 +31,6 @@ const (
 	refusedPauseMax = 15 * time.Second
 	failedPause     = 10 * time.Second
 	failedPauseMax  = 5 * time.Minute
-	// settlePause is how long the watch may take to show what a break did.
-	settlePause = 5 * time.Second
 )
 
 // result is how an attempt came out.
@@ -165,7 +163,7 @@ func (g *Guard) finished(r result) {
 	name := printable(l.snap.Name)
 	switch r.outcome {
 	case ActBroken, ActLetGo:
-		l.askAt, l.told = now.Add(settlePause), ""
+		l.ended = r.hold
 		g.log.Warn("broke a HOT lock", "lock", name, "outcome", r.outcome, "rule", l.rule, "took", r.took.Round(time.Millisecond))
 	case ActWould:
 		l.askAt = now.Add(refusedPauseMax)

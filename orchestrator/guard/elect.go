@@ -198,6 +198,7 @@ func (g *Guard) lead(ctx context.Context, hold *locksmith.Hold, c candidacy) can
 	t := newTerm(hold.Context(), hold)
 	g.log.Info("this locksmith leads", "token", hold.Token(), "session", hold.Session())
 	g.metrics.terms.Inc()
+	g.ledBy(hold, true, nil)
 	hctx, cancel := context.WithCancel(hold.Context())
 	var beats sync.WaitGroup
 	beats.Go(func() { g.beats(hctx, hold) })
@@ -211,6 +212,7 @@ func (g *Guard) lead(ctx context.Context, hold *locksmith.Hold, c candidacy) can
 		g.log.Warn("letting go of the leadership", "error", err)
 	}
 	g.log.Info("this locksmith leads no more", "why", why)
+	g.ledBy(hold, false, why)
 	g.announce(ctx, nil)
 	if errors.Is(why, locksmith.ErrRequested) {
 		pause(ctx, yieldFor)

@@ -12,6 +12,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/hooks"
+	"github.com/aim-control/aimlock/internal/journal"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
@@ -43,6 +45,10 @@ type Config struct {
 	Load   func() (*policies.Set, error)
 	// Metrics may be nil.
 	Metrics *Metrics
+	// Journal keeps what is seen, and Hooks are told of it; both may be nil. Give
+	// OnBreak of both to the Client. The caller closes them after Run.
+	Journal *locksmith.Recorder
+	Hooks   *hooks.Notifier
 }
 
 // Bounds of the loop.
@@ -88,6 +94,8 @@ type Guard struct {
 	eligible chan candidacy
 	source   *feed
 	judged   int64
+	// journalFails: the last entry was not written.
+	journalFails bool
 	// warned is the hash of other policies that was warned of.
 	warned string
 }
@@ -111,7 +119,7 @@ func New(cfg Config) (*Guard, error) {
 		table: newTable(), living: newLiving(), board: newBoard(cfg.DryRun),
 	}
 	g.board.policies(cfg.Client.Policies().Hash)
-	g.metrics.watch(g.board)
+	g.metrics.watch(g.board, cfg.Hooks)
 	return g, nil
 }
 
@@ -313,6 +321,7 @@ func idOf(s *evidence.Snapshot) policies.LockID {
 // forget drops a lock: its key is gone, or no policy is for it any more.
 func (g *Guard) forget(l *lock) {
 	g.living.follow(l, nil)
+	g.unrecord(l)
 	g.board.change(l.snap.Name, l.state, "")
 	g.table.drop(l)
 	l.snap = nil
@@ -321,13 +330,15 @@ func (g *Guard) forget(l *lock) {
 // judge judges a lock as of now and sees to it that it is judged again in time.
 // While a break uses the observer it waits for that.
 func (g *Guard) judge(l *lock, now time.Time) {
-	if l.acting || l.snap == nil {
+	if l.acting || l.snap == nil || l.ended != "" && l.ended == l.snap.Hold() {
 		return
 	}
+	l.ended = ""
 	v := l.obs.Judge(l.snap, now)
 	g.judged++
 	g.metrics.judgements.Inc()
 	g.note(l, v)
+	g.record(v)
 	due := time.Time{}
 	if v.Policy != nil && v.Snapshot.Held() {
 		if d, ok := v.Policy.Steady(v.Facts, &v.Judgement, now); ok {
@@ -437,6 +448,7 @@ func (g *Guard) reload(ctx context.Context) {
 	case err != nil:
 		g.metrics.reloads.WithLabelValues("failed").Inc()
 		g.board.reloaded(err)
+		g.metrics.journaled(g.cfg.Journal.Reload(journal.Reload{PolicyHash: old.Hash, Error: printable(err.Error())}))
 		g.log.Error("the policies are not valid: those before stay in force", "policies", short(old.Hash), "error", err)
 		return
 	case set.Hash == old.Hash:
@@ -462,6 +474,7 @@ func (g *Guard) reload(ctx context.Context) {
 	g.metrics.reloads.WithLabelValues("applied").Inc()
 	g.board.reloaded(nil)
 	g.board.policies(set.Hash)
+	g.metrics.journaled(g.cfg.Journal.Reload(journal.Reload{OK: true, PolicyHash: set.Hash, Was: old.Hash}))
 	g.log.Info("other policies are in force", "policies", short(set.Hash), "before", short(old.Hash))
 	// A break by the old ones is not carried on.
 	if g.term != nil {
@@ -487,6 +500,7 @@ func (g *Guard) reload(ctx context.Context) {
 // heartbeat asks for the progress record of the leader, if the loop's picture
 // is fresh: who sees nothing shall not seem to be at work.
 func (g *Guard) heartbeat() {
+	g.metrics.journaled(g.cfg.Journal.Watching())
 	if !g.board.fresh() {
 		return
 	}
@@ -501,15 +515,6 @@ func (g *Guard) heartbeat() {
 type pulse struct {
 	judged int64
 	note   string
-}
-
-// trouble counts and tells of an error of Consul.
-func (g *Guard) trouble(what string, err error) {
-	if errors.Is(err, context.Canceled) {
-		return
-	}
-	g.metrics.errors.WithLabelValues(what).Inc()
-	g.log.Warn("trouble with Consul", "what", what, "error", err)
 }
 
 // dedupe sorts roots and drops those that begin with another.

@@ -1,11 +1,13 @@
 package guard
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/aim-control/aimlock/internal/hooks"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
@@ -31,7 +33,8 @@ type Metrics struct {
 	errors     *prometheus.CounterVec
 	requests   *prometheus.CounterVec
 	reloads    *prometheus.CounterVec
-	dropped    *prometheus.CounterVec
+	// lostEntries are those that the journal did not take.
+	lostEntries atomic.Int64
 }
 
 const namespace, subsystem = "aimlock", "locksmith"
@@ -53,7 +56,6 @@ func NewMetrics() *Metrics {
 		errors:   prometheus.NewCounterVec(counter("errors_total", "Errors that were noticed, by where."), []string{"where"}),
 		requests: prometheus.NewCounterVec(counter("consul_requests_total", "Requests to Consul that ended, by result: ok, refused (4xx), failed (5xx) or broken (no answer)."), []string{"result"}),
 		reloads:  prometheus.NewCounterVec(counter("reloads_total", "Reloads of the policies, by result: applied, unchanged or failed."), []string{"result"}),
-		dropped:  prometheus.NewCounterVec(counter("dropped_total", "What could not be written or sent in time and was dropped, by what: journal or hook."), []string{"what"}),
 	}
 	for _, s := range states {
 		m.changes.WithLabelValues(s)
@@ -64,10 +66,7 @@ func NewMetrics() *Metrics {
 	for _, r := range []string{"applied", "unchanged", "failed"} {
 		m.reloads.WithLabelValues(r)
 	}
-	for _, r := range []string{"journal", "hook"} {
-		m.dropped.WithLabelValues(r)
-	}
-	m.Registry.MustRegister(m.judgements, m.changes, m.breaks, m.refusals, m.duration, m.terms, m.errors, m.requests, m.reloads, m.dropped,
+	m.Registry.MustRegister(m.judgements, m.changes, m.breaks, m.refusals, m.duration, m.terms, m.errors, m.requests, m.reloads,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -85,22 +84,26 @@ func (m *Metrics) acted(r result) {
 }
 
 // watch adds what a guard's board shows.
-func (m *Metrics) watch(b *board) { m.Registry.MustRegister(newGauges(b)) }
+func (m *Metrics) watch(b *board, n *hooks.Notifier) { m.Registry.MustRegister(newGauges(m, b, n)) }
 
 // gauges reads the board when it is asked, so that what it shows belongs together.
 type gauges struct {
+	m                                                            *Metrics
+	n                                                            *hooks.Notifier
 	b                                                            *board
 	locks, hot, unnamed, leader, age, inForce, suspended, policy *prometheus.Desc
-	reload, reloadAt, turn                                       *prometheus.Desc
+	reload, reloadAt, turn, dropped                              *prometheus.Desc
 }
 
 var _ prometheus.Collector = (*gauges)(nil)
 
-func newGauges(b *board) *gauges {
+func newGauges(m *Metrics, b *board, n *hooks.Notifier) *gauges {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(prometheus.BuildFQName(namespace, subsystem, name), help, labels, nil)
 	}
 	return &gauges{
+		m:         m,
+		n:         n,
 		b:         b,
 		locks:     desc("locks", "Locks that are watched, by state.", "state"),
 		hot:       desc("hot_lock", "1 for each HOT lock, the first 20 by name.", "lock"),
@@ -113,12 +116,13 @@ func newGauges(b *board) *gauges {
 		reload:    desc("last_reload_successful", "0 if the last reload of the policies failed."),
 		reloadAt:  desc("last_reload_timestamp_seconds", "When the policies were reloaded last, whatever came of it; 0: never."),
 		turn:      desc("loop_turn_timestamp_seconds", "When the loop turned last."),
+		dropped:   desc("dropped_total", "What could not be written or delivered and was dropped, by what: journal or hook.", "what"),
 	}
 }
 
 // Describe is for a registry.
 func (c *gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.locks, c.hot, c.unnamed, c.leader, c.age, c.inForce, c.suspended, c.policy, c.reload, c.reloadAt, c.turn} {
+	for _, d := range []*prometheus.Desc{c.locks, c.hot, c.unnamed, c.leader, c.age, c.inForce, c.suspended, c.policy, c.reload, c.reloadAt, c.turn, c.dropped} {
 		ch <- d
 	}
 }
@@ -154,6 +158,12 @@ func (c *gauges) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.reload, truth(c.b.reloadErr == ""))
 	gauge(c.reloadAt, stamp(c.b.reloadedAt))
 	gauge(c.turn, stamp(c.b.turn))
+	lost := int64(0)
+	for _, st := range c.n.Stats() {
+		lost += st.Lost
+	}
+	ch <- prometheus.MustNewConstMetric(c.dropped, prometheus.CounterValue, float64(lost), "hook")
+	ch <- prometheus.MustNewConstMetric(c.dropped, prometheus.CounterValue, float64(c.m.lostEntries.Load()), "journal")
 }
 
 func truth(b bool) float64 {

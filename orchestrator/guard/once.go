@@ -70,7 +70,9 @@ func (g *Guard) Once(ctx context.Context, say func(string)) (*Report, error) {
 			continue
 		}
 		obs := g.client.NewObserver(s.Name, g.cluster)
-		found = append(found, &once{obs: obs, v: obs.Judge(s, now)})
+		o := &once{obs: obs, v: obs.Judge(s, now)}
+		g.record(o.v)
+		found = append(found, o)
 	}
 	slices.SortFunc(found, func(a, b *once) int { return cmp.Compare(a.v.Snapshot.Key, b.v.Snapshot.Key) })
 	if slices.ContainsFunc(found, g.todo) {

@@ -31,6 +31,9 @@ type lock struct {
 	// came to nothing on this hold.
 	askAt time.Time
 	tries int
+	// ended is a hold that is known to have ended, though snap may still show
+	// it: nothing is judged by that.
+	ended string
 	// told is the refusal that was told last, so that it is told once.
 	told string
 	// procs are the holder's processes, where they are of this host.

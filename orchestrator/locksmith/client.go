@@ -124,11 +124,13 @@ func New(cfg Config) (*Client, error) {
 // With is a client of the same process and connection that judges by other
 // policies.
 func (c *Client) With(set *policies.Set) *Client {
+	out := &Client{
+		consul: c.consul, keys: c.keys, log: c.log, set: set, self: c.self, by: c.by, onBreak: c.onBreak, boot: c.boot, reader: c.reader,
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return &Client{
-		consul: c.consul, keys: c.keys, log: c.log, set: set, self: c.self, reader: c.reader, by: c.by, boot: c.boot, node: c.node,
-	}
+	out.node = c.node
+	return out
 }
 
 // Reader reads evidence by this client's connection.

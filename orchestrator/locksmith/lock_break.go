@@ -97,6 +97,9 @@ func (c *Client) Break(ctx context.Context, req BreakRequest) (*Broken, error) {
 		if err == nil {
 			err = c.breakOnly(ctx, t, req, out)
 		}
+		if lost := req.Under.lostBy(err); lost != nil {
+			return out, lost
+		}
 		if !errors.Is(err, errChanged) && !errors.Is(err, errLetGo) {
 			return out, err
 		}

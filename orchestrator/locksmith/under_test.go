@@ -2,6 +2,7 @@ package locksmith
 
 import (
 	"errors"
+	"reflect"
 	"testing"
 	"time"
 
@@ -140,5 +141,21 @@ func TestObserverUnderOtherPolicies(t *testing.T) {
 		look(Held)
 		time.Sleep(10 * time.Second)
 		look(Hot)
+	})
+}
+
+// A client with other policies lacks nothing that the one has which it was made
+// of.
+func TestWithLacksNothing(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		c.node = "node-1"
+		with := reflect.ValueOf(c.With(c.Policies())).Elem()
+		for _, f := range reflect.VisibleFields(with.Type()) {
+			if was, is := reflect.ValueOf(c).Elem().FieldByIndex(f.Index), with.FieldByIndex(f.Index); !was.IsZero() && is.IsZero() {
+				t.Errorf("it has no %s", f.Name)
+			}
+		}
 	})
 }

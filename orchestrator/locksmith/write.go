@@ -140,6 +140,24 @@ func (h *Hold) above() ([]consulkv.Op, error) {
 	return append([]consulkv.Op(nil), h.guards...), nil
 }
 
+// lostBy returns why h is lost, if err is the refusal of a transaction because
+// of h's guards; nil if not, and for a nil h.
+func (h *Hold) lostBy(err error) error {
+	ref, ok := isRefused(err)
+	if h == nil || !ok {
+		return nil
+	}
+	for _, o := range ref.Ops {
+		for _, n := range h.names {
+			if o.Key == h.c.keys.Lock(n) {
+				h.lose("Consul refused a write under its token: " + o.What)
+				return context.Cause(h.ctx)
+			}
+		}
+	}
+	return nil
+}
+
 // send sends a transaction unless and until the lease is over: what still
 // waits for a connection by then is not sent.
 func (h *Hold) send(ctx context.Context, ops ...consulkv.Op) (consulkv.Results, error) {
