@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -80,6 +81,7 @@ func statusLines(st *locksmith.Status, why, margin string) string {
 			line("progress", "%s", progressText(p))
 		}
 	}
+	semaphoreLines(st, line)
 	if st.Rule != "" {
 		line("rule", "%s of policy %s: %s", st.Rule, st.Policy, st.Reason)
 	}
@@ -128,11 +130,7 @@ func decidingEvidence(st *locksmith.Status) []string {
 func holderText(st *locksmith.Status) string {
 	h := st.Holder
 	if h == nil || h.PID == nil {
-		tool := "an unknown program"
-		if h != nil && h.Tool != nil && *h.Tool != "unknown" {
-			tool = *h.Tool
-		}
-		return fmt.Sprintf("%s, session %s", tool, deref(st.Session))
+		return foreignHolderText(st)
 	}
 	text := "aimlock"
 	if st.Operation != "" {
@@ -149,6 +147,60 @@ func holderText(st *locksmith.Status) string {
 		text += "; by its session's TTL alone"
 	}
 	return text
+}
+
+// foreignHolderText is what is known of a holder that is not aimlock's. What its
+// tool or its session says of it is foreign text.
+func foreignHolderText(st *locksmith.Status) string {
+	h, out := st.Holder, "an unknown program"
+	if h != nil && h.Tool != nil && *h.Tool != "unknown" {
+		out = *h.Tool
+	}
+	if st.Operation != "" {
+		out += fmt.Sprintf(" (%s)", st.Operation)
+	}
+	if h != nil && h.User != nil {
+		out += ", user " + *h.User
+	}
+	if h != nil && h.Host != nil {
+		out += " on " + *h.Host
+	}
+	out += ", session " + deref(st.Session)
+	if st.SlotOf != "" {
+		out += ", a contender for " + text.Printable(st.SlotOf)
+	}
+	return out
+}
+
+// semaphoreLines show the slots of a semaphore.
+func semaphoreLines(st *locksmith.Status, line func(name, format string, args ...any)) {
+	sem := st.Semaphore
+	if sem == nil {
+		return
+	}
+	line("slots", "%s", sem.SlotsText())
+	if sem.Why != "" && sem.Limit != 0 {
+		line("unknown", "%s", sem.Why)
+	}
+	show := func(what, state string, v *locksmith.SlotView) {
+		words := state + v.Name
+		if v.Operation != "" {
+			words += " (" + v.Operation + ")"
+		}
+		if v.Node != "" {
+			words += ", node " + v.Node
+		}
+		line(what, "%s", text.Printable(words))
+	}
+	for _, v := range sem.Holders {
+		show("slot", v.State+" ", v)
+	}
+	for _, v := range sem.Waiting {
+		show("waiting", "", v)
+	}
+	for _, s := range sem.Stale {
+		line("stale", "%s", s)
+	}
 }
 
 func sinceText(st *locksmith.Status) string {
@@ -225,9 +277,12 @@ func lockName(name string) (string, error) {
 		return "", usagef("lock name %q is not allowed: give a name, or the whole key of another tool's lock", name)
 	case strings.HasPrefix(name, "/"):
 		// Policies write whole keys with a leading slash; KV keys have none.
-		name = name[1:]
+		// Of a key without any other, it is what tells it from a name.
+		if rest := name[1:]; strings.Contains(rest, "/") {
+			name = rest
+		}
 	}
-	for _, seg := range strings.Split(name, "/") {
+	for _, seg := range strings.Split(strings.TrimPrefix(name, "/"), "/") {
 		if seg == "." || seg == ".." {
 			return "", usagef("lock name %q is not allowed: it has a segment %q", name, seg)
 		}
@@ -262,6 +317,9 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 		}
 	}
 	st.Next = c.Next(v, p)
+	if other := c.HeldBeside(ctx, v); other != "" {
+		m.Notef("Hint: %s is not held, but %s is: consul lock and Terraform add /.lock to the name that they are given.\n", text.Printable(st.Name), text.Printable(other))
+	}
 	return v, st, nil
 }
 

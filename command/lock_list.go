@@ -86,6 +86,9 @@ func (m *Meta) lockTable(list []*locksmith.Status) error {
 			who = shortHolder(st)
 			held = "?"
 		}
+		if st.Semaphore != nil {
+			who = shortHolder(st) + ", " + st.Semaphore.SlotsText()
+		}
 		if st.HeldFor != nil {
 			held = showSeconds(*st.HeldFor)
 		}
@@ -103,10 +106,14 @@ func (m *Meta) lockTable(list []*locksmith.Status) error {
 func shortHolder(st *locksmith.Status) string {
 	h := st.Holder
 	if h == nil || h.PID == nil {
+		text := "unknown"
 		if h != nil && h.Tool != nil {
-			return *h.Tool
+			text = *h.Tool
 		}
-		return "unknown"
+		if h != nil && h.User != nil && h.Host != nil {
+			text += " " + *h.User + "@" + *h.Host
+		}
+		return text
 	}
 	return fmt.Sprintf("%d@%s", *h.PID, deref(h.Host))
 }

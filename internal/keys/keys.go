@@ -60,10 +60,11 @@ func (p Prefix) join(parts ...string) string { return string(p) + strings.Join(p
 func (p Prefix) Epoch() string { return p.join("epoch") }
 
 // Lock is the key of the lock called name. A name that holds a slash is a
-// whole key already, so that locks of other tools can be named.
+// whole key already, so that locks of other tools can be named; a slash at its
+// start is for a key that has no other.
 func (p Prefix) Lock(name string) string {
 	if strings.Contains(name, "/") {
-		return name
+		return strings.TrimPrefix(name, "/")
 	}
 	return p.join("locks", Escape(name))
 }
@@ -76,6 +77,9 @@ func (p Prefix) Locks() string { return p.join("locks") + "/" }
 func (p Prefix) LockName(key string) (name string, own bool) {
 	if rest, ok := strings.CutPrefix(key, p.Locks()); ok && rest != "" && !strings.Contains(rest, "/") {
 		return Unescape(rest), true
+	}
+	if !strings.Contains(key, "/") {
+		return "/" + key, false
 	}
 	return key, false
 }

@@ -20,6 +20,7 @@ const (
 	srcProc    = "this host's /proc"
 	srcRecord  = "holder record"
 	srcMemory  = "this observer"
+	srcInfo    = "terraform lock info"
 	srcCluster = "consul status"
 	srcNomad   = "nomad"
 
@@ -276,6 +277,11 @@ func (r *Reader) holderFacts(s *Snapshot, now time.Time) map[string]policies.Fac
 		}
 		f.facts = unknowns("holder", srcKV, s.ReadAt, why)
 		f.str("tool", s.Tool, srcKV)
+		if i := s.Info; i != nil {
+			f.str("user", i.user(), srcInfo)
+			f.str("host", i.host(), srcInfo)
+			f.str("started_at", i.Created.UTC().Format(time.RFC3339), srcInfo)
+		}
 		return f.facts
 	}
 	f.str("tool", h.Tool, srcRecord)

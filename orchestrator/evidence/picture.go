@@ -41,6 +41,10 @@ type picture struct {
 	// observed are the keys of what observers wrote, by the name of the lock.
 	observed map[string]map[string]struct{}
 
+	// sems are the keys of each semaphore, by its folder; semOf is the inverse.
+	sems  map[string]map[string]struct{}
+	semOf map[string]string
+
 	allocs map[string]allocSeen // by id
 	// told is what the last snapshot of a lock rested on beside KV.
 	told  map[string]rests
@@ -68,6 +72,7 @@ func newPicture(s *Sweep) *picture {
 	return &picture{
 		s: s, r: s.r, kv: map[string]kept{}, locks: map[string]struct{}{}, hidden: map[string]bool{},
 		sessionsWhy: notRead, checksWhy: notRead,
+		sems: map[string]map[string]struct{}{}, semOf: map[string]string{},
 		observed: map[string]map[string]struct{}{}, allocs: map[string]allocSeen{}, told: map[string]rests{}, dirty: map[string]struct{}{},
 	}
 }
@@ -98,6 +103,13 @@ func (p *picture) tookKV(d delta) {
 		if p.isLock(pair) {
 			p.locks[pair.Key] = struct{}{}
 		}
+		if dir, ok := semaphoreDir(pair); ok {
+			if p.sems[dir] == nil {
+				p.sems[dir] = map[string]struct{}{}
+			}
+			p.sems[dir][pair.Key] = struct{}{}
+			p.semOf[pair.Key] = dir
+		}
 		p.noteObserved(pair.Key, true)
 		touch(pair.Key)
 	}
@@ -105,6 +117,13 @@ func (p *picture) tookKV(d delta) {
 		p.noteObserved(key, false)
 		touch(key)
 		delete(p.kv, key)
+		if dir, ok := p.semOf[key]; ok {
+			delete(p.sems[dir], key)
+			delete(p.semOf, key)
+			for other := range p.sems[dir] {
+				p.touch(other)
+			}
+		}
 	}
 	if len(rollouts) > 0 {
 		for key, on := range p.told {
@@ -151,13 +170,13 @@ func (p *picture) touch(key string) {
 }
 
 // isLock tells whether a key is a lock that was asked for: one that a session
-// holds, or one of aimlock's own.
+// holds, a semaphore, or one of aimlock's own.
 func (p *picture) isLock(pair *api.KVPair) bool {
 	if !p.s.covers(pair.Key) {
 		return false
 	}
 	_, own := p.r.Keys.LockName(pair.Key)
-	return own || pair.Session != ""
+	return own || pair.Session != "" || IsSemaphore(pair)
 }
 
 // tookSessions takes in a list of sessions, or why there is none.
@@ -328,6 +347,12 @@ const allocsAtOnce = 8
 // compose makes snapshots of the locks that changed, in the order of their
 // keys, and forgets that they did.
 func (p *picture) compose() []*Snapshot {
+	for key := range p.dirty {
+		// Whether a contender holds a slot stands in another key than its own.
+		for other := range p.sems[p.semOf[key]] {
+			p.touch(other)
+		}
+	}
 	out := make([]*Snapshot, 0, len(p.dirty))
 	for _, key := range slices.Sorted(maps.Keys(p.dirty)) {
 		s := p.snapshot(key)
@@ -365,7 +390,30 @@ func (p *picture) snapshot(key string) *Snapshot {
 		on.node = s.node()
 	}
 	p.told[key] = on
+	if dir, ok := p.semOf[key]; ok {
+		p.semaphore(s, dir)
+	}
 	return s
+}
+
+// semaphore adds what a semaphore's keys say of each other.
+func (p *picture) semaphore(s *Snapshot, dir string) {
+	all := make([]*api.KVPair, 0, len(p.sems[dir]))
+	for key := range p.sems[dir] {
+		all = append(all, p.kv[key].pair)
+	}
+	c := tellApart(dir, all, p.isHidden(dir))
+	if !IsSemaphore(s.Pair) {
+		s.Slot = &Slot{Of: dir + lockBase, Holds: slices.Contains(c.slots, s.Key)}
+		return
+	}
+	s.Semaphore = &Semaphore{Limit: c.limit, Stale: c.stale, Why: c.why}
+	for _, key := range c.slots {
+		s.Semaphore.Slots = append(s.Semaphore.Slots, p.snapshot(key))
+	}
+	for _, key := range c.waiting {
+		s.Semaphore.Waiting = append(s.Semaphore.Waiting, p.snapshot(key))
+	}
 }
 
 // hide makes unknown what is missing because it may not be read.
@@ -399,7 +447,10 @@ func (p *picture) isHidden(key string) bool {
 func (p *picture) held(s *Snapshot) {
 	if s.Holder == nil {
 		if info, ok := InfoKey(s.Key); ok {
-			s.Tool = toolOf(s.Pair, p.kv[info].pair != nil)
+			beside := p.kv[info].pair
+			if s.Tool = toolOf(s.Pair, beside != nil); s.Tool == ToolTerraform {
+				s.takeInfo(beside)
+			}
 		}
 	}
 	switch e := p.sessions[s.SessionID()]; {
@@ -412,6 +463,7 @@ func (p *picture) held(s *Snapshot) {
 	default:
 		s.SessionWhy = noSuchSession
 	}
+	s.nameTool()
 	switch node := s.node(); {
 	case node == "":
 		s.ChecksWhy = nodeNotKnown

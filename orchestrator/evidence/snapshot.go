@@ -36,6 +36,15 @@ type Snapshot struct {
 	// consul-template, unknown.
 	Tool string
 
+	// Info is what Terraform says of the holder; nil for other tools, and where
+	// it is an earlier holder's.
+	Info *LockInfo
+	// Semaphore is set for the list of holders of a lock with several slots:
+	// no session holds that key itself.
+	Semaphore *Semaphore
+	// Slot is set for the key of a contender for a semaphore.
+	Slot *Slot
+
 	// Session is nil if Consul did not answer with one: SessionWhy says why.
 	Session    *api.SessionEntry
 	SessionWhy string
@@ -129,6 +138,9 @@ func (r *Reader) Read(ctx context.Context, name string) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := semaphoreDir(pair); ok {
+		return r.readSemaphore(ctx, key)
+	}
 	return r.complete(ctx, name, key, pair)
 }
 
@@ -162,6 +174,7 @@ func (r *Reader) readHeld(ctx context.Context, s *Snapshot) error {
 	if err := r.readSession(ctx, s); err != nil {
 		return err
 	}
+	s.nameTool()
 	r.readChecks(ctx, s)
 	r.readAlloc(ctx, s)
 	return nil

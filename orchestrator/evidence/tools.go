@@ -48,7 +48,8 @@ func toolOf(p *api.KVPair, info bool) string {
 		return ToolConsulLock
 	case base == "lock" && path.Base(dir) == "core":
 		return ToolVault
-	case base == "lock" && path.Base(path.Dir(dir)) == "dedup":
+	case (base == "lock" || base == "data") && path.Base(path.Dir(dir)) == "dedup":
+		// data by manager/dedup.go of consul-template v0.41.
 		return ToolConsulTemplate
 	}
 	return ToolUnknown
@@ -73,5 +74,27 @@ func (r *Reader) readInfo(ctx context.Context, s *Snapshot) error {
 		return err
 	}
 	s.Tool = toolOf(s.Pair, p != nil)
+	s.takeInfo(p)
 	return nil
+}
+
+// readSemaphore reads one key of a semaphore with all that stands around it.
+func (r *Reader) readSemaphore(ctx context.Context, key string) (*Snapshot, error) {
+	dir, _ := path.Split(key)
+	sweep := r.NewSweep([]string{dir})
+	list, err := sweep.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range list {
+		if s.Key == key {
+			return s, nil
+		}
+	}
+	// It went away meanwhile, or is a contender that is left without a session.
+	pair, err := r.Consul.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return r.complete(ctx, key, key, pair)
 }

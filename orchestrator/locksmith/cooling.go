@@ -45,6 +45,10 @@ func (c *Client) coolingOf(ctx context.Context, list []*evidence.Snapshot) map[s
 			// After a clean end, or before any, there is no lock-delay.
 			continue
 		}
+		if s.Semaphore != nil || s.Slot != nil {
+			// It is not by its session that such a key is had.
+			continue
+		}
 		ops = append(ops, flags(consulkv.Lock(s.Key, nil, noSession), s))
 		if len(ops) == coolingBatch {
 			ask()

@@ -30,9 +30,17 @@ func (c *Client) list(ctx context.Context, prefix string, held bool) ([]*Verdict
 	if err != nil {
 		return nil, err
 	}
-	if held {
-		found = slices.DeleteFunc(found, func(s *evidence.Snapshot) bool { return !s.Held() })
+	semaphores := map[string]bool{}
+	for _, s := range found {
+		semaphores[s.Key] = s.Semaphore != nil
 	}
+	found = slices.DeleteFunc(found, func(s *evidence.Snapshot) bool {
+		if s.Slot != nil {
+			// It is shown with its semaphore, but for one that has none.
+			return semaphores[s.Slot.Of]
+		}
+		return held && !s.Held() && (s.Semaphore == nil || len(s.Semaphore.Slots)+len(s.Semaphore.Waiting) == 0)
+	})
 	cooling := c.coolingOf(ctx, found)
 	now := time.Now()
 	out := make([]*Verdict, len(found))

@@ -76,7 +76,7 @@ func (c *Client) Break(ctx context.Context, req BreakRequest) (*Broken, error) {
 		}
 		out := &Broken{Verdict: v}
 		switch {
-		case !v.Snapshot.Held():
+		case !v.Occupied():
 			return out, fmt.Errorf("lock %s: %w", req.Name, ErrNotHeld)
 		case v.State != Hot:
 			st := c.Status(v)
@@ -237,6 +237,9 @@ func pendingHot(v *Verdict) time.Duration {
 // that helps. p is the permit of a HOT lock, if it was asked for.
 func (c *Client) Next(v *Verdict, p *Permit) string {
 	s := v.Snapshot
+	if s.Semaphore != nil {
+		return c.nextSemaphore(v)
+	}
 	switch v.State {
 	case Free:
 		if owed, _ := c.owed(s); owed != nil {
@@ -268,6 +271,9 @@ func (c *Client) Next(v *Verdict, p *Permit) string {
 
 func (c *Client) nextHeld(v *Verdict) string {
 	s := v.Snapshot
+	if s.Slot != nil && !s.Slot.Holds {
+		return fmt.Sprintf("it gets a slot of %s when one is free; `aimlock lock status %s`", s.Slot.Of, s.Slot.Of)
+	}
 	if left := pendingHot(v); left > 0 {
 		return fmt.Sprintf("it becomes HOT in %s if nothing changes", round(left))
 	}

@@ -45,6 +45,9 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 		p.Why = "the lock is " + v.State + ", not HOT"
 		return p, nil
 	}
+	if p.Why = unfit(v); p.Why != "" {
+		return p, nil
+	}
 	s, b := v.Snapshot, v.Policy.Break
 	if b == nil {
 		p.Why = fmt.Sprintf("policy %s has no break block: its locks are judged and never broken", v.Policy.Name)

@@ -36,6 +36,9 @@ type Verdict struct {
 	// DelayLeft is what is left of Consul's lock-delay while COOLING; negative
 	// if that is not known.
 	DelayLeft time.Duration
+	// Slots are the verdicts on the slots of a semaphore; its State, Policy and
+	// Judgement are those of the gravest.
+	Slots []*Verdict
 }
 
 // Proof reports whether the rule that made the lock HOT rests on proof.
@@ -50,6 +53,8 @@ type Observer struct {
 	pol     policies.Memory
 	cluster *evidence.Cluster
 	start   time.Time
+	// slots observe those of a semaphore, by their keys.
+	slots map[string]*Observer
 }
 
 // NewObserver makes an observer of the lock called name. cluster may be nil:
@@ -89,8 +94,15 @@ func (o *Observer) Judge(s *evidence.Snapshot, now time.Time) *Verdict {
 	v.Facts = o.c.reader.Facts(s, &o.ev, o.cluster, now)
 	v.PolicyHash = o.c.set.Hash
 	v.Policy = o.c.set.For(policies.LockID{Name: s.Name, Key: s.Key, Own: s.Own})
-	if !s.Held() {
+	switch {
+	case s.Semaphore != nil:
+		o.judgeSemaphore(v)
 		return v
+	case !s.Held():
+		return v
+	case s.Slot != nil && !s.Slot.Holds:
+		// Who waits holds nothing that rules are about.
+		v.Policy = nil
 	}
 	v.State = Held
 	if v.Policy != nil {
@@ -131,6 +143,9 @@ type Status struct {
 	Owed float64 `json:"quiesce_owed,omitempty"`
 	// DelayLeft is what is left of Consul's lock-delay, when known.
 	DelayLeft *float64 `json:"delay_left,omitempty"`
+	// Semaphore is there for a lock of several slots, SlotOf for one of them.
+	Semaphore *SemaphoreView `json:"semaphore,omitempty"`
+	SlotOf    string         `json:"slot_of,omitempty"`
 	// Silence is the operator's word that the lock is not to be broken for now.
 	Silence *records.Silence `json:"silence,omitempty"`
 }
@@ -171,6 +186,13 @@ func (c *Client) Status(v *Verdict) *Status {
 	if s.Silence.Stands(v.At) {
 		st.Silence = s.Silence
 	}
+	if s.Semaphore != nil {
+		c.semaphoreStatus(v, st)
+		return st
+	}
+	if s.Slot != nil {
+		st.SlotOf = s.Slot.Of
+	}
 	if !s.Held() {
 		if s.FenceErr != nil {
 			st.Reason = s.FenceErr.Error()
@@ -201,8 +223,11 @@ func (c *Client) Status(v *Verdict) *Status {
 	}
 	st.Checked = s.Checked()
 	if h := s.Holder; h != nil {
-		st.Since, st.Operation = &h.AcquiredAt, printable(h.Operation)
+		st.Since = &h.AcquiredAt
+	} else if at, ok := foreignSince(s); ok {
+		st.Since = &at
 	}
+	st.Operation = printable(s.Operation())
 	return st
 }
 
@@ -299,11 +324,14 @@ func heldFor(v *Verdict) *float64 {
 	if n := factFloat(v.Facts, "lock.held_for"); n != nil {
 		return n
 	}
-	h := v.Snapshot.Holder
-	if h == nil || h.AcquiredAt.IsZero() {
+	at, ok := foreignSince(v.Snapshot)
+	if h := v.Snapshot.Holder; h != nil {
+		at, ok = h.AcquiredAt, !h.AcquiredAt.IsZero()
+	}
+	if !ok {
 		return nil
 	}
-	d := max(0, v.At.Sub(h.AcquiredAt).Seconds())
+	d := max(0, v.At.Sub(at).Seconds())
 	return &d
 }
 

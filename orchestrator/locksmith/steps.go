@@ -71,6 +71,10 @@ func (b *breaking) stepsOf(ctx context.Context, g *group) (take bool, err error)
 			continue
 		}
 		if st.Kind == policies.StepTake {
+			if first.v.Snapshot.Slot != nil {
+				g.log(st.Kind, "refused", slotCannot+" of a semaphore")
+				return false, fmt.Errorf("%s of a semaphore: the step that ends its hold is destroy_session", slotCannot)
+			}
 			return true, nil
 		}
 		if st.Destroys() {
