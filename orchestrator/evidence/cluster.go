@@ -92,7 +92,7 @@ const sessionsLeast = 2 * time.Second
 
 // sessionsWait is how long one such read may wait for a change. How old a
 // session can be at most is known no better than that.
-const sessionsWait = 5 * time.Second
+const sessionsWait = 3 * time.Second
 
 type sessionList struct {
 	entries  []*api.SessionEntry
