@@ -26,7 +26,10 @@ type WatchOptions struct {
 // goroutine: the one that calls Next.
 //
 // The rules are Consul's: an index that stands still is no change, one that
-// goes back (a restored server) starts anew from 0.
+// goes back (a restored server) starts anew from 0. A restore ends the queries
+// that wait with what stood before it, and the same index; asked again by that
+// index, a server would wait until it is passed. So an answer of no news that
+// comes early is followed by a query that does not block.
 type Watcher[T any] struct {
 	c     *Client
 	opts  WatchOptions
@@ -37,6 +40,8 @@ type Watcher[T any] struct {
 	// idle is set after an answer that brought nothing new sooner than a
 	// server that blocks would have sent it.
 	idle bool
+	// plain makes the next query one that does not block.
+	plain bool
 }
 
 // idlePause is the least time between two reads of which the first brought
@@ -68,12 +73,15 @@ func (w *Watcher[T]) Next(ctx context.Context) (T, error) {
 			return v, err
 		}
 		before, index := w.index, meta.LastIndex
+		again := !w.plain && time.Since(w.last) < w.opts.Wait/2
+		w.plain = false
 		w.idle = before != 0 && index <= before
 		switch {
 		case index < before:
 			w.index = 0
 			return v, nil
 		case index == before && index != 0:
+			w.plain = again
 			continue
 		}
 		// Index 0 would turn the next query into one that does not block.
@@ -84,7 +92,7 @@ func (w *Watcher[T]) Next(ctx context.Context) (T, error) {
 
 // Restart makes the next Next return at once with what stands, changed or not:
 // for who forgot, after an error, what it was told before.
-func (w *Watcher[T]) Restart() { w.index, w.idle = 0, false }
+func (w *Watcher[T]) Restart() { w.index, w.idle, w.plain = 0, false, false }
 
 // SetMinInterval changes MinInterval, for who finds out how busy it is.
 func (w *Watcher[T]) SetMinInterval(d time.Duration) { w.opts.MinInterval = d }
@@ -131,11 +139,15 @@ func (w *Watcher[T]) query(ctx context.Context) (T, *api.QueryMeta, error) {
 	if w.opts.Timeout > 0 {
 		slow.timeout = w.opts.Timeout
 	}
-	if w.index > 0 {
+	index := w.index
+	if w.plain {
+		index = 0
+	}
+	if index > 0 {
 		slow.timeout += w.opts.Wait + w.opts.Wait/16
 	}
 	a, err := Retry(ctx, &slow, "watch "+w.opts.Name, func(ctx context.Context) (answer[T], error) {
-		q := &api.QueryOptions{WaitIndex: w.index, WaitTime: w.opts.Wait}
+		q := &api.QueryOptions{WaitIndex: index, WaitTime: w.opts.Wait}
 		v, meta, err := w.fetch(q.WithContext(ctx))
 		return answer[T]{v, meta}, err
 	})

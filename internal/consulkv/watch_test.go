@@ -117,7 +117,14 @@ func TestWatcherFollowsTheIndex(t *testing.T) {
 			[]step{{0, "5", "a", 0}, {0, "5", "a", 0}, {0, "5", "a", 0}, {0, "6", "b", 0}},
 			consulkv.WatchOptions{},
 			[]string{"a@0s", "b@2s"},
-			[]string{"0@0s", "5@0s", "5@1s", "5@2s"},
+			[]string{"0@0s", "5@0s", "0@1s", "5@2s"},
+		},
+		{
+			"a restore ends a query early, with what stood before it",
+			[]step{{0, "9", "a", 0}, {10 * time.Second, "9", "a", 0}, {0, "4", "b", 0}, {0, "4", "b", 0}, {time.Minute, "4", "b", 0}, {0, "5", "c", 0}},
+			consulkv.WatchOptions{},
+			[]string{"a@0s", "b@10s", "b@11s", "c@1m11s"},
+			[]string{"0@0s", "9@0s", "0@10s", "0@11s", "4@11s", "4@1m11s"},
 		},
 		{
 			"a busy prefix is read at the least interval",

@@ -41,7 +41,8 @@ type source func(context.Context) ([]byte, error)
 type outcome struct {
 	// Report is the answer; nil where there is nothing new to say.
 	Report *records.Actual
-	// Standing is the answer given before, where the entry was answered.
+	// Standing is the answer given before, or what it would be now, where the
+	// entry was answered.
 	Standing *records.Actual
 	// Refused is why the entry was not taken, at every try.
 	Refused *OlderError
@@ -254,10 +255,10 @@ func (w *work) recheck() error {
 // refuse answers an order that is older than the mark, once for each.
 func (w *work) refuse(d *records.Desired) (outcome, error) {
 	older := &OlderError{Config: w.config, Order: d.Order, Highest: w.st.Mark}
-	if w.st.Refused != nil && *w.st.Refused == d.Order {
-		return outcome{Refused: older}, nil
+	said := w.st.Refused != nil && *w.st.Refused == d.Order
+	if !said {
+		w.log.Warn("refused an older order", "config", w.config, "order", d.Order.String(), "mark", w.st.Mark.String(), "rollout", d.Rollout)
 	}
-	w.log.Warn("refused an older order", "config", w.config, "order", d.Order.String(), "mark", w.st.Mark.String(), "rollout", d.Rollout)
 	rep := w.report(records.ResultRefused, d.Rollout, older.Error(), "")
 	o := d.Order
 	rep.Refused = &o
@@ -270,6 +271,10 @@ func (w *work) refuse(d *records.Desired) (outcome, error) {
 		if cur, err := w.standing(); err == nil {
 			rep.Revision, rep.SHA256 = cur.revision(), cur.SHA256
 		}
+	}
+	if said {
+		// A restore of Consul may have taken the answer away.
+		return outcome{Standing: rep, Refused: older}, nil
 	}
 	// The answer to the mark stays what it is, and so does the journal.
 	w.st.Refused = &o

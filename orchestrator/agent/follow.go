@@ -179,8 +179,13 @@ func (a *Agent) handle(ctx context.Context, config string, kv *api.KVPair) bool 
 		a.unanswered(ctx, config, err)
 		return false
 	}
-	if out.Report != nil {
+	switch {
+	case out.Report != nil:
 		a.reports.set(config, out.Report)
+	case out.Standing != nil:
+		// It was answered before: the entry is here again because a restore of
+		// Consul brought it back, and may have taken the answer away.
+		a.reports.again(config, out.Standing)
 	}
 	return true
 }

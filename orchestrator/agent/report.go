@@ -19,7 +19,7 @@ type reporter struct {
 
 type pending struct {
 	rep *records.Actual
-	// compare: write only if Consul has another one.
+	// compare: write only if Consul has another one, whenever it was given.
 	compare bool
 }
 
@@ -91,8 +91,11 @@ func (r *reporter) run(ctx context.Context) {
 func (r *reporter) put(ctx context.Context, config string, rep *records.Actual, compare bool) error {
 	if compare {
 		last, err := r.a.lastReport(ctx, config)
-		if err == nil && last != nil && string(records.Encode(last)) == string(records.Encode(rep)) {
-			return nil
+		if err == nil && last != nil {
+			last.Time, last.Agent = rep.Time, rep.Agent
+			if string(records.Encode(last)) == string(records.Encode(rep)) {
+				return nil
+			}
 		}
 	}
 	return r.a.cfg.Consul.Put(ctx, r.a.cfg.Prefix.Actual(config, r.a.cfg.Node), records.Encode(rep))
