@@ -19,50 +19,85 @@ import (
 // Scanner explains files. It keeps the last look at this machine, so that many
 // files asked for at once cost one. It is safe for concurrent use.
 type Scanner struct {
-	mu   sync.Mutex
-	last *table
-	busy map[string]bool
+	scanning sync.Mutex
+	last     *table
+
+	mu    sync.Mutex
+	calls map[string]*call
 }
 
-// attempts bounds how often the machine is looked at anew for one file whose
-// locks change while they are looked at.
-const attempts = 3
+// call is a look at one path that is under way.
+type call struct {
+	since time.Time
+	done  chan struct{} // closed when r and err are set
+	r     *Report
+	err   error
+}
+
+const (
+	// attempts bounds how often the machine is looked at anew for one file
+	// whose locks change while they are looked at.
+	attempts = 3
+	// patience is after what time a path is taken to be on a file system that
+	// does not answer: nobody else waits for it, nor for more than maxStuck.
+	patience = 2 * time.Second
+	maxStuck = 8
+)
 
 // Explain tells what locks path, by a look at this machine that is at most
 // maxAge old. ErrNotExist: there is no such file, and none that is known to
 // have had the path. It ends with ctx, also where the path is on a file system
 // that does not answer.
 func (s *Scanner) Explain(ctx context.Context, path string, maxAge time.Duration) (*Report, error) {
-	s.mu.Lock()
-	if s.busy[path] {
-		s.mu.Unlock()
-		return nil, fmt.Errorf("%s: an earlier look at it has not come back yet", path)
+	c, err := s.call(ctx, path, maxAge)
+	if err != nil {
+		return nil, err
 	}
-	if s.busy == nil {
-		s.busy = map[string]bool{}
-	}
-	s.busy[path] = true
-	s.mu.Unlock()
-	type answer struct {
-		r   *Report
-		err error
-	}
-	// It ends when the file system answers: nothing can take a process out of
-	// a call into one that does not. There is one at most for each path.
-	done := make(chan answer, 1)
-	go func() {
-		r, err := s.explain(ctx, path, maxAge)
-		s.mu.Lock()
-		delete(s.busy, path)
-		s.mu.Unlock()
-		done <- answer{r, err}
-	}()
 	select {
-	case a := <-done:
-		return a.r, a.err
+	case <-c.done:
+		return c.r, c.err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("look at %s: %w", path, context.Cause(ctx))
 	}
+}
+
+func (s *Scanner) call(ctx context.Context, path string, maxAge time.Duration) (*call, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stuck := 0
+	for _, c := range s.calls {
+		if time.Since(c.since) > patience {
+			stuck++
+		}
+	}
+	c, ok := s.calls[path]
+	switch {
+	case ok && time.Since(c.since) > patience:
+		return nil, fmt.Errorf("look at %s: its file system has not answered for %s", path, time.Since(c.since).Round(time.Second))
+	case ok && maxAge > 0:
+		return c, nil
+	case stuck >= maxStuck:
+		return nil, fmt.Errorf("look at %s: the file systems of %d other files do not answer", path, stuck)
+	}
+	c = &call{since: time.Now(), done: make(chan struct{})}
+	if s.calls == nil {
+		s.calls = map[string]*call{}
+	}
+	s.calls[path] = c
+	// The goroutine ends when the file system answers, since nothing takes a
+	// process out of a call into one that does not. maxStuck bounds their
+	// number. Others may wait for it, so that it outlives who began it.
+	ctx = context.WithoutCancel(ctx)
+	go func() {
+		defer close(c.done)
+		c.r, c.err = s.explain(ctx, path, maxAge)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.calls[path] == c {
+			delete(s.calls, path)
+		}
+	}()
+	return c, nil
 }
 
 func (s *Scanner) explain(ctx context.Context, path string, maxAge time.Duration) (*Report, error) {
@@ -89,8 +124,8 @@ func (s *Scanner) explain(ctx context.Context, path string, maxAge time.Duration
 
 // look returns a look at this machine.
 func (s *Scanner) look(ctx context.Context, maxAge time.Duration) (*table, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.scanning.Lock()
+	defer s.scanning.Unlock()
 	if s.last != nil && maxAge > 0 && time.Since(s.last.at) <= maxAge {
 		return s.last, nil
 	}

@@ -346,7 +346,7 @@ func asNobody(c *exec.Cmd) {
 func TestNotRoot(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "filelock") // t.TempDir is closed to others
+	dir, err := os.MkdirTemp("", "filelock") //nolint:usetesting // t.TempDir is closed to others
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -169,7 +169,7 @@ func start(t *testing.T, role, path, kind string, mod ...func(*exec.Cmd)) *proc 
 
 func (p *proc) end(t *testing.T) {
 	p.stdin.Close()
-	p.Wait() //nolint:errcheck // some end with an error, some have ended
+	p.Wait()
 }
 
 // line is the next line of its output.

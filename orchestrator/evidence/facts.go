@@ -110,7 +110,7 @@ func (r *Reader) Facts(s *Snapshot, mem *Memory, cl *Cluster, now time.Time) pol
 		"nomad":    nomadFacts(s),
 		"progress": r.progressFacts(s, mem, now),
 		"rollout":  r.rolloutFacts(s, mem, now),
-		"file":     nulls("file", srcKV, s.ReadAt), // a lock of Consul is no file's
+		"file":     nulls("file", srcPolicy, s.ReadAt), // FileFacts, where a policy names one
 		"cluster":  clusterFacts(cl, now),
 		"now":      policies.Clock(now),
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/filelock"
 	"github.com/aim-control/aimlock/internal/hostproc"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
@@ -128,6 +129,8 @@ type Reader struct {
 	Self   hostproc.Identity
 	// Nomad may be nil: then nothing is known of allocations.
 	Nomad Nomad
+	// Files looks at the files of this machine; nil: nobody does.
+	Files *filelock.Scanner
 }
 
 // Read takes a snapshot of the lock called name. The error is about the lock's

@@ -327,6 +327,10 @@ func (g *Guard) forget(l *lock) {
 	l.snap = nil
 }
 
+// filesEvery is how often a lock is judged anew whose policy reads facts of a
+// file: nobody tells when a kernel lock is taken or let go.
+const filesEvery = 5 * time.Second
+
 // judge judges a lock as of now and sees to it that it is judged again in time.
 // While a break uses the observer it waits for that.
 func (g *Guard) judge(l *lock, now time.Time) {
@@ -343,6 +347,9 @@ func (g *Guard) judge(l *lock, now time.Time) {
 	if v.Policy != nil && v.Snapshot.Held() {
 		if d, ok := v.Policy.Steady(v.Facts, &v.Judgement, now); ok {
 			due = now.Add(d)
+		}
+		if soon := now.Add(filesEvery); v.Policy.ReadsFile() && (due.IsZero() || soon.Before(due)) {
+			due = soon
 		}
 	}
 	g.table.schedule(l, due)

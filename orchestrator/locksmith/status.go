@@ -105,6 +105,10 @@ func (o *Observer) Judge(s *evidence.Snapshot, now time.Time) *Verdict {
 		v.Policy = nil
 	}
 	v.State = Held
+	if v.Policy.ReadsFile() {
+		path, err := v.Policy.FilePath(v.Facts)
+		v.Facts["file"] = o.c.reader.FileFacts(path, err, now)
+	}
 	if v.Policy != nil {
 		v.Judgement = v.Policy.Judge(v.Facts, &o.pol, s.Hold(), now.Sub(o.start))
 		v.State = v.Judgement.State
