@@ -8,12 +8,14 @@ import (
 	"github.com/aim-control/aimlock/policies"
 )
 
-// policyCheckReport is what `policy check -json` prints.
+// policyCheckReport is what `policy check -json` prints: what
+// `terraform validate -json` does, and the policies.
 type policyCheckReport struct {
-	Valid    bool   `json:"valid"`
-	Hash     string `json:"hash,omitempty"`
-	Errors   int    `json:"errors"`
-	Warnings int    `json:"warnings"`
+	FormatVersion string `json:"format_version"`
+	Valid         bool   `json:"valid"`
+	ErrorCount    int    `json:"error_count"`
+	WarningCount  int    `json:"warning_count"`
+	Hash          string `json:"hash,omitempty"`
 	// Policies in the order in which they are tried.
 	Policies    []string                  `json:"policies"`
 	Diagnostics []policies.DiagnosticJSON `json:"diagnostics"`
@@ -56,6 +58,8 @@ shipped default. Exit code 0 with warnings only, 2 with an error.`,
 
 func (m *Meta) policyCheckJSON(set *policies.Set, diags hcl.Diagnostics) error {
 	r := policyCheckReport{
+		FormatVersion: "1.0",
+
 		Valid:       !diags.HasErrors(),
 		Hash:        set.Hash,
 		Policies:    []string{},
@@ -66,9 +70,9 @@ func (m *Meta) policyCheckJSON(set *policies.Set, diags hcl.Diagnostics) error {
 	}
 	for _, d := range diags {
 		if d.Severity == hcl.DiagError {
-			r.Errors++
+			r.ErrorCount++
 		} else {
-			r.Warnings++
+			r.WarningCount++
 		}
 	}
 	if err := m.PrintJSON(r); err != nil {

@@ -13,7 +13,9 @@ import (
 
 	"github.com/google/renameio/v2"
 	"github.com/hashicorp/hcl/v2"
+	"github.com/pmezard/go-difflib/difflib"
 
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/policies"
 )
 
@@ -21,7 +23,7 @@ import (
 const maxPolicyFile = 2 << 20
 
 func newPolicyFmt(m *Meta) *command {
-	check := false
+	check, diff := false, false
 	return &command{
 		Meta:     m,
 		Synopsis: "Bring policy files into the canonical layout",
@@ -30,25 +32,27 @@ func newPolicyFmt(m *Meta) *command {
 that it changed. A file with a syntax error is left alone. With - it reads stdin
 and writes stdout.
 
-With -check it changes nothing, and exit code 1 says that a file needs it.`,
+With -check it changes nothing, and exit code 1 says that a file needs it. -diff
+prints what changes, or would.`,
 		Examples: []example{
 			{"A folder", "aimlock policy fmt policies/"},
-			{"In CI", "aimlock policy fmt -check policies/"},
+			{"In CI", "aimlock policy fmt -check -diff policies/"},
 		},
 		Flags: func(fs *flag.FlagSet) {
-			fs.BoolVar(&check, "check", false, "Change nothing; print what would change.")
+			fs.BoolVar(&check, "check", false, "Change nothing; print the names of what would change.")
+			fs.BoolVar(&diff, "diff", false, "Print the changes as unified diffs.")
 		},
 		MinArgs: 1,
 		MaxArgs: -1,
 		Run: func(_ context.Context, in *input) error {
 			if len(in.Args) == 1 && in.Args[0] == "-" {
-				return m.formatStream(check)
+				return m.formatStream(check, diff)
 			}
 			files, err := policyFiles(in.Args)
 			if err != nil {
 				return exitf(ExitUsage, "%w", err)
 			}
-			return m.formatFiles(files, check)
+			return m.formatFiles(files, check, diff)
 		},
 	}
 }
@@ -81,7 +85,7 @@ func policyFiles(args []string) ([]string, error) {
 	return out, nil
 }
 
-func (m *Meta) formatStream(check bool) error {
+func (m *Meta) formatStream(check, diff bool) error {
 	src, err := io.ReadAll(io.LimitReader(m.Stdin, maxPolicyFile))
 	if err != nil {
 		return fmt.Errorf("read stdin: %w", err)
@@ -90,18 +94,45 @@ func (m *Meta) formatStream(check bool) error {
 	if diags.HasErrors() {
 		return m.formatErrors("<stdin>", src, diags)
 	}
-	if check {
-		if !bytes.Equal(src, out) {
-			m.Printf("<stdin>\n")
-			return exit(ExitFailed)
-		}
-		return nil
+	same := bytes.Equal(src, out)
+	if check && !same {
+		m.Printf("<stdin>\n")
 	}
-	m.Printf("%s", out)
+	if diff {
+		if err := m.formatDiff("<stdin>", src, out); err != nil {
+			return err
+		}
+	}
+	switch {
+	case check && !same:
+		return exit(ExitFailed)
+	case !check && !diff:
+		m.Printf("%s", out)
+	}
 	return nil
 }
 
-func (m *Meta) formatFiles(files []string, check bool) error {
+// formatDiff prints what formatting changes. What a file holds cannot control
+// the terminal.
+func (m *Meta) formatDiff(name string, old, formatted []byte) error {
+	d, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
+		A: difflib.SplitLines(string(old)), B: difflib.SplitLines(string(formatted)),
+		FromFile: "old/" + name, ToFile: "new/" + name, Context: 3,
+	})
+	if err != nil {
+		return fmt.Errorf("compare %s with its canonical layout: %w", name, err)
+	}
+	for line := range strings.Lines(d) {
+		parts := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
+		for i, p := range parts {
+			parts[i] = text.Printable(p)
+		}
+		m.Printf("%s\n", strings.Join(parts, "\t"))
+	}
+	return nil
+}
+
+func (m *Meta) formatFiles(files []string, check, diff bool) error {
 	var failed error
 	changed := false
 	for _, name := range files {
@@ -119,6 +150,11 @@ func (m *Meta) formatFiles(files []string, check bool) error {
 		}
 		changed = true
 		m.Printf("%s\n", name)
+		if diff {
+			if err := m.formatDiff(name, src, out); err != nil {
+				return err
+			}
+		}
 		if check {
 			continue
 		}

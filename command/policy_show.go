@@ -3,9 +3,11 @@ package command
 import (
 	"context"
 	"flag"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aim-control/aimlock/policies"
 )
@@ -67,8 +69,28 @@ type policyShowReport struct {
 	Key     *string `json:"key"`
 	Policy  *string `json:"policy"`
 	Pattern *string `json:"pattern"`
+	// Tried are the policies before it, none of whose patterns match.
+	Tried []triedView `json:"tried"`
 	// Policies are all of them, or the one that is in force for Lock.
 	Policies []policyView `json:"policies"`
+}
+
+type triedView struct {
+	Policy string   `json:"policy"`
+	Locks  []string `json:"locks"`
+}
+
+// tried are the policies of which none matches the lock and that are asked
+// before the one that does.
+func tried(set *policies.Set, id policies.LockID) []triedView {
+	out := []triedView{}
+	for _, p := range set.Policies {
+		if p.Matches(id) {
+			break
+		}
+		out = append(out, triedView{p.Name, p.Locks})
+	}
+	return out
 }
 
 func newPolicyShow(m *Meta) *command {
@@ -79,7 +101,8 @@ func newPolicyShow(m *Meta) *command {
 		Usage:    "[options] [NAME]",
 		Description: `Without a NAME it prints every policy in the order in which they are tried.
 With the NAME of a lock (one with a slash is a whole key) it prints the policy
-that judges this lock and says why it was chosen: the first whose locks match.
+that judges this lock and says why it was chosen: the first whose locks match,
+and which were asked before. What is not written in it is added in comments.
 
 What it prints on stdout is HCL: the shipped default is a good start for one's
 own policies.
@@ -150,6 +173,7 @@ func (m *Meta) policyShowText(set *policies.Set, name string) {
 	p := set.For(id)
 	if p == nil {
 		m.Printf("# %s: no policy has a pattern for this lock: it has no rules, and is never broken.\n", id.Name)
+		m.policiesTried(set, id)
 		if !id.Own {
 			m.Notef("%s is a key of another tool: only patterns with a leading slash match it, such as %q.\n", id.Key, "/"+id.Key)
 		}
@@ -161,8 +185,62 @@ func (m *Meta) policyShowText(set *policies.Set, name string) {
 		what = "key " + id.Key
 	}
 	m.Printf("# %s: policy %q, because %q is the first pattern that matches the %s.\n", id.Name, p.Name, pattern, what)
+	m.policiesTried(set, id)
 	m.Printf("# %s line %d\n", p.Range.Filename, p.Range.Start.Line)
 	m.policySource(set, p)
+	m.policyInEffect(p)
+}
+
+// policiesTried says which policies were asked first, and do not match.
+func (m *Meta) policiesTried(set *policies.Set, id policies.LockID) {
+	for _, t := range tried(set, id) {
+		patterns := make([]string, 0, len(t.Locks))
+		for _, l := range t.Locks {
+			patterns = append(patterns, fmt.Sprintf("%q", l))
+		}
+		m.Printf("# asked before: policy %q, for %s: no match\n", t.Policy, strings.Join(patterns, ", "))
+	}
+}
+
+// short is a duration as people write it: 1h and not 1h0m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// policyInEffect says in comments what counts where the file says nothing.
+func (m *Meta) policyInEffect(p *policies.Policy) {
+	b := p.Break
+	if b == nil {
+		m.Printf("\n# In effect: never broken, as there is no break block.\n")
+		return
+	}
+	budget, freeze, quiesce := "no budget", "no freeze", "as the holder's record asks"
+	if b.Budget != nil {
+		budget = fmt.Sprintf("at most %d in %s", b.Budget.Max, short(b.Budget.Per))
+	}
+	if b.Freeze != nil {
+		freeze = "frozen while " + b.Freeze.When
+	}
+	if b.Quiesce != nil {
+		quiesce = fmt.Sprintf("%s, or more as the holder's record asks", short(*b.Quiesce))
+	}
+	m.Printf("\n# In effect, with what is not written:\n")
+	m.Printf("#   approval  %s\n#   confirm   %s, one every %s\n#   budget    %s\n#   freeze    %s\n#   quiesce   %s\n",
+		b.Approval, plural(b.Confirm.Observations, "observation"), short(b.Confirm.Every), budget, freeze, quiesce)
+	for _, s := range b.Steps {
+		when := ""
+		if s.When != "" {
+			when = ", when " + s.When
+		}
+		m.Printf("#   step      %s: wait %s, on_error %s%s\n", s.Kind, short(s.Wait), s.OnError, when)
+	}
 }
 
 // policySource prints one policy, and in comments the values that it names.
@@ -184,7 +262,7 @@ func (m *Meta) policyShowReport(set *policies.Set, name string) policyShowReport
 	shown := set.Policies
 	if name != "" {
 		id := m.lockID(name)
-		r.Lock, r.Key, shown = &id.Name, &id.Key, nil
+		r.Lock, r.Key, shown, r.Tried = &id.Name, &id.Key, nil, tried(set, id)
 		if p := set.For(id); p != nil {
 			pattern, _ := p.Pattern(id)
 			r.Policy, r.Pattern, shown = &p.Name, &pattern, []*policies.Policy{p}

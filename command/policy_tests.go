@@ -3,8 +3,11 @@ package command
 import (
 	"context"
 	"flag"
+	"fmt"
 	"regexp"
 
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/policies"
 )
 
@@ -17,6 +20,38 @@ type policyTestView struct {
 	State    string   `json:"state"`
 	Rule     *string  `json:"rule"`
 	Problems []string `json:"problems"`
+	// Rules are those that decided, or that the test expects to.
+	Rules []testRuleView `json:"rules"`
+}
+
+// testRuleView is what one rule said, and on what.
+type testRuleView struct {
+	Rule     string             `json:"rule"`
+	Kind     string             `json:"kind"`  // warm, hot
+	Value    string             `json:"value"` // true, false, unknown
+	When     string             `json:"when"`
+	Pending  *float64           `json:"pending"` // seconds that are missing to its for
+	Evidence []records.Evidence `json:"evidence"`
+}
+
+func viewTest(r policies.TestResult) policyTestView {
+	v := policyTestView{Name: r.Test.Name, File: r.Test.Range.Filename, Line: r.Test.Range.Start.Line,
+		Passed: len(r.Problems) == 0, State: r.Judgement.State, Problems: append([]string{}, r.Problems...), Rules: []testRuleView{}}
+	if r.Judgement.Rule != nil {
+		v.Rule = &r.Judgement.Rule.Name
+	}
+	for _, res := range r.Decisive() {
+		rule := testRuleView{Rule: res.Rule.Name, Kind: res.Rule.Kind(), Value: res.Value.String(), When: res.Rule.When,
+			Evidence: policies.EvidenceOf(r.Test.Facts, res.Used)}
+		for _, p := range r.Judgement.Pending {
+			if p.Rule == res.Rule {
+				left := p.Left.Seconds()
+				rule.Pending = &left
+			}
+		}
+		v.Rules = append(v.Rules, rule)
+	}
+	return v
 }
 
 func newPolicyTest(m *Meta) *command {
@@ -67,11 +102,7 @@ func (m *Meta) reportTests(results []policies.TestResult, verbose bool) error {
 	views := make([]policyTestView, 0, len(results))
 	failed := 0
 	for _, r := range results {
-		v := policyTestView{Name: r.Test.Name, File: r.Test.Range.Filename, Line: r.Test.Range.Start.Line,
-			Passed: len(r.Problems) == 0, State: r.Judgement.State, Problems: append([]string{}, r.Problems...)}
-		if r.Judgement.Rule != nil {
-			v.Rule = &r.Judgement.Rule.Name
-		}
+		v := viewTest(r)
 		if !v.Passed {
 			failed++
 		}
@@ -90,13 +121,35 @@ func (m *Meta) reportTests(results []policies.TestResult, verbose bool) error {
 	return nil
 }
 
+// printTestRule shows what a rule said, and on what evidence.
+func (m *Meta) printTestRule(r testRuleView) {
+	pending := ""
+	if r.Pending != nil {
+		pending = fmt.Sprintf(", and counts in %s", showSeconds(*r.Pending))
+	}
+	m.Printf("    %s %s is %s%s: %s\n", r.Kind, r.Rule, r.Value, pending, r.When)
+	for _, e := range r.Evidence {
+		if e.Known {
+			m.Printf("        %s = %s\n", e.Fact, text.Printable(string(e.Value)))
+		} else {
+			m.Printf("        %s is unknown: %s\n", e.Fact, text.Printable(e.Why))
+		}
+	}
+}
+
 func (m *Meta) printTests(views []policyTestView, failed int, verbose bool) {
 	for _, v := range views {
+		if verbose {
+			m.Printf("=== RUN   %s\n", v.Name)
+		}
 		switch {
 		case !v.Passed:
 			m.Printf("--- FAIL: %s (%s:%d)\n", v.Name, v.File, v.Line)
 			for _, p := range v.Problems {
 				m.Printf("    %s\n", p)
+			}
+			for _, r := range v.Rules {
+				m.printTestRule(r)
 			}
 		case verbose:
 			rule := ""

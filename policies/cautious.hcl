@@ -68,3 +68,65 @@ policy "cautious" {
     }
   }
 }
+
+test "a dead process needs a yes like the rest" {
+  facts = {
+    holder = { alive = false, local = true, pid = 41, host = "n1" }
+  }
+
+  expect {
+    state = "HOT"
+    rule  = "holder-dead"
+  }
+}
+
+test "silence must last" {
+  held = "4m"
+  facts = {
+    holder   = { alive = true, local = false }
+    check    = { status = "critical" }
+    nomad    = null
+    progress = { age = 200 }
+    rollout  = null
+    lock     = { held_for = 600 }
+  }
+
+  expect {
+    state = "HELD"
+  }
+}
+
+test "silence that lasts" {
+  held = "5m"
+  facts = {
+    holder   = { alive = true, local = false }
+    check    = { status = "critical" }
+    nomad    = null
+    progress = { age = 200 }
+    rollout  = null
+    cluster  = { leader_changed_ago = 3600, sessions_lost = 0 }
+  }
+
+  expect {
+    state  = "HOT"
+    rule   = "silent"
+    frozen = false
+    steps  = ["request", "take"]
+  }
+}
+
+test "a long hold is worth a look" {
+  facts = {
+    holder   = { alive = true, local = true }
+    check    = { status = "passing" }
+    nomad    = null
+    progress = { age = 1 }
+    rollout  = null
+    lock     = { held_for = 3 * 3600 }
+  }
+
+  expect {
+    state = "WARM"
+    rule  = "long"
+  }
+}

@@ -73,3 +73,149 @@ policy "default" {
     }
   }
 }
+
+test "work goes on" {
+  facts = {
+    holder   = { alive = true, local = true, pid = 41, host = "n1" }
+    check    = { status = "passing" }
+    nomad    = null
+    progress = { age = 5, done = 3, total = 10 }
+    rollout  = { finished = false, finished_ago = null }
+  }
+
+  expect {
+    state = "HELD"
+  }
+}
+
+test "a dead process is hot, and a freeze does not matter to proof" {
+  facts = {
+    holder = { alive = false, local = true, pid = 41, host = "n1" }
+  }
+
+  expect {
+    state  = "HOT"
+    rule   = "holder-dead"
+    reason = "process 41 on n1 is gone"
+    frozen = "unknown"
+  }
+}
+
+test "a holder elsewhere of which nothing is known is not hot" {
+  facts = {
+    holder   = { alive = unknown(), local = false, host = "n2" }
+    check    = { status = unknown() }
+    nomad    = null
+    progress = { age = 5 }
+    rollout  = null
+  }
+
+  expect {
+    state = "UNKNOWN"
+    rule  = "holder-dead"
+  }
+}
+
+test "silence from another host" {
+  facts = {
+    holder  = { alive = unknown(), local = false, host = "n2" }
+    check   = { status = "critical" }
+    nomad   = null
+    cluster = { leader_changed_ago = 7200, sessions_lost = 1 }
+  }
+
+  expect {
+    state  = "HOT"
+    rule   = "silent"
+    frozen = false
+    steps  = ["request", "take"]
+  }
+}
+
+test "silence of many at once is an event of Consul" {
+  facts = {
+    holder  = { local = false, host = "n2" }
+    check   = { status = "critical" }
+    nomad   = { alloc_id = "a1", client_status = "running", gone = false }
+    cluster = { leader_changed_ago = 7200, sessions_lost = 40 }
+  }
+
+  expect {
+    state  = "HOT"
+    frozen = true
+    steps  = ["request", "nomad_stop", "take"]
+  }
+}
+
+test "a stall counts after its minute" {
+  held = "59s"
+  facts = {
+    holder   = { alive = true, local = true }
+    check    = { status = "passing" }
+    nomad    = null
+    progress = { age = 700, done = 3, total = 10 }
+    rollout  = { finished = false }
+  }
+
+  expect {
+    state = "WARM"
+    rule  = "slow"
+  }
+}
+
+test "a stall is hot" {
+  held = "1m"
+  facts = {
+    holder   = { alive = true, local = true }
+    check    = { status = "passing" }
+    nomad    = null
+    progress = { age = 700, done = 3, total = 10 }
+    rollout  = { finished = false }
+  }
+
+  expect {
+    state  = "HOT"
+    rule   = "stalled"
+    reason = "no progress for 700 s at 3 of 10"
+  }
+}
+
+test "an allocation that has ended" {
+  facts = {
+    holder = { alive = unknown(), local = false }
+    nomad  = { alloc_id = "a1", client_status = "failed", gone = false }
+  }
+
+  expect {
+    state  = "HOT"
+    rule   = "alloc-dead"
+    reason = "Nomad allocation a1 has ended (failed)"
+  }
+}
+
+test "a rollout that ended and kept its lock" {
+  facts = {
+    holder   = { alive = true, local = true }
+    check    = { status = "passing" }
+    nomad    = null
+    progress = null
+    rollout  = { id = "r1", finished = true, finished_ago = 3600 }
+  }
+
+  expect {
+    state = "HOT"
+    rule  = "forgotten"
+  }
+}
+
+test "an own lock only" {
+  lock = "/ops/deploy"
+  facts = {
+    holder = { alive = false }
+  }
+
+  expect {
+    state  = "HELD"
+    policy = ""
+  }
+}

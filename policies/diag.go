@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
 // maxShown bounds how many diagnostics are printed: each one scans its file.
@@ -70,21 +72,22 @@ func cleanBytes(src []byte) []byte {
 	return out
 }
 
-// DiagnosticJSON is a diagnostic as `policy check -json` prints it.
+// DiagnosticJSON is a diagnostic in the shape in which HashiCorp's tools print
+// theirs, such as `terraform validate -json`.
 type DiagnosticJSON struct {
 	Severity string     `json:"severity"` // error, warning
 	Summary  string     `json:"summary"`
 	Detail   string     `json:"detail"`
-	Range    *RangeJSON `json:"range"`
+	Range    *RangeJSON `json:"range,omitempty"`
 	// Snippet is the first line that the diagnostic is about.
-	Snippet string `json:"snippet,omitempty"`
+	Snippet *SnippetJSON `json:"snippet,omitempty"`
 }
 
-// RangeJSON is a range of a file. Lines and columns count from 1.
+// RangeJSON is a range of a file. Lines and columns count from 1, bytes from 0.
 type RangeJSON struct {
-	File  string  `json:"file"`
-	Start PosJSON `json:"start"`
-	End   PosJSON `json:"end"`
+	Filename string  `json:"filename"`
+	Start    PosJSON `json:"start"`
+	End      PosJSON `json:"end"`
 }
 
 // PosJSON is a place in a file.
@@ -92,6 +95,17 @@ type PosJSON struct {
 	Line   int `json:"line"`
 	Column int `json:"column"`
 	Byte   int `json:"byte"`
+}
+
+// SnippetJSON is a line of a file. The highlight is in bytes of Code.
+type SnippetJSON struct {
+	// Context is the block around it, such as `policy "p"`; null at the top of
+	// a file.
+	Context              *string `json:"context"`
+	Code                 string  `json:"code"`
+	StartLine            int     `json:"start_line"`
+	HighlightStartOffset int     `json:"highlight_start_offset"`
+	HighlightEndOffset   int     `json:"highlight_end_offset"`
 }
 
 // DiagnosticsJSON renders diagnostics for a machine.
@@ -103,28 +117,58 @@ func DiagnosticsJSON(files map[string]*hcl.File, diags hcl.Diagnostics) []Diagno
 			j.Severity = "warning"
 		}
 		if r := d.Subject; r != nil {
-			j.Range = &RangeJSON{File: r.Filename,
+			j.Range = &RangeJSON{Filename: r.Filename,
 				Start: PosJSON{Line: r.Start.Line, Column: r.Start.Column, Byte: r.Start.Byte},
 				End:   PosJSON{Line: r.End.Line, Column: r.End.Column, Byte: r.End.Byte}}
-			if f := files[r.Filename]; f != nil {
-				j.Snippet = lineAt(f.Bytes, r.Start.Byte)
-			}
+			j.Snippet = snippet(files[r.Filename], *r)
 		}
 		out = append(out, j)
 	}
 	return out
 }
 
-func lineAt(src []byte, at int) string {
-	if at < 0 || at > len(src) {
-		return ""
+// maxSnippet bounds the line of a snippet, in bytes.
+const maxSnippet = 500
+
+func snippet(f *hcl.File, r hcl.Range) *SnippetJSON {
+	if f == nil || r.Start.Byte < 0 || r.Start.Byte > len(f.Bytes) {
+		return nil
 	}
-	start, end := at, at
-	for start > 0 && src[start-1] != '\n' {
+	start, end := r.Start.Byte, r.Start.Byte
+	for start > 0 && f.Bytes[start-1] != '\n' && end-start < maxSnippet {
 		start--
 	}
-	for end < len(src) && src[end] != '\n' && end-start < 500 {
+	for end < len(f.Bytes) && f.Bytes[end] != '\n' && end-start < maxSnippet {
 		end++
 	}
-	return string(cleanBytes(src[start:end]))
+	out := &SnippetJSON{
+		// Each byte that is replaced is replaced by one: offsets stay right.
+		Code:                 string(cleanBytes(bytes.TrimSuffix(f.Bytes[start:end], []byte("\r")))),
+		StartLine:            r.Start.Line,
+		HighlightStartOffset: r.Start.Byte - start,
+	}
+	out.HighlightEndOffset = max(out.HighlightStartOffset, min(r.End.Byte-start, len(out.Code)))
+	if block := blockAt(f, r.Start.Byte); block != "" {
+		out.Context = &block
+	}
+	return out
+}
+
+// blockAt is the outermost block around a place, as it is written.
+func blockAt(f *hcl.File, at int) string {
+	body, ok := f.Body.(*hclsyntax.Body)
+	if !ok {
+		return ""
+	}
+	for _, b := range body.Blocks {
+		if at >= b.TypeRange.Start.Byte && at <= b.CloseBraceRange.End.Byte {
+			var out strings.Builder
+			out.WriteString(b.Type)
+			for _, l := range b.Labels {
+				fmt.Fprintf(&out, " %q", clip(printable(l), 100))
+			}
+			return out.String()
+		}
+	}
+	return ""
 }

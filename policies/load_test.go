@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -259,7 +260,7 @@ func TestShippedPolicies(t *testing.T) {
 		if len(diags) > 0 {
 			t.Errorf("%s: %v", name, diags)
 		}
-		if !set.Builtin || len(set.Policies) != 1 || set.Policies[0].Name != name {
+		if !set.Builtin || !slices.ContainsFunc(set.Policies, func(p *Policy) bool { return p.Name == name }) {
 			t.Errorf("%s: %+v", name, set)
 		}
 	}
@@ -282,6 +283,39 @@ func TestShippedPolicies(t *testing.T) {
 	b := byName.Policies[0].Break
 	if b.Approval != ApprovalAuto || b.Confirm != (Confirm{3, time.Second}) || *b.Budget != (Budget{3, time.Hour}) || b.Freeze == nil || len(b.Steps) != 3 {
 		t.Errorf("the default's break is %+v", b)
+	}
+}
+
+// The shipped policies are held to what examples are.
+func TestShippedPoliciesAreTested(t *testing.T) {
+	for _, name := range BuiltinNames() {
+		set, diags := Load([]string{"builtin:" + name})
+		if len(diags) > 0 {
+			t.Errorf("%s: %v", name, diags)
+		}
+		if len(set.Tests) < 4 {
+			t.Errorf("%s has %d tests", name, len(set.Tests))
+		}
+		for _, r := range set.RunTests(nil) {
+			for _, p := range r.Problems {
+				t.Errorf("%s: test %q: %s", r.Test.Range, r.Test.Name, p)
+			}
+		}
+		src, err := BuiltinSource(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, diags := Format(name, src); diags.HasErrors() || !bytes.Equal(src, out) {
+			t.Errorf("%s is not in the canonical layout: %v", name, diags)
+		}
+	}
+	// Given after the default, those for foreign locks leave aimlock's own alone.
+	set, diags := Load([]string{"builtin:default", "builtin:foreign-locks"})
+	if len(diags) > 0 {
+		t.Fatal(diags)
+	}
+	if p := set.For(LockID{Name: "cfg", Key: "aimlock/locks/cfg", Own: true}); p.Name != "default" {
+		t.Errorf("an own lock is judged by %q", p.Name)
 	}
 }
 

@@ -44,7 +44,28 @@ type Expect struct {
 type TestResult struct {
 	Test      *Test
 	Judgement Judgement
-	Problems  []string
+	// Policy is the one that judges the lock; nil if none does.
+	Policy   *Policy
+	Problems []string
+}
+
+// Decisive are the results of the rules that the test is about: the one that
+// decided and the one that it expects or, where there is neither, all.
+func (r *TestResult) Decisive() []*RuleResult {
+	var out []*RuleResult
+	for i := range r.Judgement.Results {
+		res := &r.Judgement.Results[i]
+		if res.Rule == r.Judgement.Rule || r.Test.Expect.Rule != nil && res.Rule.Name == *r.Test.Expect.Rule {
+			out = append(out, res)
+		}
+	}
+	if len(out) == 0 || r.Judgement.Rule == nil {
+		out = out[:0]
+		for i := range r.Judgement.Results {
+			out = append(out, &r.Judgement.Results[i])
+		}
+	}
+	return out
 }
 
 // RunTests runs every test block of the set whose name match accepts.
@@ -65,7 +86,7 @@ func (s *Set) runTest(t *Test) TestResult {
 	if t.Held > 0 {
 		j = p.Judge(t.Facts, &m, "test", t.Held)
 	}
-	res := TestResult{Test: t, Judgement: j}
+	res := TestResult{Test: t, Judgement: j, Policy: p}
 	want := func(what string, want *string, got string) {
 		if want != nil && *want != got {
 			res.Problems = append(res.Problems, fmt.Sprintf("%s is %q, expected %q", what, got, *want))
