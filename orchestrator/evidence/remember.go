@@ -112,7 +112,7 @@ func (r *Reader) stood(s *Snapshot, mem *Memory, what string, now time.Time) (d 
 const (
 	// scribeFrom is the least age that is worth writing down.
 	scribeFrom = 15 * time.Second
-	// scribeLeast is the least time between two writes, of whatever lock.
+	// scribeLeast is the least time between two writes of WriteAll.
 	scribeLeast = 50 * time.Millisecond
 )
 
@@ -129,7 +129,6 @@ type Scribe struct {
 
 	mu      sync.Mutex
 	written map[string]map[string]records.Remembered // by lock, by what
-	last    time.Time
 }
 
 // NewScribe makes a scribe for an observer, such as "locksmith@host". Its name
@@ -144,14 +143,11 @@ func NewScribe(c *consulkv.Client, p keys.Prefix, observer string) (*Scribe, err
 
 // Note writes what m remembers of the lock that s shows, if that is due, and
 // takes the record away once nobody holds the lock. It reports whether it wrote.
-// Call it at every look: it mostly does nothing. What is put off because too
-// much is written already, or because it failed, is due again at the next call.
+// Call it at every look, or where Due says so: it mostly does nothing. What failed
+// is due again at the next call.
 func (c *Scribe) Note(ctx context.Context, s *Snapshot, m *Memory, now time.Time) (bool, error) {
-	rem := m.Remember(now)
-	if !s.Held() {
-		rem = nil
-	}
-	if !c.claim(s.Name, rem, now) {
+	rem := remembers(s, m, now)
+	if !c.due(s.Name, rem) {
 		return false, nil
 	}
 	key := c.keys.Observed(s.Name, c.observer)
@@ -187,23 +183,47 @@ func (c *Scribe) Note(ctx context.Context, s *Snapshot, m *Memory, now time.Time
 	return true, nil
 }
 
-// claim reports whether a write is due, and takes its turn.
-func (c *Scribe) claim(lock string, rem []records.Remembered, now time.Time) bool {
+func remembers(s *Snapshot, m *Memory, now time.Time) []records.Remembered {
+	if !s.Held() {
+		return nil
+	}
+	return m.Remember(now)
+}
+
+// Due reports whether Note would write. It asks nobody.
+func (c *Scribe) Due(s *Snapshot, m *Memory, now time.Time) bool {
+	return c.due(s.Name, remembers(s, m, now))
+}
+
+func (c *Scribe) due(lock string, rem []records.Remembered) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	written := c.written[lock]
-	due := written != nil && len(rem) == 0
 	for _, x := range rem {
 		old, ok := written[x.What]
 		if x.Age >= scribeFrom.Seconds() && (!ok || old.Version != x.Version || x.Age >= 2*old.Age) {
-			due = true
+			return true
 		}
 	}
-	if !due || now.Sub(c.last) < scribeLeast && !c.last.IsZero() {
-		return false
+	return written != nil && len(rem) == 0
+}
+
+// Note is what Scribe.WriteAll is given of one lock.
+type Note struct {
+	Snapshot *Snapshot
+	Memory   *Memory
+}
+
+// WriteAll notes several locks, a few in a second, until one fails or ctx ends.
+func (c *Scribe) WriteAll(ctx context.Context, notes []Note) error {
+	for _, n := range notes {
+		if wrote, err := c.Note(ctx, n.Snapshot, n.Memory, time.Now()); err != nil {
+			return err
+		} else if wrote && !pause(ctx, scribeLeast) {
+			return context.Cause(ctx)
+		}
 	}
-	c.last = now
-	return true
+	return nil
 }
 
 // delayLeft says between which bounds the lock-delay that is left of a free

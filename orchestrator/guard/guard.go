@@ -90,6 +90,7 @@ type Guard struct {
 	living  *living
 	brakes  brakes
 	term    *term
+	scribe  *scribe
 	// eligible tells the election whether to stand, and by which policies.
 	eligible chan candidacy
 	source   *feed
@@ -154,7 +155,7 @@ func Roots(set *policies.Set, prefix keys.Prefix) []string {
 
 // Run guards the locks until ctx ends, and then lets go of the leadership. Its
 // error is never about Consul: that may come back.
-func (g *Guard) Run(ctx context.Context) error {
+func (g *Guard) Run(ctx context.Context) (err error) {
 	rctx, cancel := context.WithCancel(ctx)
 	defer g.wg.Wait()
 	defer cancel()
@@ -166,6 +167,10 @@ func (g *Guard) Run(ctx context.Context) error {
 	}
 	defer func() { cancel(); <-g.source.done }()
 	g.wg.Go(func() { g.followBrakes(rctx) })
+	if g.scribe, err = newScribe(g.client.Reader()); err != nil {
+		return err
+	}
+	g.wg.Go(func() { g.scribe.run(rctx, g.trouble) })
 	if g.cfg.DryRun {
 		g.term = newTerm(rctx, nil)
 	} else {
@@ -180,8 +185,10 @@ func (g *Guard) loop(ctx context.Context) {
 	due := time.NewTimer(0)
 	defer due.Stop()
 	beat, look := time.NewTicker(beatEvery), time.NewTimer(aliveEvery)
+	note := time.NewTicker(rememberEvery)
 	defer beat.Stop()
 	defer look.Stop()
+	defer note.Stop()
 	for {
 		if at, ok := g.table.next(); ok {
 			due.Reset(time.Until(at))
@@ -215,6 +222,8 @@ func (g *Guard) loop(ctx context.Context) {
 			look.Reset(max(aliveEvery, aliveShare*time.Since(start)))
 		case <-beat.C:
 			g.heartbeat()
+		case <-note.C:
+			g.remember()
 		case <-g.cfg.Reload:
 			g.reload(ctx)
 		}

@@ -63,6 +63,9 @@ func (c *Client) NewObserver(name string, cluster *evidence.Cluster) *Observer {
 	return &Observer{c: c, name: name, cluster: cluster, start: time.Now()}
 }
 
+// Memory is what the observer saw of the lock.
+func (o *Observer) Memory() *evidence.Memory { return &o.ev }
+
 // Under makes the observer judge by the policies of c, with all that it
 // remembers: what was seen of the lock, and since when a rule has held that says
 // in both policies the same.
