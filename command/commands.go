@@ -33,6 +33,7 @@ func commands() map[string]constructor {
 		"lock request":     newLockRequest,
 		"lock silence":     newLockSilence,
 		"lock status":      newLockStatus,
+		"lock watch":       newLockWatch,
 		"locksmith":        newLocksmith,
 		"policy apply":     newPolicyApply,
 		"policy check":     newPolicyCheck,

@@ -26,15 +26,15 @@ func (o *Observer) judgeSemaphore(v *Verdict) {
 		present[s.Key] = obs
 		slot := obs.Judge(s, v.At)
 		v.Slots = append(v.Slots, slot)
-		if len(v.Slots) == 1 || gravity(slot.State) > gravity(v.State) {
+		if len(v.Slots) == 1 || Gravity(slot.State) > Gravity(v.State) {
 			v.State, v.Policy, v.Judgement = slot.State, slot.Policy, slot.Judgement
 		}
 	}
 	o.slots = present
 }
 
-// gravity orders the states of held locks.
-func gravity(state string) int {
+// Gravity orders the states of locks: the higher, the worse.
+func Gravity(state string) int {
 	switch state {
 	case Hot:
 		return 4
