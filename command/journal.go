@@ -6,9 +6,6 @@ import (
 	"github.com/aim-control/aimlock/internal/journal"
 )
 
-// journalUsage is the help of -journal.
-const journalUsage = "`DIR` with the locksmith's journal. Or set AIMLOCK_JOURNAL, or journal in\nthe config file."
-
 // journalDir is where the journal is: as -journal, AIMLOCK_JOURNAL or the
 // config file say; "" if none of them does.
 func (m *Meta) journalDir(flagValue string) string {

@@ -2,18 +2,21 @@ package command
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"strings"
 
+	"github.com/aim-control/aimlock/internal/journal"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/policies"
 )
 
 func newLockExplain(m *Meta) *command {
-	now, file := false, ""
+	now, file, dir := false, "", ""
 	explain := m.onLock(func(ctx context.Context, c *locksmith.Client, name string) error {
-		return m.explainLock(ctx, c, name, now)
+		return m.explainLock(ctx, c, name, dir, now)
 	})
 	return &command{
 		Meta:     m,
@@ -37,6 +40,7 @@ It changes nothing and exits 0 whatever the lock's state is.`,
 		Groups: groupConsul | groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
 			fs.BoolVar(&now, "now", false, "Do not watch: show what can be said at once.")
+			fs.StringVar(&dir, "journal", "", "Tell the story from the locksmith's journal in `DIR` too. Or set\nAIMLOCK_JOURNAL, or journal in the config file.")
 			fs.StringVar(&file, "file", "", "Explain the kernel's locks on the file `PATH` of this machine.")
 		},
 		MaxArgs: 1,
@@ -54,29 +58,55 @@ It changes nothing and exits 0 whatever the lock's state is.`,
 	}
 }
 
-func (m *Meta) explainLock(ctx context.Context, c *locksmith.Client, name string, now bool) error {
+func (m *Meta) explainLock(ctx context.Context, c *locksmith.Client, name, dir string, now bool) error {
 	v, st, err := watched(ctx, m, c, name, now)
 	if err != nil {
 		return err
 	}
-	line, err := c.Timeline(ctx, v.Snapshot)
+	story, err := m.story(ctx, c, v, dir)
 	if err != nil {
 		return err
-	}
-	if line == nil {
-		line = []locksmith.Event{}
 	}
 	if m.JSON {
 		return m.PrintJSON(struct {
 			fullStatus
+			Cause    *string           `json:"cause"`
 			Timeline []locksmith.Event `json:"timeline"`
-		}{withEvidence(st), line})
+		}{withEvidence(st), orNull(story.Cause), append([]locksmith.Event{}, story.Events...)})
 	}
-	m.Printf("%s: %s\n%s", st.Name, st.State, statusLines(st, "", "  "))
+	m.Printf("%s: %s\n", st.Name, st.State)
+	if story.Cause != "" {
+		m.Printf("  %-9s %s\n", "cause", story.Cause)
+	}
+	m.Printf("%s", statusLines(st, "", "  "))
 	m.Printf("%s", rulesText(v))
 	m.Printf("%s", evidenceText(st))
-	m.Printf("%s", timelineText(line))
+	m.Printf("%s", timelineText(story.Events))
 	return nil
+}
+
+// story tells a lock's story. A journal that was not named on the command line
+// and is not there, or may not be read, is no failure.
+func (m *Meta) story(ctx context.Context, c *locksmith.Client, v *locksmith.Verdict, dir string) (*locksmith.Story, error) {
+	path := m.journalDir(dir)
+	tell, done := m.journalProblems()
+	story, err := c.Story(ctx, v, path, tell)
+	done()
+	if !errors.Is(err, journal.ErrNone) && !errors.Is(err, fs.ErrPermission) {
+		return story, err
+	}
+	if dir != "" {
+		return nil, usagef("-journal: %w", err)
+	}
+	m.Notef("Warning: the story is told without the journal: %s\n", err)
+	return c.Story(ctx, v, "", nil)
+}
+
+func orNull(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }
 
 func rulesText(v *locksmith.Verdict) string {
@@ -128,21 +158,28 @@ func evidenceText(st *locksmith.Status) string {
 	return b.String()
 }
 
+// maxEvents bounds how much of a story is told to people; -json has all of it.
+const maxEvents = 100
+
 func timelineText(line []locksmith.Event) string {
 	if len(line) == 0 {
 		return ""
 	}
 	var b strings.Builder
-	b.WriteString("\nTimeline:\n")
+	b.WriteString("\nTimeline, each time by the clock in brackets:\n")
+	if more := len(line) - maxEvents; more > 0 {
+		fmt.Fprintf(&b, "  (%s before these; -json has all)\n", plural(more, "event"))
+		line = line[more:]
+	}
 	for _, e := range line {
-		fmt.Fprintf(&b, "  %s  %s", e.At.Format("2006-01-02 15:04:05"), e.What)
+		fmt.Fprintf(&b, "  %s  %s", showTime(e.At), e.What)
 		if e.By != "" {
 			fmt.Fprintf(&b, " by %s", e.By)
 		}
 		if e.Detail != "" {
 			fmt.Fprintf(&b, ": %s", e.Detail)
 		}
-		b.WriteByte('\n')
+		fmt.Fprintf(&b, "  [%s]\n", e.Clock)
 	}
 	return b.String()
 }

@@ -37,7 +37,21 @@ var ErrNone = errors.New("there is no journal")
 // Read reads a journal, oldest entry first: the files of a folder, or one file.
 // An error that is a *Problem is about one line or file, which is skipped; any
 // other is the last.
-func Read(path string) iter.Seq2[Entry, error] {
+func Read(path string) iter.Seq2[Entry, error] { return readAll(path, nil) }
+
+// ReadLock is Read of what stands there of one lock, and of what all locks
+// share. It may yield a few others: look at Entry.Lock.
+func ReadLock(path, lock string) iter.Seq2[Entry, error] {
+	name, err := json.Marshal(lock)
+	if err != nil {
+		panic(err) // a string can always be encoded
+	}
+	of, every := append([]byte(`"lock":`), name...), []byte(`"lock":`)
+	return readAll(path, func(line []byte) bool { return bytes.Contains(line, of) || !bytes.Contains(line, every) })
+}
+
+// readAll reads the lines that want picks, nil for all.
+func readAll(path string, want func(line []byte) bool) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		files, err := filesOf(path)
 		if err != nil {
@@ -55,7 +69,7 @@ func Read(path string) iter.Seq2[Entry, error] {
 				}
 				continue
 			}
-			more := read(f, name, yield)
+			more := read(f, name, want, yield)
 			_ = f.Close()
 			if !more {
 				return
@@ -97,11 +111,11 @@ func reason(err error) string {
 
 // ReadFrom is Read of one file's text, which name names in problems.
 func ReadFrom(r io.Reader, name string) iter.Seq2[Entry, error] {
-	return func(yield func(Entry, error) bool) { read(r, name, yield) }
+	return func(yield func(Entry, error) bool) { read(r, name, nil, yield) }
 }
 
 // read yields the entries of one file, and reports whether to go on.
-func read(r io.Reader, name string, yield func(Entry, error) bool) bool {
+func read(r io.Reader, name string, want func([]byte) bool, yield func(Entry, error) bool) bool {
 	in := bufio.NewReaderSize(r, 64<<10)
 	for line := 1; ; line++ {
 		b, long, err := readLine(in)
@@ -111,6 +125,12 @@ func read(r io.Reader, name string, yield func(Entry, error) bool) bool {
 		end := err != nil
 		if end && len(b) == 0 && !long {
 			return true
+		}
+		if want != nil && !long && !want(b) {
+			if end {
+				return true
+			}
+			continue
 		}
 		e, problem := decode(b, long)
 		switch {

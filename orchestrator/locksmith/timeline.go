@@ -1,0 +1,304 @@
+package locksmith
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aim-control/aimlock/internal/journal"
+	"github.com/aim-control/aimlock/internal/records"
+)
+
+// Event is one line of a lock's story.
+type Event struct {
+	At     time.Time `json:"at"`
+	What   string    `json:"what"`
+	By     string    `json:"by"`
+	Detail string    `json:"detail"`
+	// Token names the hold that it is about; 0 where it is about none.
+	Token uint64 `json:"token,omitempty"`
+	// Clock is whose clock At is of: those of two hosts may differ.
+	Clock string `json:"clock"`
+	// Source is where it is known from: consul or journal.
+	Source string `json:"source"`
+
+	phase int
+}
+
+// Phases of a hold: whatever the clocks say, it is taken before anything else
+// happens to it, and is over after all that.
+const (
+	phaseTaken = iota
+	phaseHeld
+	phaseEnded
+)
+
+// Sources of events.
+const (
+	sourceConsul  = "consul"
+	sourceJournal = "journal"
+)
+
+// Story is what happened to a lock.
+type Story struct {
+	// Cause says in one sentence why the lock is as it is, so far as the
+	// evidence tells; empty where it tells nothing.
+	Cause string
+	// Events are in the order in which they happened. Holds follow each other
+	// by their tokens, whatever the clocks say.
+	Events []Event
+}
+
+// told is everything that a story is made of.
+type told struct {
+	verdict *Verdict
+	breaks  []keyedBreak // oldest first
+	// lost are break records that cannot be read.
+	lost []string
+	seen []*journal.Observed
+	// notes are the journal's other entries on the lock.
+	notes []journal.Entry
+}
+
+type keyedBreak struct {
+	key string
+	rec records.Break
+}
+
+// Story tells a lock's story from the audit records and the lock's keys in
+// Consul and, if dir is not empty, from the journal there. problem, if not nil,
+// is told of what is bad in the journal.
+func (c *Client) Story(ctx context.Context, v *Verdict, dir string, problem func(*journal.Problem)) (*Story, error) {
+	in := &told{verdict: v}
+	pairs, err := c.consul.List(ctx, c.keys.Breaks(v.Snapshot.Name))
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range pairs {
+		b := keyedBreak{key: p.Key}
+		if records.Decode(p.Key, p.Value, &b.rec) != nil {
+			in.lost = append(in.lost, p.Key)
+			continue
+		}
+		in.breaks = append(in.breaks, b)
+	}
+	if dir != "" {
+		if err := in.read(dir, problem); err != nil {
+			return nil, err
+		}
+	}
+	return in.story(), nil
+}
+
+// read takes what a journal has of the lock.
+func (in *told) read(dir string, problem func(*journal.Problem)) error {
+	s := in.verdict.Snapshot
+	fold := journal.Fold{}
+	for e, err := range journal.ReadLock(dir, s.Name) {
+		if p, ok := errors.AsType[*journal.Problem](err); ok {
+			if problem != nil {
+				problem(p)
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		o, _ := fold.Add(&e)
+		switch {
+		case e.Lock != s.Name:
+		case o != nil && o.Observation.Key == s.Key:
+			in.seen = append(in.seen, o)
+		case o == nil && (e.Break != nil || e.Error != nil):
+			in.notes = append(in.notes, e)
+		}
+	}
+	return nil
+}
+
+// storyteller gathers events. The first that tells of something is kept: the
+// record that its doer wrote, before what somebody saw of it.
+type storyteller struct {
+	events []Event
+	known  map[string]bool
+	// holders are who had each token.
+	holders map[uint64]string
+}
+
+func (t *storyteller) add(id string, e Event) {
+	if e.At.IsZero() || t.known[id] {
+		return
+	}
+	t.known[id] = true
+	e.At, e.By, e.Detail, e.Clock = e.At.UTC(), printable(e.By), printable(e.Detail), printable(e.Clock)
+	t.events = append(t.events, e)
+}
+
+func (in *told) story() *Story {
+	t := &storyteller{known: map[string]bool{}, holders: map[uint64]string{}}
+	for i := range in.breaks {
+		t.breakRecord(in.breaks[i].key, &in.breaks[i].rec)
+	}
+	in.consul(t)
+	in.journal(t)
+	in.stalls(t)
+	for _, key := range in.lost {
+		t.add("lost "+key, Event{At: in.verdict.At, What: "unreadable record of a break", Detail: key, Clock: "this host", Source: sourceConsul, phase: phaseEnded})
+	}
+	inOrder(t.events)
+	return &Story{Cause: in.cause(t), Events: t.events}
+}
+
+// holder tells of a hold by its own record.
+func (t *storyteller) holder(h *records.Holder, token uint64) {
+	who := h.User + "@" + h.Host
+	t.holders[token] = holderName(h.Operation, h.PID, h.Host)
+	t.add(fmt.Sprintf("taken %s", h.Session), Event{At: h.AcquiredAt, What: "acquired", By: who, Token: token, Clock: "the holder's, " + h.Host, Source: sourceConsul,
+		Detail: joinWords(h.Operation, number64("token", token), number64("pid", uint64(max(0, h.PID)))), phase: phaseTaken})
+}
+
+func holderName(operation string, pid int, host string) string {
+	name := first(operation, "aimlock")
+	if pid > 0 {
+		name += fmt.Sprintf(", pid %d", pid)
+	}
+	if host != "" {
+		name += " on " + host
+	}
+	return printable(name)
+}
+
+func first(words ...string) string {
+	for _, w := range words {
+		if w != "" {
+			return w
+		}
+	}
+	return ""
+}
+
+// breakRecord tells of a break by its audit record.
+func (t *storyteller) breakRecord(key string, b *records.Break) {
+	if b.Holder != nil {
+		t.holder(b.Holder, b.Token)
+	}
+	e := Event{By: b.By, Token: b.Token, Clock: "the breaker's, " + b.By, Source: sourceConsul, phase: phaseHeld}
+	begun := e
+	begun.At, begun.What = b.StartedAt, "break begun"
+	begun.Detail = joinWords("rule "+b.Rule, number64("token", b.Token), b.Reason)
+	t.add("begun "+key, begun)
+	for i, st := range b.Steps {
+		step := e
+		step.At, step.What, step.Detail = st.At, "step "+st.Step+" "+st.Result, st.Detail
+		t.add(fmt.Sprintf("step %s %d", key, i), step)
+	}
+	if b.EndedAt == nil {
+		return
+	}
+	end := e
+	end.At, end.What, end.Detail = *b.EndedAt, "break "+b.Outcome, b.Detail
+	if b.Outcome == records.OutcomeTaken || b.Outcome == records.OutcomeUnlocked {
+		end.phase = phaseEnded
+		t.known[fmt.Sprintf("over %d", b.Token)] = true
+	}
+	t.add("ended "+key, end)
+}
+
+// consul tells what stands in Consul beside the breaks.
+func (in *told) consul(t *storyteller) {
+	s := in.verdict.Snapshot
+	token := uint64(0)
+	if s.Held() {
+		token = s.Index()
+	}
+	if h := s.Holder; h != nil {
+		if token == 0 {
+			token = in.lastToken(h.Session)
+		}
+		who, clock := h.User+"@"+h.Host, "the holder's, "+h.Host
+		if h.Broken == "" {
+			t.holder(h, token)
+			if h.Released && h.ReleasedAt != nil {
+				t.known[fmt.Sprintf("over %d", token)] = true
+				t.add("released "+h.Session, Event{At: *h.ReleasedAt, What: "released", By: who, Detail: h.Operation, Token: token, Clock: clock, Source: sourceConsul, phase: phaseEnded})
+			}
+		}
+		if p := s.Progress; p != nil {
+			t.add(fmt.Sprintf("progress %d %d", p.Token, p.Done), Event{At: p.At, What: "progress", By: who, Token: p.Token, Clock: clock, Source: sourceConsul, phase: phaseHeld,
+				Detail: joinWords(doneOf(p.Done, p.Total, p.Unit), p.Note)})
+		}
+	}
+	if q := s.Request; q != nil {
+		t.add("asked", Event{At: q.At, What: "asked to let go", By: q.By, Detail: q.Reason, Token: q.Token, Clock: q.By, Source: sourceConsul, phase: phaseHeld})
+	}
+	if a := s.Approval; a != nil {
+		t.add("approved", Event{At: a.At, What: "break approved", By: a.By, Detail: a.Reason, Token: a.Token, Clock: a.By, Source: sourceConsul, phase: phaseHeld})
+	}
+	if q := s.Silence; q != nil {
+		until := "without an end"
+		if !q.Expires.IsZero() {
+			until = "until " + q.Expires.UTC().Format(time.RFC3339)
+		}
+		t.add("silenced", Event{At: q.At, What: "silenced " + until, By: q.By, Detail: q.Reason, Clock: q.By, Source: sourceConsul, phase: phaseHeld})
+	}
+}
+
+// lastToken is the token of an ended session's hold, which its record does not
+// name; 0 if nothing tells.
+func (in *told) lastToken(session string) uint64 {
+	if p := in.verdict.Snapshot.Progress; p != nil && p.Session == session {
+		return p.Token
+	}
+	for i := range slices.Backward(in.seen) {
+		if h := in.seen[i].Observation.Hold; h != nil && h.Session == session {
+			return h.Token
+		}
+	}
+	return 0
+}
+
+func doneOf(done, total int64, unit string) string {
+	text := fmt.Sprintf("%d", done)
+	if total > 0 {
+		text += fmt.Sprintf(" of %d", total)
+	}
+	if unit != "" {
+		text += " " + unit
+	}
+	return text
+}
+
+func joinWords(words ...string) string {
+	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), ", ")
+}
+
+func number64(what string, n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s %d", what, n)
+}
+
+// inOrder sorts a story. Clocks of several hosts are in it, and what surely came
+// first comes first: holds follow each other by their tokens, and each is taken
+// before and ended after all else that is about it. What is about no hold stands
+// by its time.
+func inOrder(events []Event) {
+	slices.SortStableFunc(events, func(a, b Event) int { return a.At.Compare(b.At) })
+	held := slices.Clone(events)
+	held = slices.DeleteFunc(held, func(e Event) bool { return e.Token == 0 })
+	slices.SortStableFunc(held, func(a, b Event) int {
+		return cmp.Or(cmp.Compare(a.Token, b.Token), cmp.Compare(a.phase, b.phase))
+	})
+	n := 0
+	for i := range events {
+		if events[i].Token != 0 {
+			events[i] = held[n]
+			n++
+		}
+	}
+}
