@@ -144,7 +144,7 @@ func recordLives(t *rapid.T, w *journal.Writer, set *policies.Set, each func(v *
 	now := time.Now()
 	begun := now
 	cluster := map[string]policies.Fact{}
-	for range rapid.IntRange(1, 40).Draw(t, "steps") {
+	for range rapid.IntRange(1, 25).Draw(t, "steps") {
 		now = now.Add(time.Duration(rapid.IntRange(1, 30_000_000_000).Draw(t, "passed")))
 		if rapid.IntRange(0, 4).Draw(t, "cluster") == 0 || len(cluster) == 0 {
 			cluster = map[string]policies.Fact{
@@ -191,7 +191,7 @@ func tempDir(t *rapid.T) string {
 func TestRecorderKeepsWhatWasSeen(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		set, dir := lifeSet(t), tempDir(t)
-		w, err := journal.Open(dir, journal.Options{MaxFile: int64(rapid.IntRange(2000, 60000).Draw(t, "file"))})
+		w, err := journal.Open(dir, journal.Options{MaxFile: int64(rapid.IntRange(9000, 60000).Draw(t, "file"))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +263,7 @@ func sameFacts(t *rapid.T, exact bool, got, want policies.Facts) {
 func TestReplayOfTheSame(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		set, dir := lifeSet(t), tempDir(t)
-		w, err := journal.Open(dir, journal.Options{MaxFile: int64(rapid.IntRange(2000, 60000).Draw(t, "file")), Start: journal.Start{Lag: 1e6}})
+		w, err := journal.Open(dir, journal.Options{MaxFile: int64(rapid.IntRange(9000, 60000).Draw(t, "file")), Start: journal.Start{Lag: 1e6}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -62,6 +62,8 @@ type told struct {
 	seen []*journal.Observed
 	// notes are the journal's other entries on the lock.
 	notes []journal.Entry
+	// hosts are where the journal's runs were.
+	hosts map[string]string
 }
 
 type keyedBreak struct {
@@ -96,9 +98,8 @@ func (c *Client) Story(ctx context.Context, v *Verdict, dir string, problem func
 
 // read takes what a journal has of the lock.
 func (in *told) read(dir string, problem func(*journal.Problem)) error {
-	s := in.verdict.Snapshot
 	fold := journal.Fold{}
-	for e, err := range journal.ReadLock(dir, s.Name) {
+	for e, err := range journal.ReadLock(dir, in.verdict.Snapshot.Name) {
 		if p, ok := errors.AsType[*journal.Problem](err); ok {
 			if problem != nil {
 				problem(p)
@@ -108,16 +109,34 @@ func (in *told) read(dir string, problem func(*journal.Problem)) error {
 		if err != nil {
 			return err
 		}
-		o, _ := fold.Add(&e)
-		switch {
-		case e.Lock != s.Name:
-		case o != nil && o.Observation.Key == s.Key:
-			in.seen = append(in.seen, o)
-		case o == nil && (e.Break != nil || e.Error != nil):
-			in.notes = append(in.notes, e)
-		}
+		in.entry(&fold, &e)
 	}
 	return nil
+}
+
+func (in *told) entry(fold *journal.Fold, e *journal.Entry) {
+	s := in.verdict.Snapshot
+	o, _ := fold.Add(e)
+	switch {
+	case e.Start != nil:
+		if in.hosts == nil {
+			in.hosts = map[string]string{}
+		}
+		in.hosts[e.Run] = e.Start.Host
+	case e.Lock != s.Name:
+	case o != nil && o.Observation.Key == s.Key:
+		in.seen = append(in.seen, o)
+	case o == nil && (e.Break != nil || e.Error != nil):
+		in.notes = append(in.notes, *e)
+	}
+}
+
+// observer is whose clock a run of the journal is by.
+func (in *told) observer(run string) string {
+	if h := in.hosts[run]; h != "" {
+		return "the observer's, " + h
+	}
+	return "the observer's"
 }
 
 // storyteller gathers events. The first that tells of something is kept: the
@@ -190,6 +209,9 @@ func (t *storyteller) breakRecord(key string, b *records.Break) {
 	begun := e
 	begun.At, begun.What = b.StartedAt, "break begun"
 	begun.Detail = joinWords("rule "+b.Rule, number64("token", b.Token), b.Reason)
+	if on := evidenceWords(b.Evidence); on != "" {
+		begun.Detail += "; on " + on
+	}
 	t.add("begun "+key, begun)
 	for i, st := range b.Steps {
 		step := e
@@ -206,6 +228,19 @@ func (t *storyteller) breakRecord(key string, b *records.Break) {
 		t.known[fmt.Sprintf("over %d", b.Token)] = true
 	}
 	t.add("ended "+key, end)
+}
+
+// evidenceWords are the facts that a rule fired on.
+func evidenceWords(list []records.Evidence) string {
+	var words []string
+	for _, e := range list {
+		value := string(e.Value)
+		if !e.Known {
+			value = "unknown"
+		}
+		words = append(words, e.Fact+" = "+value)
+	}
+	return strings.Join(words, ", ")
 }
 
 // consul tells what stands in Consul beside the breaks.

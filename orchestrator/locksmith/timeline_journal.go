@@ -13,7 +13,7 @@ func (in *told) journal(t *storyteller) {
 	var held *journal.Observed // the hold that was seen last
 	var work milestones
 	for _, o := range in.seen {
-		clock := "the observer's"
+		clock := in.observer(o.Run)
 		h := o.Observation.Hold
 		switch {
 		case h == nil:
@@ -31,19 +31,19 @@ func (in *told) journal(t *storyteller) {
 			work = milestones{token: h.Token, clock: clock}
 			t.seenHeld(h, o, clock)
 		}
+		t.judged(o, clock, held == nil || held.Observation.Hold.ID() != h.ID())
 		held = o
 		work.saw(t, o)
-		t.judged(o, clock)
 	}
 	work.last(t)
 	for i := range in.notes {
 		e := &in.notes[i]
 		switch {
 		case e.Break != nil:
-			t.breakSeen(e)
+			t.breakSeen(e, in.observer(e.Run))
 		case e.Error != nil:
 			t.add(fmt.Sprintf("error %s %d", e.Run, e.T), Event{At: e.At, What: "error", Detail: joinWords(e.Error.What, e.Error.Error),
-				Clock: "the observer's", Source: sourceJournal, phase: phaseHeld})
+				Clock: in.observer(e.Run), Source: sourceJournal, phase: phaseHeld})
 		}
 	}
 }
@@ -76,14 +76,12 @@ func (in *told) over(t *storyteller, held, o *journal.Observed, clock string) {
 		Detail: "it was let go, or Consul ended its session"})
 }
 
-// judged tells of a verdict that changed.
-func (t *storyteller) judged(o *journal.Observed, clock string) {
+// judged tells of a verdict that changed. fresh: the hold is a new one.
+func (t *storyteller) judged(o *journal.Observed, clock string, fresh bool) {
 	v, was := &o.Observation.Verdict, o.Observation.Was
 	switch {
-	case o.Kind != journal.KindVerdict, was == nil && v.State == Held:
-		return
-	case v.State == Held && was.State != Hot && was.State != Warm && was.State != Unknown:
-		return // it was taken, which is told already
+	case o.Kind != journal.KindVerdict, v.State == Held && (fresh || was == nil):
+		return // that it was taken is told already
 	}
 	what := "judged " + v.State
 	if v.State == Held {
@@ -98,10 +96,10 @@ func (t *storyteller) judged(o *journal.Observed, clock string) {
 
 // breakSeen tells of a break that its breaker wrote down, if Consul has no
 // record of it any more.
-func (t *storyteller) breakSeen(e *journal.Entry) {
+func (t *storyteller) breakSeen(e *journal.Entry, clock string) {
 	b := e.Break
-	out := Event{At: e.At, By: b.By, Token: b.Token, Clock: "the observer's", Source: sourceJournal, phase: phaseHeld}
-	id := ""
+	out := Event{At: e.At, By: b.By, Token: b.Token, Clock: clock, Source: sourceJournal, phase: phaseHeld}
+	var id string
 	switch b.Event {
 	case journal.BreakBegun:
 		id, out.What, out.Detail = "begun "+b.Key, "break begun", joinWords("rule "+b.Rule, number64("token", b.Token), b.Reason)
