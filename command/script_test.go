@@ -50,6 +50,7 @@ func TestScript(t *testing.T) {
 			"devconsul":  devConsul,
 			"eventually": eventually,
 			"exits":      exits,
+			"flocked":    flocked,
 		},
 		Setup: func(e *testscript.Env) error {
 			// The race detector waits a second at the exit of each program.
