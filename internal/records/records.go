@@ -42,6 +42,8 @@ type Holder struct {
 	Operation string `json:"operation,omitempty"`
 	RolloutID string `json:"rollout_id,omitempty"`
 	AllocID   string `json:"alloc_id,omitempty"`
+	// AllocRegion is the Nomad region of that allocation.
+	AllocRegion string `json:"alloc_region,omitempty"`
 
 	Host string `json:"host"`
 	// Node is the Consul node on which the session stands.

@@ -30,33 +30,85 @@ func TestFactsAreThoseOfTheSchema(t *testing.T) {
 		"free": w.read("nobody"), "held": w.read("a"), "foreign": w.read("ops/.lock"), "junk": w.read("junk"), "bare": own,
 	} {
 		for _, mem := range []*evidence.Memory{nil, {}} {
-			facts := w.reader.Facts(s, mem, nil, time.Now())
-			for object, defs := range policies.Schema() {
-				for fact, def := range defs {
-					full := object + "." + fact
-					got, ok := facts.Lookup(full)
-					switch {
-					case !ok || got.Value == cty.NilVal:
-						t.Errorf("%s: %s is missing", name, full)
-					case !got.Value.Type().Equals(def.Type):
-						t.Errorf("%s: %s is a %s, not a %s", name, full, got.Value.Type().FriendlyName(), def.Type.FriendlyName())
-					case got.Source == "" || got.ObservedAt.IsZero():
-						t.Errorf("%s: %s has no source or time", name, full)
-					case !got.Value.IsKnown() && got.Why == "":
-						t.Errorf("%s: %s is unknown and nobody says why", name, full)
-					case len(def.Values) > 0 && got.Value.IsKnown() && !got.Value.IsNull() && !strings.Contains(fmt.Sprint(def.Values), got.Value.AsString()):
-						t.Errorf("%s: %s is %q, which is none of %v", name, full, got.Value.AsString(), def.Values)
-					}
-				}
-			}
-			for object, list := range facts {
-				for fact := range list {
-					if _, ok := policies.Schema()[object][fact]; !ok {
-						t.Errorf("%s: %s.%s is not in the schema", name, object, fact)
-					}
-				}
+			asTheSchema(t, name, w.reader.Facts(s, mem, nil, time.Now()))
+		}
+	}
+}
+
+// asTheSchema checks that every fact of the schema is there, with its type, a
+// source and a time, and that it is known, null, or unknown for a reason.
+func asTheSchema(t *testing.T, name string, facts policies.Facts) {
+	t.Helper()
+	for object, defs := range policies.Schema() {
+		for fact, def := range defs {
+			full := object + "." + fact
+			got, ok := facts.Lookup(full)
+			switch {
+			case !ok || got.Value == cty.NilVal:
+				t.Errorf("%s: %s is missing", name, full)
+			case !got.Value.Type().Equals(def.Type):
+				t.Errorf("%s: %s is a %s, not a %s", name, full, got.Value.Type().FriendlyName(), def.Type.FriendlyName())
+			case got.Source == "" || got.ObservedAt.IsZero():
+				t.Errorf("%s: %s has no source or time", name, full)
+			case !got.Value.IsKnown() && got.Why == "":
+				t.Errorf("%s: %s is unknown and nobody says why", name, full)
+			case len(def.Values) > 0 && got.Value.IsKnown() && !got.Value.IsNull() && !strings.Contains(fmt.Sprint(def.Values), got.Value.AsString()):
+				t.Errorf("%s: %s is %q, which is none of %v", name, full, got.Value.AsString(), def.Values)
 			}
 		}
+	}
+	for object, list := range facts {
+		for fact := range list {
+			if _, ok := policies.Schema()[object][fact]; !ok {
+				t.Errorf("%s: %s.%s is not in the schema", name, object, fact)
+			}
+		}
+	}
+}
+
+// The same where much cannot be had: nothing then is left out, guessed, or
+// unknown without a word.
+func TestFactsWhereMuchCannotBeHad(t *testing.T) {
+	t.Parallel()
+	denied := []devconsul.Fault{
+		{Match: path("/v1/session/"), Status: 403, Body: "Permission denied"}, {Match: path("/v1/health/"), Status: 403, Body: "Permission denied"},
+		{Match: path("/v1/status/"), Status: 403, Body: "Permission denied"},
+	}
+	for name, tc := range map[string]struct {
+		faults []devconsul.Fault
+		mod    func(*records.Holder)
+		said   func(string) any
+		more   want
+	}{
+		"no rights at all": {denied, elsewhere, nil, want{"session.exists": "?permission denied", "check.status": "?permission denied",
+			"node.serf": "?permission denied", "holder.alive": "?no aimlock agent"}},
+		"empty answers for want of rights": {[]devconsul.Fault{devFault("/v1/session/", 200), devFault("/v1/health/", 200)}, elsewhere,
+			func(s string) any { return said(s, yes()) },
+			want{"session.exists": "?session:read", "check.status": "?node:read", "holder.alive": "?still runs is not known"}},
+		"no agent":   {nil, elsewhere, nil, want{"holder.alive": "?no aimlock agent"}},
+		"an agent":   {nil, elsewhere, func(s string) any { return said(s, no()) }, want{"holder.alive": false}},
+		"no service": {nil, func(h *records.Holder) { elsewhere(h); h.Check = "" }, nil, want{"check.status": "null", "holder.alive": "?no service"}},
+		"an allocation": {nil, func(h *records.Holder) { elsewhere(h); h.AllocID = anAlloc }, nil,
+			want{"nomad.gone": "?NOMAD_ADDR", "nomad.client_status": "?NOMAD_ADDR", "nomad.alloc_id": anAlloc}},
+		"a rollout without a record": {nil, func(h *records.Holder) { h.RolloutID = "r9" }, nil, want{"rollout.id": "r9", "rollout.finished": "?has no record"}},
+		"an empty record":            {nil, func(h *records.Holder) { *h = records.Holder{Lock: "a", Tool: "aimlock", Session: h.Session} }, nil, want{"holder.alive": "?"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			id := w.holdOwn(tc.mod)
+			if tc.said != nil {
+				w.put(observedKey, tc.said(id))
+			}
+			for _, f := range tc.faults {
+				w.faults.Add(f)
+			}
+			for _, cl := range []*evidence.Cluster{nil, {}} {
+				f := w.reader.Facts(w.read("a"), &evidence.Memory{}, cl, time.Now())
+				asTheSchema(t, name, f)
+				tc.more.check(t, f)
+			}
+		})
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	nomad "github.com/hashicorp/nomad/api"
 
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
 )
 
@@ -28,14 +29,24 @@ type Alloc struct {
 	Gone bool
 }
 
+// AllocRef says which allocation is meant.
+type AllocRef struct {
+	ID string
+	// Region is where it runs; empty: that of the Nomad which is asked.
+	Region string
+}
+
+// allocOf is the allocation that a holder recorded.
+func allocOf(h *records.Holder) AllocRef { return AllocRef{h.AllocID, h.AllocRegion} }
+
 // Nomad is what evidence and the step nomad_stop need of a Nomad cluster.
 type Nomad interface {
 	// Alloc reads an allocation. With an index above 0 it waits, for some
 	// minutes at most, until Nomad has something newer. What is collected is
 	// no error; what may have been is one.
-	Alloc(ctx context.Context, id string, index uint64) (*Alloc, uint64, error)
+	Alloc(ctx context.Context, a AllocRef, index uint64) (*Alloc, uint64, error)
 	// Stop asks Nomad to stop an allocation.
-	Stop(ctx context.Context, id string) error
+	Stop(ctx context.Context, a AllocRef) error
 }
 
 // nomadTimeout bounds one request that does not wait.
@@ -79,7 +90,8 @@ func checkAllocID(id string) error {
 	return nil
 }
 
-func (n *nomadClient) Alloc(ctx context.Context, id string, index uint64) (*Alloc, uint64, error) {
+func (n *nomadClient) Alloc(ctx context.Context, ref AllocRef, index uint64) (*Alloc, uint64, error) {
+	id := ref.ID
 	if err := checkAllocID(id); err != nil {
 		return nil, 0, err
 	}
@@ -89,11 +101,11 @@ func (n *nomadClient) Alloc(ctx context.Context, id string, index uint64) (*Allo
 	}
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	q := &nomad.QueryOptions{WaitIndex: index, WaitTime: nomadWait}
+	q := &nomad.QueryOptions{Region: ref.Region, WaitIndex: index, WaitTime: nomadWait}
 	a, meta, err := n.api.Allocations().Info(id, q.WithContext(ctx))
 	if err != nil {
 		if statusOf(err) == http.StatusNotFound {
-			gone, gerr := n.gone(ctx, id)
+			gone, gerr := n.gone(ctx, ref)
 			return gone, 0, gerr
 		}
 		return nil, 0, n.fail("read allocation "+id, err)
@@ -101,7 +113,7 @@ func (n *nomadClient) Alloc(ctx context.Context, id string, index uint64) (*Allo
 	out := &Alloc{ID: a.ID, ClientStatus: a.ClientStatus, DesiredStatus: a.DesiredStatus, Job: a.JobID}
 	if a.NodeID == "" {
 		out.NodeWhy = "the allocation has no node yet"
-	} else if node, _, err := n.api.Nodes().Info(a.NodeID, (&nomad.QueryOptions{}).WithContext(ctx)); err != nil {
+	} else if node, _, err := n.api.Nodes().Info(a.NodeID, (&nomad.QueryOptions{Region: ref.Region}).WithContext(ctx)); err != nil {
 		out.NodeWhy = n.fail("read node "+a.NodeID, err).Error()
 	} else {
 		out.NodeStatus = node.Status
@@ -111,9 +123,15 @@ func (n *nomadClient) Alloc(ctx context.Context, id string, index uint64) (*Allo
 
 // gone is for an allocation that Nomad says it does not have. It says so too
 // to a token that may not read the allocation's namespace, so that only one that
-// may read all, or none being asked for, makes it certain.
-func (n *nomadClient) gone(ctx context.Context, id string) (*Alloc, error) {
-	tok, _, err := n.api.ACLTokens().Self((&nomad.QueryOptions{}).WithContext(ctx))
+// may read all, or none being asked for, makes it certain; and only where the
+// holder said which region it runs in, since every other one does not have it
+// either. The read was one of the region's leader: Nomad's default.
+func (n *nomadClient) gone(ctx context.Context, ref AllocRef) (*Alloc, error) {
+	id := ref.ID
+	if ref.Region == "" {
+		return nil, fmt.Errorf("Nomad shows no allocation %s: it was collected, or it runs in another region; the holder did not record which", id)
+	}
+	tok, _, err := n.api.ACLTokens().Self((&nomad.QueryOptions{Region: ref.Region}).WithContext(ctx))
 	switch {
 	case err == nil && tok.Type == "management", aclDisabled(err):
 		return &Alloc{ID: id, Gone: true}, nil
@@ -123,13 +141,14 @@ func (n *nomadClient) gone(ctx context.Context, id string) (*Alloc, error) {
 	return nil, fmt.Errorf("Nomad shows no allocation %s: it was collected, or the token may not read its namespace", id)
 }
 
-func (n *nomadClient) Stop(ctx context.Context, id string) error {
+func (n *nomadClient) Stop(ctx context.Context, ref AllocRef) error {
+	id := ref.ID
 	if err := checkAllocID(id); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, nomadTimeout)
 	defer cancel()
-	_, err := n.api.Allocations().Stop(&nomad.Allocation{ID: id}, (&nomad.QueryOptions{}).WithContext(ctx))
+	_, err := n.api.Allocations().Stop(&nomad.Allocation{ID: id}, (&nomad.QueryOptions{Region: ref.Region}).WithContext(ctx))
 	if err != nil {
 		return n.fail("stop allocation "+id, err)
 	}
@@ -188,7 +207,7 @@ func (r *Reader) readAlloc(ctx context.Context, s *Snapshot) {
 		s.AllocWhy = nomadNotAsked
 		return
 	}
-	a, _, err := r.Nomad.Alloc(ctx, s.Holder.AllocID, 0)
+	a, _, err := r.Nomad.Alloc(ctx, allocOf(s.Holder), 0)
 	if err != nil {
 		s.AllocWhy = err.Error()
 		return

@@ -27,6 +27,8 @@ type fakeNomad struct {
 	token   *nomad.ACLToken
 	fail    map[string]int // by path, the status to answer with
 	stopped []string
+	// region is the one that every request must be about.
+	region string
 }
 
 func (n *fakeNomad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -41,6 +43,10 @@ func (n *fakeNomad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(body)
 	}
 	path := strings.TrimPrefix(r.URL.Path, "/v1/")
+	if r.URL.Query().Get("region") != n.region {
+		say(500, "No path to region")
+		return
+	}
 	for p, code := range n.fail {
 		if strings.HasPrefix(path, p) {
 			say(code, "Permission denied \x1b[31m")
@@ -87,6 +93,7 @@ func TestFactsOfNomad(t *testing.T) {
 		nomad *fakeNomad
 		want  want
 	}{
+		"collected, of a region that nobody recorded": {&fakeNomad{}, want{"nomad.gone": "?another region", "nomad.client_status": "?another region"}},
 		"runs": {&fakeNomad{alloc: alloc("running", "run"), node: ready},
 			want{"nomad.client_status": "running", "nomad.desired_status": "run", "nomad.node_status": "ready", "nomad.job": "rollout", "nomad.gone": false}},
 		"failed": {&fakeNomad{alloc: alloc("failed", "run"), node: ready}, want{"nomad.client_status": "failed", "nomad.gone": false}},
@@ -106,7 +113,12 @@ func TestFactsOfNomad(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			w.reader.Nomad = tc.nomad.start(t)
-			w.holdOwn(func(h *records.Holder) { h.AllocID = anAlloc })
+			region := "europe"
+			if strings.Contains(name, "nobody recorded") {
+				region = ""
+			}
+			tc.nomad.region = region
+			w.holdOwn(func(h *records.Holder) { h.AllocID, h.AllocRegion = anAlloc, region })
 			f := w.facts(w.read("a"))
 			tc.want.check(t, f)
 			want{"nomad.alloc_id": anAlloc}.check(t, f)
@@ -145,17 +157,17 @@ func TestNomadTakesOnlyIDs(t *testing.T) {
 	fake := &fakeNomad{alloc: &nomad.Allocation{ID: "x"}}
 	n := fake.start(t)
 	for _, id := range []string{"", "x", "../system/gc", anAlloc + "/stop", strings.ToUpper(anAlloc), "\x1b[2J"} {
-		if _, _, err := n.Alloc(t.Context(), id, 0); err == nil || strings.Contains(err.Error(), "\x1b") {
+		if _, _, err := n.Alloc(t.Context(), evidence.AllocRef{ID: id}, 0); err == nil || strings.Contains(err.Error(), "\x1b") {
 			t.Errorf("read %q: %v", id, err)
 		}
-		if err := n.Stop(t.Context(), id); err == nil {
+		if err := n.Stop(t.Context(), evidence.AllocRef{ID: id}); err == nil {
 			t.Errorf("stop %q passes", id)
 		}
 	}
 	if len(fake.stopped) > 0 {
 		t.Fatalf("stopped %v", fake.stopped)
 	}
-	if err := n.Stop(t.Context(), anAlloc); err != nil || len(fake.stopped) != 1 {
+	if err := n.Stop(t.Context(), evidence.AllocRef{ID: anAlloc}); err != nil || len(fake.stopped) != 1 {
 		t.Fatalf("stop: %v, %v", fake.stopped, err)
 	}
 }

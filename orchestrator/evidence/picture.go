@@ -45,7 +45,7 @@ type picture struct {
 	sems  map[string]map[string]struct{}
 	semOf map[string]string
 
-	allocs map[string]allocSeen // by id
+	allocs map[AllocRef]allocSeen
 	// told is what the last snapshot of a lock rested on beside KV.
 	told  map[string]rests
 	dirty map[string]struct{}
@@ -73,7 +73,7 @@ func newPicture(s *Sweep) *picture {
 		s: s, r: s.r, kv: map[string]kept{}, locks: map[string]struct{}{}, hidden: map[string]bool{},
 		sessionsWhy: notRead, checksWhy: notRead,
 		sems: map[string]map[string]struct{}{}, semOf: map[string]string{},
-		observed: map[string]map[string]struct{}{}, allocs: map[string]allocSeen{}, told: map[string]rests{}, dirty: map[string]struct{}{},
+		observed: map[string]map[string]struct{}{}, allocs: map[AllocRef]allocSeen{}, told: map[string]rests{}, dirty: map[string]struct{}{},
 	}
 }
 
@@ -311,11 +311,11 @@ func (p *picture) readAllocs(ctx context.Context) {
 	if p.r.Nomad == nil {
 		return
 	}
-	ids := map[string]bool{}
+	ids := map[AllocRef]bool{}
 	for key := range p.dirty {
 		s := p.start(key)
 		if s.Held() && s.Holder != nil && s.Holder.AllocID != "" {
-			ids[s.Holder.AllocID] = true
+			ids[allocOf(s.Holder)] = true
 		}
 	}
 	var mu sync.Mutex
@@ -481,6 +481,6 @@ func (p *picture) held(s *Snapshot) {
 		s.AllocWhy = nomadNotAsked
 		return
 	}
-	seen := p.allocs[s.Holder.AllocID]
+	seen := p.allocs[allocOf(s.Holder)]
 	s.Alloc, s.AllocWhy = seen.alloc, seen.why
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -46,13 +47,22 @@ func (c *Client) begin(ctx context.Context, req *Request) (*attempt, error) {
 	for _, n := range req.Names {
 		a.recs[n] = records.Holder{
 			Version: records.Version, Lock: n, Locks: req.Names, Nonce: nonce, Session: sess.id, Tool: evidence.ToolAimlock,
-			Operation: req.Operation, RolloutID: req.RolloutID, AllocID: req.AllocID,
+			Operation: req.Operation, RolloutID: req.RolloutID, AllocID: req.AllocID, AllocRegion: allocRegion(req.AllocID),
 			Host: c.self.Host, Node: sess.node, PID: c.self.PID, StartTicks: c.self.StartTicks, StartedAt: c.self.StartedAt.UTC(),
 			BootID: c.self.BootID, PIDNS: c.self.PIDNS, CGroup: c.self.CGroup, User: c.self.User,
 			Processes: req.Processes, Quiesce: req.Quiesce.Seconds(), TTL: req.TTL.Seconds(), Check: sess.service,
 		}
 	}
 	return a, nil
+}
+
+// allocRegion is the region of the allocation that this process runs in, by the
+// environment that Nomad gives to its tasks.
+func allocRegion(alloc string) string {
+	if alloc == "" {
+		return ""
+	}
+	return os.Getenv("NOMAD_REGION")
 }
 
 // meta says on the local Consul agent whose hold this will be, for the agent of

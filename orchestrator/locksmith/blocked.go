@@ -246,7 +246,9 @@ func (w *waiter) watch(ctx context.Context, all []*Verdict) (wake <-chan struct{
 		}
 		if s.Alloc != nil && !slices.Contains(allocs, s.Alloc.ID) {
 			allocs = append(allocs, s.Alloc.ID)
-			wg.Go(func() { followAlloc(ctx, w.c.reader.Nomad, s.Alloc.ID, poke) })
+			wg.Go(func() {
+				followAlloc(ctx, w.c.reader.Nomad, evidence.AllocRef{ID: s.Alloc.ID, Region: s.Holder.AllocRegion}, poke)
+			})
 		}
 	}
 	go func() { wg.Wait(); close(end) }()
@@ -301,7 +303,7 @@ func followKey(ctx context.Context, w *consulkv.Watcher[*api.KVPair], index uint
 
 // followAlloc pokes when Nomad has news of an allocation. Without any from
 // Nomad nothing changes: its facts are unknown then.
-func followAlloc(ctx context.Context, n evidence.Nomad, id string, poke func()) {
+func followAlloc(ctx context.Context, n evidence.Nomad, id evidence.AllocRef, poke func()) {
 	index := uint64(0)
 	for ctx.Err() == nil {
 		a, next, err := n.Alloc(ctx, id, index)

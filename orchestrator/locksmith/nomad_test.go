@@ -31,10 +31,10 @@ func newFakeNomad() *fakeNomad {
 	return &fakeNomad{status: "running", index: 1, changed: make(chan struct{})}
 }
 
-func (n *fakeNomad) Alloc(ctx context.Context, id string, index uint64) (*evidence.Alloc, uint64, error) {
+func (n *fakeNomad) Alloc(ctx context.Context, ref evidence.AllocRef, index uint64) (*evidence.Alloc, uint64, error) {
 	for {
 		n.mu.Lock()
-		a, now, changed, err := &evidence.Alloc{ID: id, ClientStatus: n.status, DesiredStatus: "run", NodeStatus: "ready", Job: "j"}, n.index, n.changed, n.err
+		a, now, changed, err := &evidence.Alloc{ID: ref.ID, ClientStatus: n.status, DesiredStatus: "run", NodeStatus: "ready", Job: "j"}, n.index, n.changed, n.err
 		n.mu.Unlock()
 		if err != nil || index < now {
 			return a, now, err
@@ -57,9 +57,9 @@ func (n *fakeNomad) set(status string) {
 	n.changed = make(chan struct{})
 }
 
-func (n *fakeNomad) Stop(_ context.Context, id string) error {
+func (n *fakeNomad) Stop(_ context.Context, ref evidence.AllocRef) error {
 	n.mu.Lock()
-	n.stopped = append(n.stopped, id)
+	n.stopped = append(n.stopped, ref.ID)
 	then := n.onStop
 	n.mu.Unlock()
 	if then != nil {

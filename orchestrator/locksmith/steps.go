@@ -162,7 +162,7 @@ func (b *breaking) nomadStop(ctx context.Context, s *evidence.Snapshot) error {
 	case b.c.reader.Nomad == nil:
 		return fmt.Errorf("%w: NOMAD_ADDR is not set; stop the allocation by hand", errNotHere)
 	}
-	return b.c.reader.Nomad.Stop(ctx, s.Holder.AllocID)
+	return b.c.reader.Nomad.Stop(ctx, evidence.AllocRef{ID: s.Holder.AllocID, Region: s.Holder.AllocRegion})
 }
 
 func (b *breaking) signal(s *evidence.Snapshot, st *policies.Step) error {
