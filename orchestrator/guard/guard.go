@@ -395,6 +395,8 @@ func (g *Guard) note(l *lock, v *locksmith.Verdict) {
 	switch {
 	case v.State == locksmith.Hot:
 		g.log.Warn("lock is HOT", "lock", printable(v.Snapshot.Name), "rule", rule, "policy", policy, "reason", reason)
+	case v.State == locksmith.Unknown && before != v.State:
+		g.log.Warn("lock is UNKNOWN: it is not broken on unknown evidence", "lock", printable(v.Snapshot.Name), "rule", rule, "policy", policy, "reason", reason)
 	case before != "" && before != v.State:
 		g.log.Info("lock is "+v.State, "lock", printable(v.Snapshot.Name), "was", before, "rule", rule, "reason", reason)
 	}
