@@ -68,7 +68,7 @@ func (f *locksmithFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.once, "once", false, "Sweep once, report, and exit.")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "Judge, and say what would be broken; write nothing to Consul.")
 	fs.StringVar(&f.listen, "listen", "", "Serve /metrics (Prometheus) and /health on `ADDRESS`, such as\n127.0.0.1:9108. There is no TLS and no password: keep it off the world.")
-	fs.StringVar(&f.journal, "journal", "", "Keep a journal of what is seen: "+journalUsage)
+	fs.StringVar(&f.journal, "journal", "", "Keep a journal of what is seen in the folder `DIR`. Or set\nAIMLOCK_JOURNAL, or journal in the config file. Default: none.")
 }
 
 // guardPolicies reads the policies, and prints what is wrong with them.
