@@ -264,6 +264,10 @@ func (c *Client) Classify(op string, err error) error {
 	if _, ok := errors.AsType[*Error](err); ok {
 		return err
 	}
+	if _, ok := errors.AsType[*Refused](err); ok {
+		// Consul's own answer: to ask again would bring the same.
+		return err
+	}
 	e := &Error{Op: op, Addr: c.addr, Err: err, Tries: 1}
 	if status, ok := errors.AsType[*statusError](err); ok {
 		e.Kind = kindOfStatus(status)

@@ -137,6 +137,12 @@ func (p Prefix) RolloutID(key string) (id string, ok bool) {
 	return Unescape(rest), true
 }
 
+// Requests is the folder of all requests.
+func (p Prefix) Requests() string { return p.join("requests") + "/" }
+
+// Approvals is the folder of all approvals.
+func (p Prefix) Approvals() string { return p.join("approvals") + "/" }
+
 // Breaks is the folder of a lock's breaks.
 func (p Prefix) Breaks(name string) string { return p.join("breaks", Escape(name)) + "/" }
 
@@ -161,6 +167,9 @@ func (p Prefix) ObservedAll(name string) string { return p.join("observed", Esca
 
 // Policies is the folder of what says which policies are in force.
 func (p Prefix) Policies() string { return p.join("policies") + "/" }
+
+// ObservedRoot is the folder of all that is observed.
+func (p Prefix) ObservedRoot() string { return p.join("observed") + "/" }
 
 // ObservedOf is the name of the lock that a key under observed/ is about.
 func (p Prefix) ObservedOf(key string) (name string, ok bool) {

@@ -202,6 +202,7 @@ func (g *Guard) lead(ctx context.Context, hold *locksmith.Hold, c candidacy) can
 	hctx, cancel := context.WithCancel(hold.Context())
 	var beats sync.WaitGroup
 	beats.Go(func() { g.beats(hctx, hold) })
+	beats.Go(func() { g.prunes(hctx) })
 	why := g.reign(ctx, t, &c)
 	cancel()
 	t.end(why)
