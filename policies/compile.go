@@ -23,19 +23,6 @@ type expr struct {
 	horizon *horizon
 }
 
-// never reports whether the expression is surely false, given that no age is
-// negative.
-func (e *expr) never() bool {
-	s := newScope(nil, e.reads)
-	for _, r := range e.reads {
-		if r.age {
-			s.ctx.Variables[r.name] = cty.UnknownVal(cty.Number).Refine().NumberRangeLowerBound(cty.Zero, true).NewValue()
-		}
-	}
-	t, _ := e.eval(s)
-	return t == False
-}
-
 // scope makes a scope for this expression alone.
 func (e *expr) scope(f Facts) *scope { return newScope(f, e.reads) }
 
@@ -158,7 +145,7 @@ func (c *compiler) rewrite(e hclsyntax.Expression) (_ hclsyntax.Expression, cons
 		e.Condition, a = c.rewrite(e.Condition)
 		e.TrueResult, b = c.rewrite(e.TrueResult)
 		e.FalseResult, d = c.rewrite(e.FalseResult)
-		return fold(e, a && b && d)
+		return fold(&condExpr{e}, a && b && d)
 	case *hclsyntax.FunctionCallExpr:
 		constant := all(e.Args)
 		if e.Name == inWindow {

@@ -33,17 +33,25 @@ const loopVar = "left of a for expression"
 
 var budgetType = cty.Capsule("budget", reflect.TypeFor[loopBudget]())
 
-// loopExpr is a for expression with a bound of its own.
+// loopExpr is a for expression with a bound of its own. Over null it is null.
 type loopExpr struct{ *hclsyntax.ForExpr }
 
 func (e *loopExpr) Value(ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
 	coll, diags := e.CollExpr.Value(ctx)
+	if !diags.HasErrors() && coll.IsKnown() && coll.IsNull() {
+		return cty.NullVal(cty.DynamicPseudoType), nil
+	}
 	if !diags.HasErrors() && coll.IsKnown() && !coll.IsNull() && coll.CanIterateElements() && coll.LengthInt() > maxElements {
 		return cty.DynamicVal, tooMuch(e.CollExpr.Range(), fmt.Sprintf("A for expression goes over %d elements at most, and here are %d.", maxElements, coll.LengthInt()))
 	}
 	child := ctx.NewChild()
 	child.Variables = map[string]cty.Value{loopVar: cty.CapsuleVal(budgetType, &loopBudget{maxLoop})}
-	return e.ForExpr.Value(child)
+	if diags.HasErrors() {
+		return cty.DynamicVal, diags
+	}
+	once := *e.ForExpr
+	once.CollExpr = &hclsyntax.LiteralValueExpr{Val: coll, SrcRange: e.CollExpr.Range()}
+	return once.Value(child)
 }
 
 // chargedExpr is a part of the body of a for expression that makes text.

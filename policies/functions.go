@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/hashicorp/hcl/v2/ext/tryfunc"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/function"
 	"github.com/zclconf/go-cty/cty/function/stdlib"
@@ -30,8 +29,8 @@ var functions = map[string]function.Function{
 		strings.Contains),
 
 	"coalesce": stdlib.CoalesceFunc,
-	"try":      tryfunc.TryFunc,
-	"can":      tryfunc.CanFunc,
+	"try":      tryFunc,
+	"can":      canFunc,
 
 	"abs":    nullable(stdlib.AbsoluteFunc),
 	"ceil":   nullable(stdlib.CeilFunc),
@@ -142,6 +141,9 @@ var containsFunc = function.New(&function.Spec{
 			return unknownBool, nil
 		}
 		result := cty.False
+		if mayBeNull(value) {
+			result = unknownBool
+		}
 		for it := list.ElementIterator(); it.Next(); {
 			_, v := it.Element()
 			if v.IsNull() {

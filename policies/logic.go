@@ -210,7 +210,7 @@ func equal(negate bool) shortCircuit {
 			return nullBool, nil
 		}
 		v := l.Equals(r)
-		if !v.IsKnown() {
+		if !v.IsKnown() || mayBeNull(l) || mayBeNull(r) {
 			return unknownBool, nil
 		}
 		return cty.BoolVal(v.True() != negate), nil
@@ -244,6 +244,9 @@ func compare(holds func(l, r cty.Value) Tri) shortCircuit {
 		}
 		if l.IsNull() || r.IsNull() {
 			return nullBool, nil
+		}
+		if mayBeNull(l) || mayBeNull(r) {
+			return unknownBool, nil
 		}
 		switch holds(l, r) {
 		case True:
@@ -331,7 +334,16 @@ func arithmetic(l, r cty.Value, ld, rd hcl.Diagnostics) (cty.Value, hcl.Diagnost
 	if l.IsNull() || r.IsNull() {
 		return nullNumber, nil
 	}
+	if mayBeNull(l) || mayBeNull(r) {
+		return cty.UnknownVal(cty.Number), nil
+	}
 	return cty.NilVal, nil
+}
+
+// mayBeNull reports whether v is an unknown that may turn out to be null: then
+// so may what is made of it, whatever bounds it has.
+func mayBeNull(v cty.Value) bool {
+	return !v.IsKnown() && !v.Range().DefinitelyNotNull()
 }
 
 // divide is arithmetic that refuses to divide by zero: to cty that is infinite,
@@ -341,6 +353,28 @@ func divide(l, r cty.Value, ld, rd hcl.Diagnostics) (cty.Value, hcl.Diagnostics)
 		return cty.UnknownVal(cty.Number), hcl.Diagnostics{{Severity: hcl.DiagError, Summary: "Division by zero", Detail: "The right side is zero."}}
 	}
 	return arithmetic(l, r, ld, rd)
+}
+
+// condExpr is a conditional that is null where its condition is, as operators
+// are, and no error.
+type condExpr struct{ *hclsyntax.ConditionalExpr }
+
+func (e *condExpr) Value(ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
+	c, diags := e.Condition.Value(ctx)
+	switch {
+	case diags.HasErrors():
+		return cty.DynamicVal, diags
+	case c.IsNull():
+		return cty.NullVal(cty.DynamicPseudoType), nil
+	}
+	// The condition is evaluated once, or a nest of them would take ever longer.
+	once := *e.ConditionalExpr
+	once.Condition = &hclsyntax.LiteralValueExpr{Val: c, SrcRange: e.Condition.Range()}
+	v, diags := once.Value(ctx)
+	if !diags.HasErrors() && mayBeNull(c) {
+		v = cty.UnknownVal(v.Type())
+	}
+	return v, diags
 }
 
 // nullable makes a function answer null where it would refuse a null argument.
@@ -367,7 +401,11 @@ func nullable(f function.Function) function.Function {
 					return cty.NullVal(t), nil
 				}
 			}
-			return f.Call(args)
+			v, err := f.Call(args)
+			if err == nil && slices.ContainsFunc(args, mayBeNull) {
+				v = cty.UnknownVal(v.Type())
+			}
+			return v, err
 		},
 	})
 }

@@ -262,7 +262,7 @@ func (d *decoder) reachable(e *expr, who string, at hcl.Range) {
 	case plain == True:
 		d.warn(at, "Condition always holds", "%s always holds: this is true whatever the facts are.", who)
 		return
-	case plain == False || e.never():
+	case plain == False:
 		d.warn(at, "Condition never holds", "%s can never hold: this is false whatever the facts are.", who)
 		return
 	}
@@ -280,7 +280,7 @@ func (d *decoder) reachable(e *expr, who string, at hcl.Range) {
 		return
 	}
 	for _, p := range parts {
-		if holds, _ := p.possibilities(&d.cases); !holds || p.never() {
+		if holds, _ := p.possibilities(&d.cases); !holds {
 			d.warn(p.rng, "Part never holds", "This part of the condition can never hold, and adds nothing.")
 		}
 	}
