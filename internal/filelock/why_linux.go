@@ -108,12 +108,12 @@ func (t *table) keptText(f finding) string {
 		reasons = append(reasons, "processes outside of this pid namespace do not show")
 	}
 	if len(f.mappers) > 0 {
-		reasons = append(reasons, "no process has a descriptor of it, but "+join(f.mappers)+" has the file mapped into memory, which keeps an open file without one")
+		reasons = append(reasons, join(f.mappers)+" has the file mapped into memory, which keeps an open file without one")
 	}
 	if len(reasons) == 0 {
 		return "who keeps it is not known: no process has a descriptor of it, so that the open file is on its way through a socket, in an io_uring, or held by the kernel itself (loop device, swap, NFS server)"
 	}
-	return "who keeps it is not known: " + strings.Join(reasons, "; ")
+	return "who keeps it is not known: no process that can be seen has a descriptor of it, and " + strings.Join(reasons, "; ")
 }
 
 // unseen says what this look could not see.
