@@ -70,6 +70,9 @@ checks that all is healthy, puts the last good file back if not, and reports.
 
 Without Consul the node keeps what it has, and nothing on it waits.
 
+It also tells other hosts, through Consul, when the holder of a lock on this
+host dies.
+
 It registers the service aimlock-agent with a TTL check on the local Consul
 agent, and runs until it is stopped. Several agents may run on one machine,
 each with a -node, a -state-dir and a -root of its own.`,
