@@ -41,22 +41,17 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 			if len(in.Args) > 0 {
 				prefix = strings.TrimPrefix(in.Args[0], "/")
 			}
-			look := c.ListHeld
-			if all {
-				look = c.List
-			}
-			verdicts, err := look(ctx, prefix)
-			if err != nil {
-				return err
-			}
 			list := []*locksmith.Status{}
-			for _, v := range verdicts {
+			err = c.EachLock(ctx, prefix, all, func(v *locksmith.Verdict) {
 				st := c.Status(v)
 				st.Next = c.Next(v, nil)
 				if !verbose {
 					st.Evidence = nil
 				}
 				list = append(list, st)
+			})
+			if err != nil {
+				return err
 			}
 			if m.JSON && verbose {
 				full := make([]fullStatus, len(list))

@@ -8,6 +8,7 @@
 package records
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -396,20 +397,26 @@ func (e *ErrNewer) Error() string {
 	return fmt.Sprintf("%s was written by a newer aimlock (record version %d, this one reads up to %d): upgrade this aimlock", e.Key, e.Version, Version)
 }
 
+var thisVersion = fmt.Appendf(nil, `{"version":%d,`, Version)
+
 // Decode reads the record at key into v. It refuses what is too large, is not
 // JSON, or is of a later version; the error names the key and never the value.
 func Decode(key string, b []byte, v any) error {
 	if len(b) > MaxSize {
 		return fmt.Errorf("%s: %d bytes is too large for a record (at most %d)", key, len(b), MaxSize)
 	}
-	var head struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(b, &head); err != nil {
-		return fmt.Errorf("%s: not a record of aimlock: not a JSON object", key)
-	}
-	if head.Version > Version {
-		return &ErrNewer{Key: key, Version: head.Version}
+	// A newer record may not decode, so that its version is read first; what
+	// this version wrote begins with it.
+	if !bytes.HasPrefix(b, thisVersion) {
+		var head struct {
+			Version int `json:"version"`
+		}
+		if err := json.Unmarshal(b, &head); err != nil {
+			return fmt.Errorf("%s: not a record of aimlock: not a JSON object", key)
+		}
+		if head.Version > Version {
+			return &ErrNewer{Key: key, Version: head.Version}
+		}
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("%s: not a record of aimlock: %w", key, err)

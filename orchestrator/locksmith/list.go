@@ -12,20 +12,20 @@ import (
 // every free lock of aimlock's own there. However many locks there are, Consul
 // is asked the same few questions; see [evidence.Sweep].
 func (c *Client) List(ctx context.Context, prefix string) ([]*Verdict, error) {
-	return c.list(ctx, prefix, false)
+	var out []*Verdict
+	err := c.EachLock(ctx, prefix, true, func(v *Verdict) { out = append(out, v) })
+	return out, err
 }
 
-// ListHeld is List without the free locks.
-func (c *Client) ListHeld(ctx context.Context, prefix string) ([]*Verdict, error) {
-	return c.list(ctx, prefix, true)
-}
-
-func (c *Client) list(ctx context.Context, prefix string, held bool) ([]*Verdict, error) {
+// EachLock is List for who does not keep what it makes: the facts of thousands
+// of verdicts are many times what is shown of them. free: the free locks of
+// aimlock's own as well.
+func (c *Client) EachLock(ctx context.Context, prefix string, free bool, each func(*Verdict)) error {
 	sweep := c.reader.NewSweep([]string{prefix})
-	sweep.HeldOnly = held
+	sweep.HeldOnly = !free
 	found, err := sweep.Read(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	semaphores := map[string]bool{}
 	for _, s := range found {
@@ -36,16 +36,17 @@ func (c *Client) list(ctx context.Context, prefix string, held bool) ([]*Verdict
 			// It is shown with its semaphore, but for one that has none.
 			return semaphores[s.Slot.Of]
 		}
-		return held && !s.Held() && (s.Semaphore == nil || len(s.Semaphore.Slots)+len(s.Semaphore.Waiting) == 0)
+		return !free && !s.Held() && (s.Semaphore == nil || len(s.Semaphore.Slots)+len(s.Semaphore.Waiting) == 0)
 	})
 	cooling := c.coolingOf(ctx, found)
 	now := time.Now()
-	out := make([]*Verdict, len(found))
 	for i, s := range found {
-		out[i] = c.NewObserver(s.Name, nil).Judge(s, now)
+		v := c.NewObserver(s.Name, nil).Judge(s, now)
 		if cooling[s.Key] {
-			out[i].State = Cooling
+			v.State = Cooling
 		}
+		found[i] = nil
+		each(v)
 	}
-	return out, nil
+	return nil
 }
