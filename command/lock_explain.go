@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/aim-control/aimlock/internal/journal"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -174,7 +176,7 @@ func timelineText(line []locksmith.Event) string {
 	for _, e := range line {
 		fmt.Fprintf(&b, "  %s  %s", showTime(e.At), e.What)
 		if e.By != "" {
-			fmt.Fprintf(&b, " by %s", e.By)
+			fmt.Fprintf(&b, " by %s", whoSays(e.By, e.Who))
 		}
 		if e.Detail != "" {
 			fmt.Fprintf(&b, ": %s", e.Detail)
@@ -182,4 +184,12 @@ func timelineText(line []locksmith.Event) string {
 		fmt.Fprintf(&b, "  [%s]\n", e.Clock)
 	}
 	return b.String()
+}
+
+// whoSays is by with the accessor of the token, which only some records have.
+func whoSays(by string, who records.Who) string {
+	if who.Accessor == "" {
+		return by
+	}
+	return fmt.Sprintf("%s (token accessor %s)", by, text.Clip(text.Printable(who.Accessor), 60))
 }

@@ -19,6 +19,8 @@ type Event struct {
 	What   string    `json:"what"`
 	By     string    `json:"by"`
 	Detail string    `json:"detail"`
+	// Who says more of By, where its record does.
+	records.Who
 	// Token names the hold that it is about; 0 where it is about none.
 	Token uint64 `json:"token,omitempty"`
 	// Clock is whose clock At is of: those of two hosts may differ.
@@ -205,7 +207,7 @@ func (t *storyteller) breakRecord(key string, b *records.Break) {
 	if b.Holder != nil {
 		t.holder(b.Holder, b.Token)
 	}
-	e := Event{By: b.By, Token: b.Token, Clock: "the breaker's, " + b.By, Source: sourceConsul, phase: phaseHeld}
+	e := Event{By: b.By, Who: b.Who, Token: b.Token, Clock: "the breaker's, " + b.By, Source: sourceConsul, phase: phaseHeld}
 	begun := e
 	begun.At, begun.What = b.StartedAt, "break begun"
 	begun.Detail = joinWords("rule "+b.Rule, number64("token", b.Token), b.Reason)
@@ -268,17 +270,17 @@ func (in *told) consul(t *storyteller) {
 		}
 	}
 	if q := s.Request; q != nil {
-		t.add("asked", Event{At: q.At, What: "asked to let go", By: q.By, Detail: q.Reason, Token: q.Token, Clock: q.By, Source: sourceConsul, phase: phaseHeld})
+		t.add("asked", Event{At: q.At, What: "asked to let go", By: q.By, Who: q.Who, Detail: q.Reason, Token: q.Token, Clock: q.By, Source: sourceConsul, phase: phaseHeld})
 	}
 	if a := s.Approval; a != nil {
-		t.add("approved", Event{At: a.At, What: "break approved", By: a.By, Detail: a.Reason, Token: a.Token, Clock: a.By, Source: sourceConsul, phase: phaseHeld})
+		t.add("approved", Event{At: a.At, What: "break approved", By: a.By, Who: a.Who, Detail: a.Reason, Token: a.Token, Clock: a.By, Source: sourceConsul, phase: phaseHeld})
 	}
 	if q := s.Silence; q != nil {
 		until := "without an end"
 		if !q.Expires.IsZero() {
 			until = "until " + q.Expires.UTC().Format(time.RFC3339)
 		}
-		t.add("silenced", Event{At: q.At, What: "silenced " + until, By: q.By, Detail: q.Reason, Clock: q.By, Source: sourceConsul, phase: phaseHeld})
+		t.add("silenced", Event{At: q.At, What: "silenced " + until, By: q.By, Who: q.Who, Detail: q.Reason, Clock: q.By, Source: sourceConsul, phase: phaseHeld})
 	}
 }
 

@@ -24,8 +24,9 @@ type commandRecord struct {
 	Verb    orchestrator.Verb `json:"verb"`
 	Nodes   []string          `json:"nodes,omitempty"`
 	By      string            `json:"by"`
-	Reason  string            `json:"reason,omitempty"`
-	At      time.Time         `json:"at"`
+	records.Who
+	Reason string    `json:"reason,omitempty"`
+	At     time.Time `json:"at"`
 	// Nonce tells a writer whose answer was lost that it was its own.
 	Nonce string `json:"nonce"`
 }
@@ -117,7 +118,7 @@ func (r *Runner) driven(ctx context.Context, h *orchestrator.Header) bool {
 func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
 	key := r.commandKey(o.ID)
 	deadline := time.Now().Add(2 * obeyWithin)
-	rec := commandRecord{Version: records.Version, Verb: o.Verb, Nodes: o.Nodes, By: r.by, Reason: o.Reason, At: time.Now().UTC(), Nonce: rand.Text()}
+	rec := commandRecord{Version: records.Version, Verb: o.Verb, Nodes: o.Nodes, By: r.by, Who: r.who(ctx), Reason: o.Reason, At: time.Now().UTC(), Nonce: rand.Text()}
 	for {
 		p, err := r.consul.Get(ctx, key)
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
@@ -60,6 +61,8 @@ type Config struct {
 	Notify func(locksmith.Notice)
 	// By names the operator in records.
 	By string
+	// Who says more of By, for records; nil: nothing is known.
+	Who func(context.Context) records.Who
 	// AllocID is the Nomad allocation that this process runs in, if any.
 	AllocID string
 }
@@ -82,6 +85,7 @@ type Runner struct {
 	tell   func(Progress)
 	notify func(locksmith.Notice)
 	by     string
+	who    func(context.Context) records.Who
 	alloc  string
 }
 
@@ -89,10 +93,13 @@ type Runner struct {
 func New(cfg Config) *Runner {
 	r := &Runner{
 		consul: cfg.Consul, keys: cfg.Prefix, locks: cfg.Locks, log: cfg.Log,
-		tell: cfg.Tell, notify: cfg.Notify, by: cfg.By, alloc: cfg.AllocID,
+		tell: cfg.Tell, notify: cfg.Notify, by: cfg.By, who: cfg.Who, alloc: cfg.AllocID,
 	}
 	if r.log == nil {
 		r.log = hclog.NewNullLogger()
+	}
+	if r.who == nil {
+		r.who = func(context.Context) records.Who { return records.Who{} }
 	}
 	if r.tell == nil {
 		r.tell = func(Progress) {}
