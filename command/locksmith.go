@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"text/tabwriter"
 	"time"
 
@@ -71,6 +72,10 @@ func (f *locksmithFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.journal, "journal", "", "Keep a journal of what is seen in the folder `DIR`. Or set\nAIMLOCK_JOURNAL, or journal in the config file. Default: none.")
 }
 
+// daemonGC is the garbage that may pile up, in percent of what is in use: a
+// daemon that watches ten thousand locks has time, and its neighbours memory.
+const daemonGC = 40
+
 // guardPolicies reads the policies, and prints what is wrong with them.
 func (m *Meta) guardPolicies() (*policies.Set, error) {
 	set, diags := m.loadPolicySet(nil)
@@ -121,6 +126,9 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 		},
 	}
 	if !f.once {
+		if m.Env("GOGC") == "" {
+			debug.SetGCPercent(daemonGC)
+		}
 		var stop func()
 		cfg.Reload, stop = signals.Hangups()
 		defer stop()

@@ -51,9 +51,16 @@ var addressOf = regexp.MustCompile(`serving metrics and health: address=(\S+)`)
 func BenchmarkLocksmith10kLocks(b *testing.B) {
 	c := harness.StartConsul(b)
 	crowd(b, c)
+	// A follower only watches, as a dry run does. The leader writes down what it
+	// remembers, most of it in its first minutes.
+	b.Run("watching", func(b *testing.B) { watch10k(b, c, "-dry-run") })
+	b.Run("leading", func(b *testing.B) { watch10k(b, c) })
+}
+
+func watch10k(b *testing.B, c *harness.Consul, args ...string) {
 	for b.Loop() {
 		p := harness.Start(b, harness.Spec{
-			Path: harness.Aimlock.Path(b), Env: c.Env(), Args: []string{"locksmith", "-log-level", "info", "-listen", "127.0.0.1:0"},
+			Path: harness.Aimlock.Path(b), Env: c.Env(), Args: append([]string{"locksmith", "-log-level", "info", "-listen", "127.0.0.1:0"}, args...),
 		})
 		harness.Eventually(b, time.Minute, "all locks are judged", func() bool { return watched(p) >= crowdLocks })
 		b.ReportMetric(processorTime(b, p.Pid()).Seconds()*1000, "cpu-ms/start")

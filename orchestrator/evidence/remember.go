@@ -113,7 +113,7 @@ const (
 	// scribeFrom is the least age that is worth writing down.
 	scribeFrom = 15 * time.Second
 	// scribeLeast is the least time between two writes of WriteAll.
-	scribeLeast = 50 * time.Millisecond
+	scribeLeast = 5 * time.Millisecond
 )
 
 // Scribe writes down what one long-lived observer remembers, at
@@ -214,7 +214,7 @@ type Note struct {
 	Memory   *Memory
 }
 
-// WriteAll notes several locks, a few in a second, until one fails or ctx ends.
+// WriteAll notes several locks, with a short pause after each, until one fails or ctx ends.
 func (c *Scribe) WriteAll(ctx context.Context, notes []Note) error {
 	for _, n := range notes {
 		if wrote, err := c.Note(ctx, n.Snapshot, n.Memory, time.Now()); err != nil {

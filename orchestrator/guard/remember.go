@@ -10,12 +10,13 @@ import (
 
 // What the leader remembers is written down for commands that have no memory.
 const (
-	// rememberEvery is how often is looked at what is due.
-	rememberEvery = time.Second
+	// rememberEvery is how often is looked at what is due. What is written makes
+	// every sweep read the whole folder again, so that it is written in bursts.
+	rememberEvery = 10 * time.Second
 	// rememberLook is of how many locks, and rememberMost is how many of them
 	// are written at most.
-	rememberLook = 1000
-	rememberMost = 20
+	rememberLook = 20_000
+	rememberMost = 200
 )
 
 // scribe writes what the loop hands it, one handful at a time.

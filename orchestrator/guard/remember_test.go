@@ -39,6 +39,6 @@ func TestWhatTheLeaderRemembers(t *testing.T) {
 		if err := h.Release(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		w.until(10*time.Second, "the record is gone", func() bool { return !there() })
+		w.until(2*rememberEvery, "the record is gone", func() bool { return !there() })
 	})
 }
