@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strings"
 	"time"
@@ -200,10 +201,11 @@ func readNumber(d *jsontext.Decoder) (uint64, error) {
 	}
 	var n uint64
 	for _, c := range v {
-		if c < '0' || c > '9' || n > (1<<64-10)/10 {
+		digit := uint64(c - '0')
+		if digit > 9 || n > math.MaxUint64/10 || n == math.MaxUint64/10 && digit > math.MaxUint64%10 {
 			return 0, errShape
 		}
-		n = n*10 + uint64(c-'0')
+		n = n*10 + digit
 	}
 	return n, nil
 }

@@ -20,6 +20,9 @@ import (
 // own and refuses a newer one by name.
 const Version = 1
 
+// begin is what every record of this version begins with.
+const begin = `{"version":1,`
+
 // MaxSize is the most bytes that a record may have (a plan's chunks included):
 // Consul's own limit for a value is 512 KiB.
 const MaxSize = 512 << 10
@@ -397,8 +400,6 @@ func (e *ErrNewer) Error() string {
 	return fmt.Sprintf("%s was written by a newer aimlock (record version %d, this one reads up to %d): upgrade this aimlock", e.Key, e.Version, Version)
 }
 
-var thisVersion = fmt.Appendf(nil, `{"version":%d,`, Version)
-
 // Decode reads the record at key into v. It refuses what is too large, is not
 // JSON, or is of a later version; the error names the key and never the value.
 func Decode(key string, b []byte, v any) error {
@@ -407,7 +408,7 @@ func Decode(key string, b []byte, v any) error {
 	}
 	// A newer record may not decode, so that its version is read first; what
 	// this version wrote begins with it.
-	if !bytes.HasPrefix(b, thisVersion) {
+	if !bytes.HasPrefix(b, []byte(begin)) {
 		var head struct {
 			Version int `json:"version"`
 		}

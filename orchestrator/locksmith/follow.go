@@ -48,7 +48,7 @@ func (c *Client) Follow(ctx context.Context, f Following) error {
 		}
 	}
 	sweep := c.reader.NewSweep(roots)
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	sweep.Failed = func(part string, err error) {
 		send(func() {
 			if f.Failed != nil {
@@ -57,7 +57,9 @@ func (c *Client) Follow(ctx context.Context, f Following) error {
 		})
 	}
 	go func() {
-		ended <- sweep.Run(ctx, func(batch []*evidence.Snapshot) {
+		defer close(ended)
+		// It ends with ctx, and for no other reason.
+		_ = sweep.Run(ctx, func(batch []*evidence.Snapshot) {
 			if len(only) > 0 {
 				batch = slices.DeleteFunc(batch, func(s *evidence.Snapshot) bool { return !only[s.Key] })
 			}
