@@ -1,7 +1,10 @@
 package bench
 
 import (
+	"context"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 
@@ -15,30 +18,23 @@ import (
 // command that runs true under the lock.
 func BenchmarkAcquireRelease(b *testing.B) {
 	c := harness.StartConsul(b)
-	b.Run("bare-api", func(b *testing.B) {
+	// Taken in turns, so that both meet the same machine.
+	b.Run("in-process", func(b *testing.B) {
+		var bareTimes, first, again []time.Duration
 		client := c.Client()
+		once, kept := locks(b, c, false), locks(b, c, true)
 		for b.Loop() {
-			bare(b, client)
+			bareTimes = append(bareTimes, timed(func() { bare(b, client) }))
+			first = append(first, timed(func() { acquireRelease(b, once) }))
+			again = append(again, timed(func() { acquireRelease(b, kept) }))
 		}
-	})
-	b.Run("aimlock", func(b *testing.B) {
-		client, err := consulkv.New(consulkv.Config{Address: c.Addr})
-		if err != nil {
-			b.Fatal(err)
-		}
-		locks, err := locksmith.New(locksmith.Config{Consul: client})
-		if err != nil {
-			b.Fatal(err)
-		}
-		for b.Loop() {
-			h, err := locks.Acquire(b.Context(), locksmith.Request{Names: []string{"bench"}, Operation: "bench", Try: true})
-			if err != nil {
-				b.Fatal(err)
-			}
-			if err := h.Release(b.Context()); err != nil {
-				b.Fatal(err)
-			}
-		}
+		base := median(bareTimes)
+		b.ReportMetric(0, "ns/op")
+		b.ReportMetric(base, "ms-bare-p50")
+		b.ReportMetric(median(first), "ms-once-p50")
+		b.ReportMetric(median(again), "ms-again-p50")
+		b.ReportMetric(median(first)/base, "ratio-once")
+		b.ReportMetric(median(again)/base, "ratio-again")
 	})
 	theirs := 0.0
 	command := func(name string, spec harness.Spec) {
@@ -75,4 +71,47 @@ func bare(b *testing.B, c *api.Client) {
 	if _, err := c.Session().Destroy(id, nil); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// locks makes a client that registers its service for each acquisition, or one
+// that keeps it for the next.
+func locks(b *testing.B, c *harness.Consul, reuse bool) *locksmith.Client {
+	b.Helper()
+	client, err := consulkv.New(consulkv.Config{Address: c.Addr})
+	if err != nil {
+		b.Fatal(err)
+	}
+	l, err := locksmith.New(locksmith.Config{Consul: client, Reuse: reuse})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := l.Close(context.Background()); err != nil {
+			b.Error(err)
+		}
+	})
+	return l
+}
+
+func acquireRelease(b *testing.B, l *locksmith.Client) {
+	b.Helper()
+	h, err := l.Acquire(b.Context(), locksmith.Request{Names: []string{"bench"}, Operation: "bench", Try: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := h.Release(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func timed(f func()) time.Duration {
+	start := time.Now()
+	f()
+	return time.Since(start)
+}
+
+// median in milliseconds.
+func median(d []time.Duration) float64 {
+	slices.Sort(d)
+	return float64(d[len(d)/2].Microseconds()) / 1000
 }

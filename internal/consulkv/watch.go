@@ -18,6 +18,9 @@ type WatchOptions struct {
 	// Wait is how long the server may hold a query without a change. 0: one
 	// minute. Consul adds up to a sixteenth of it.
 	Wait time.Duration
+	// From is an index that the caller knows of already: the first answer is
+	// the first change after it. 0: the first answer is what stands.
+	From uint64
 	// Timeout bounds what a read takes beside the wait. 0: the client's.
 	Timeout time.Duration
 }
@@ -55,10 +58,10 @@ func NewWatcher[T any](c *Client, opts WatchOptions, fetch func(*api.QueryOption
 	if opts.Wait == 0 {
 		opts.Wait = time.Minute
 	}
-	return &Watcher[T]{c: c, opts: opts, fetch: fetch}
+	return &Watcher[T]{c: c, opts: opts, fetch: fetch, index: opts.From}
 }
 
-// Next returns the first answer at once, and each later one when it changed.
+// Next returns the first answer at once (but see WatchOptions.From), and each later one when it changed.
 // Temporary errors are retried within the client's RetryFor; after an error
 // Next may be called again and goes on where it was.
 func (w *Watcher[T]) Next(ctx context.Context) (T, error) {

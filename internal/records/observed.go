@@ -22,10 +22,13 @@ const (
 	metaLock   = "lock_"
 	// maxMeta is the most bytes that Consul takes for a value.
 	maxMeta = 512
+	// maxPairs is the most pairs that it takes.
+	maxPairs = 64
 )
 
-// HolderMeta is the meta of the service of a hold. ok is false where a name is
-// longer than Consul takes: then nobody can follow the hold by it.
+// HolderMeta is the meta of the service of a hold; locks may be more than it has.
+// ok is false where a name is longer than Consul takes, or there are too many:
+// then nobody can follow the hold by it.
 func HolderMeta(prefix string, locks []string, more map[string]string) (meta map[string]string, ok bool) {
 	meta = map[string]string{MetaPrefix: prefix}
 	for k, v := range more {
@@ -33,6 +36,9 @@ func HolderMeta(prefix string, locks []string, more map[string]string) (meta map
 	}
 	for i, l := range locks {
 		meta[metaLock+strconv.Itoa(i)] = l
+	}
+	if len(meta) > maxPairs {
+		return nil, false
 	}
 	for _, v := range meta {
 		if len(v) > maxMeta {

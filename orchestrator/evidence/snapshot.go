@@ -137,25 +137,51 @@ type Reader struct {
 // own keys; whatever else cannot be had is unknown, with a reason.
 func (r *Reader) Read(ctx context.Context, name string) (*Snapshot, error) {
 	key := r.Keys.Lock(name)
-	pair, err := r.Consul.Get(ctx, key)
+	s := r.blank(name, key)
+	// In one transaction: for a lock that is free that is all.
+	ops := []consulkv.Op{consulkv.GetOrEmpty(key)}
+	for _, k := range r.ownKeys(s) {
+		ops = append(ops, consulkv.GetOrEmpty(k))
+	}
+	res, err := consulkv.Retry(ctx, r.Consul, "read lock "+key, func(ctx context.Context) (consulkv.Results, error) {
+		return r.Consul.Txn(ctx, ops...)
+	})
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := semaphoreDir(pair); ok {
+	if p := res.Find(key); p != nil && p.ModifyIndex > 0 {
+		s.Pair = p
+	}
+	if _, ok := semaphoreDir(s.Pair); ok {
 		return r.readSemaphore(ctx, key)
 	}
-	return r.complete(ctx, name, key, pair)
+	return r.finish(ctx, s, res.Find)
 }
 
-func (r *Reader) complete(ctx context.Context, name, key string, pair *api.KVPair) (*Snapshot, error) {
-	short, own := r.Keys.LockName(key)
-	if own {
-		name = short
+// blank is a snapshot of which nothing was read.
+func (r *Reader) blank(name, key string) *Snapshot {
+	s := &Snapshot{Name: name, Key: key, Deps: map[string]uint64{}}
+	if short, own := r.Keys.LockName(key); own {
+		s.Name, s.Own = short, true
 	}
-	s := &Snapshot{Name: name, Key: key, Own: own, Pair: pair, Deps: map[string]uint64{}}
-	s.Deps[key] = s.Index()
+	return s
+}
+
+// complete takes a snapshot of a lock whose key was just read.
+func (r *Reader) complete(ctx context.Context, name, key string, pair *api.KVPair) (*Snapshot, error) {
+	s := r.blank(name, key)
+	s.Pair = pair
+	return r.finish(ctx, s, nil)
+}
+
+// finish reads what stands around the pair of a snapshot. beside finds the keys of
+// ownKeys where they were read with it.
+func (r *Reader) finish(ctx context.Context, s *Snapshot, beside func(key string) *api.KVPair) (*Snapshot, error) {
+	s.Deps[s.Key] = s.Index()
 	s.decodeHolder()
-	if err := r.readOwn(ctx, s); err != nil {
+	if beside != nil && s.ended() {
+		s.takeOwn(r.ownKeys(s), beside)
+	} else if err := r.readOwn(ctx, s); err != nil { // more is there to be read
 		return nil, err
 	}
 	if s.Held() {
@@ -213,6 +239,9 @@ func (s *Snapshot) decodeHolder() {
 	s.Tool = toolOf(s.Pair, false)
 }
 
+// ended: nobody holds the lock, nor was the end of its last hold any but clean.
+func (s *Snapshot) ended() bool { return !s.Held() && (s.Holder == nil || s.Holder.Released) }
+
 // ownKeys are the keys beside a lock. A rollout's comes last, if there is one.
 func (r *Reader) ownKeys(s *Snapshot) []string {
 	ks := []string{r.Keys.Progress(s.Name), r.Keys.Fence(s.Name), r.Keys.Request(s.Name), r.Keys.Approval(s.Name), r.Keys.Silence(s.Name)}
@@ -230,7 +259,7 @@ func (r *Reader) readOwn(ctx context.Context, s *Snapshot) error {
 	for i, k := range ks {
 		ops[i] = consulkv.GetOrEmpty(k)
 	}
-	if s.Held() || s.Holder != nil && !s.Holder.Released {
+	if !s.ended() {
 		ops = append(ops, consulkv.GetTree(r.Keys.ObservedAll(s.Name)))
 	}
 	res, err := consulkv.Retry(ctx, r.Consul, "read the records of lock "+s.Name, func(ctx context.Context) (consulkv.Results, error) {

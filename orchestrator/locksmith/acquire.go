@@ -27,7 +27,9 @@ type attempt struct {
 	c    *Client
 	req  *Request
 	sess *session
-	recs map[string]records.Holder
+	// nonce stands in its holder records.
+	nonce string
+	recs  map[string]records.Holder
 }
 
 // begin makes a fresh session and the holder records that go with it.
@@ -38,22 +40,34 @@ func (c *Client) begin(ctx context.Context, req *Request) (*attempt, error) {
 	}
 	name := sessionName + req.Operation + " " + strings.Join(req.Names, " ")
 	// The lock-delay is the quiesce that this holder asks for.
-	sess, err := c.openSession(ctx, NewNonce(), req.TTL, req.Quiesce, name, c.meta(nonce, req.Names))
+	among := req.Names
+	if req.among != nil {
+		among = req.among
+	}
+	sess, err := c.openSession(ctx, req.TTL, req.Quiesce, name, c.meta(nonce, among))
 	if err != nil {
 		return nil, err
 	}
-	a := &attempt{c: c, req: req, sess: sess, recs: map[string]records.Holder{}}
 	sess.node = c.localNode(ctx, sess.id)
+	a := &attempt{c: c, sess: sess, nonce: nonce}
+	a.aim(req)
+	return a, nil
+}
+
+// aim makes the holder records of a request. An attempt may be aimed anew as long
+// as none of its transactions may have committed.
+func (a *attempt) aim(req *Request) {
+	c := a.c
+	a.req, a.recs = req, map[string]records.Holder{}
 	for _, n := range req.Names {
 		a.recs[n] = records.Holder{
-			Version: records.Version, Lock: n, Locks: req.Names, Nonce: nonce, Session: sess.id, Tool: evidence.ToolAimlock,
+			Version: records.Version, Lock: n, Locks: req.Names, Nonce: a.nonce, Session: a.sess.id, Tool: evidence.ToolAimlock,
 			Operation: req.Operation, RolloutID: req.RolloutID, AllocID: req.AllocID, AllocRegion: allocRegion(req.AllocID),
-			Host: c.self.Host, Node: sess.node, PID: c.self.PID, StartTicks: c.self.StartTicks, StartedAt: c.self.StartedAt.UTC(),
+			Host: c.self.Host, Node: a.sess.node, PID: c.self.PID, StartTicks: c.self.StartTicks, StartedAt: c.self.StartedAt.UTC(),
 			BootID: c.self.BootID, PIDNS: c.self.PIDNS, CGroup: c.self.CGroup, User: c.self.User,
-			Processes: req.Processes, Quiesce: req.Quiesce.Seconds(), TTL: req.TTL.Seconds(), Check: sess.service,
+			Processes: req.Processes, Quiesce: req.Quiesce.Seconds(), TTL: req.TTL.Seconds(), Check: a.sess.service,
 		}
 	}
-	return a, nil
 }
 
 // allocRegion is the region of the allocation that this process runs in, by the

@@ -155,18 +155,20 @@ func (w *waiter) breakAndTake(ctx context.Context, all []*Verdict) (*Hold, time.
 	if err != nil {
 		return nil, 0, err
 	}
-	b, err := w.c.startBreak(ctx, held, w.req.Notify, false, nil)
+	patience, done := w.patience(ctx)
+	defer done()
+	b, err := w.c.startBreak(patience, held, w.req.Notify, false, nil)
 	if err != nil {
 		return nil, 0, err
 	}
-	h, owe, err := w.finishTake(ctx, b, att)
+	h, owe, err := w.finishTake(ctx, patience, b, att)
 	if err != nil {
 		if errors.Is(err, errLetGo) {
 			b.finish(ctx, "")
 			return nil, 0, err
 		}
 		b.finish(ctx, err.Error())
-		if !errors.Is(err, errRaced) {
+		if !errors.Is(err, errRaced) && !errors.Is(err, errElsewhere) {
 			w.backOff(b.targets)
 		}
 		return nil, 0, err
@@ -180,9 +182,23 @@ func (w *waiter) breakAndTake(ctx context.Context, all []*Verdict) (*Hold, time.
 	return h, owe, nil
 }
 
+// errElsewhere ends a break that is not needed any more: something else that
+// was wanted came free.
+var errElsewhere = errors.New("another slot came free")
+
+// patience is for the parts of a break that take their time.
+func (w *waiter) patience(ctx context.Context) (context.Context, func()) {
+	if w.elsewhere == nil {
+		return ctx, func() {}
+	}
+	pctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(w.elsewhere, func() { cancel(errElsewhere) })
+	return pctx, func() { stop(); cancel(nil) }
+}
+
 // finishTake runs the steps of a break whose intent stands, and takes.
-func (w *waiter) finishTake(ctx context.Context, b *breaking, att *attempt) (*Hold, time.Duration, error) {
-	take, err := b.steps(ctx)
+func (w *waiter) finishTake(ctx, patience context.Context, b *breaking, att *attempt) (*Hold, time.Duration, error) {
+	take, err := b.steps(patience)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/filelock"
@@ -61,6 +62,13 @@ type Config struct {
 	// when its intent stands, and how it came out. It must not block; nil tells
 	// nobody.
 	OnBreak func(key string, rec *records.Break)
+	// Reuse is for who takes locks again and again. The service of this process,
+	// to whose check its sessions are bound, stays for half a minute after the
+	// last hold, so that the next acquisition need not register one, and Release
+	// does not wait for the end of a session that holds nothing any more. Such a
+	// client must be closed. The service names no hold, so that other hosts are
+	// not told by this one's agent whether the holder lives.
+	Reuse bool
 }
 
 // Client takes, judges and breaks locks. It is safe for concurrent use.
@@ -77,8 +85,15 @@ type Client struct {
 	// boot is a clock in seconds that goes on while the machine is suspended.
 	boot func() float64
 
-	mu   sync.Mutex
-	node string // see localNode
+	// later are the ends of sessions that hold nothing any more; nil: they are
+	// not put off, and no check is used again.
+	later *errgroup.Group
+	// checking is held by who makes a check to be used by others.
+	checking chan struct{}
+
+	mu    sync.Mutex
+	node  string // see localNode
+	check *check // the one that is used again
 }
 
 // New makes a client; it does not connect.
@@ -118,6 +133,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	return &Client{
 		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, onBreak: cfg.OnBreak, boot: hostproc.BootSeconds,
+		checking: make(chan struct{}, 1), later: later(cfg.Reuse),
 		reader: &evidence.Reader{Consul: cfg.Consul, Keys: cfg.Prefix, Self: cfg.Self, Nomad: cfg.Nomad, Files: new(filelock.Scanner)},
 	}, nil
 }
@@ -133,6 +149,21 @@ func (c *Client) With(set *policies.Set) *Client {
 	out.node = c.node
 	return out
 }
+
+// endingAtOnce is how many sessions are ended at the same time.
+const endingAtOnce = 8
+
+func later(reuse bool) *errgroup.Group {
+	if !reuse {
+		return nil
+	}
+	g := &errgroup.Group{}
+	g.SetLimit(endingAtOnce)
+	return g
+}
+
+// reuse reports whether checks are used again.
+func (c *Client) reuse() bool { return c.later != nil }
 
 // Reader reads evidence by this client's connection.
 func (c *Client) Reader() *evidence.Reader { return c.reader }

@@ -42,6 +42,9 @@ type RefusedError struct {
 	Why string
 	// Hot: the lock is HOT and the policy does not let this be broken now.
 	Hot bool
+	// Slots are all of which one was wanted, where any would have done; Status
+	// is the one that says most then.
+	Slots []*Status
 }
 
 // Error is the first line only; Status.Explain has the rest.

@@ -58,9 +58,18 @@ func (h *Hold) start(ctx context.Context) {
 	h.wg.Go(h.watchSession)
 	for _, n := range h.names {
 		h.wg.Go(func() { h.watchKey(n) })
-		h.wg.Go(func() { h.watchRequest(n) })
+		h.wg.Go(func() {
+			if sleep(h.ctx, watchAfter) == nil {
+				h.watchRequest(n)
+			}
+		})
 	}
 }
+
+// watchAfter is how long a hold lasts before it looks for requests to let go: one
+// that is shorter does so anyway. None is missed, since the watch begins at the
+// token.
+const watchAfter = 50 * time.Millisecond
 
 // Context ends, with a cause, when work under the lock must stop: ErrLost,
 // ErrRequested or ErrReleased.
@@ -110,7 +119,7 @@ func (h *Hold) watchSession() {
 
 func (h *Hold) watchKey(name string) {
 	key := h.c.keys.Lock(name)
-	w := h.c.keyWatcher(key, 0)
+	w := h.c.keyWatcherFrom(key, 0, h.token)
 	for {
 		p, err := w.Next(h.ctx)
 		if err == nil && p != nil && p.ModifyIndex < h.token {
@@ -165,7 +174,8 @@ func (h *Hold) foreign(p *api.KVPair) string {
 
 func (h *Hold) watchRequest(name string) {
 	key := h.c.keys.Request(name)
-	w := h.c.keyWatcher(key, 250*time.Millisecond)
+	// The acquiring transaction took away what stood there before.
+	w := h.c.keyWatcherFrom(key, 250*time.Millisecond, h.token)
 	for {
 		p, err := w.Next(h.ctx)
 		switch {
@@ -277,7 +287,11 @@ func (h *Hold) Release(ctx context.Context) error {
 	err := h.unlock(ctx)
 	h.cancel(ErrReleased)
 	h.wg.Wait()
-	h.sess.close(ctx)
+	if err == nil {
+		h.sess.closeLater(ctx)
+	} else {
+		h.sess.close(ctx)
+	}
 	return err
 }
 

@@ -24,14 +24,15 @@ type session struct {
 	// service and check are the same id; empty where no local agent takes
 	// checks and the session's TTL alone serves.
 	service string
-	meta    map[string]string // of the service
+
+	// check is what passes the service's check; nil without one.
+	check *check
 
 	mu sync.Mutex
-	// passed and renewed are the starts of the last good pass and renewal:
-	// the server counts from some moment after them.
-	passed, renewed instant
-	output          string
-	gone            error
+	// renewed is the start of the last good renewal: the server counts from
+	// some moment after it.
+	renewed instant
+	gone    error
 
 	// died is closed, with gone set, when Consul says that the session is
 	// gone or the lease is over. life ends with it: what is being sent under
@@ -57,40 +58,35 @@ func (c *Client) since(t instant) time.Duration {
 	return max(time.Since(t.mono), seconds(c.boot()-t.boot))
 }
 
-// openSession registers the service, makes the session bound to it, and keeps
-// both alive until close is called. nonce makes the service's id unique, and meta
-// goes with it.
-func (c *Client) openSession(ctx context.Context, nonce string, ttl, lockDelay time.Duration, name string, meta map[string]string) (*session, error) {
-	s := &session{c: c, ttl: ttl, meta: meta, died: make(chan struct{}), output: name}
+// openSession makes a session that is bound to a check of this process, and
+// keeps both alive until close is called. meta goes with the check's service.
+func (c *Client) openSession(ctx context.Context, ttl, lockDelay time.Duration, name string, meta map[string]string) (*session, error) {
+	s := &session{c: c, ttl: ttl, died: make(chan struct{})}
 	kctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
 	s.life, s.end = context.WithCancel(kctx)
 	// Until there is a session, no renewal bounds the lease.
 	s.renewed = c.now()
-	s.service = HolderService + "-" + nonce
-	if err := s.register(ctx); err != nil {
-		if !agentless(err) {
-			s.cancel()
-			return nil, err
-		}
+	k, err := c.joinCheck(ctx, name, meta)
+	switch {
+	case err == nil:
+		s.check, s.service = k, k.id
+	case agentless(err):
 		c.log.Warn("the local agent takes no checks; the session's TTL alone serves", "error", err)
-		s.service = ""
-	}
-	had := s.service
-	if had != "" {
-		// From now on, since making the session may take its time.
-		s.wg.Go(func() { s.keep(kctx, PassEvery, s.pass) })
+	default:
+		s.cancel()
+		return nil, err
 	}
 	if err := s.create(ctx, lockDelay, name); err != nil {
 		s.cancel()
-		s.wg.Wait()
-		s.service = had
-		cctx, cancel := detached(ctx, 3*time.Second)
-		defer cancel()
-		s.deregister(cctx)
+		if s.check != nil {
+			cctx, cancel := detached(ctx, 3*time.Second)
+			defer cancel()
+			c.leaveCheck(cctx, s.check, true)
+		}
 		return nil, err
 	}
-	s.wg.Go(func() { s.keep(kctx, ttl/3, s.renew) })
+	s.wg.Go(func() { c.keep(kctx, ttl/3, s.id, s.dead, s.renew) })
 	s.wg.Go(func() { s.guard(kctx) })
 	return s, nil
 }
@@ -103,28 +99,6 @@ func agentless(err error) bool {
 		return true
 	}
 	return false
-}
-
-func (s *session) register(ctx context.Context) error {
-	start := s.c.now()
-	_, err := consulkv.Retry(ctx, s.c.consul, "register service "+s.service, func(ctx context.Context) (struct{}, error) {
-		start = s.c.now()
-		return struct{}{}, s.c.consul.API().Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
-			ID:   s.service,
-			Name: HolderService,
-			Meta: s.meta,
-			Check: &api.AgentServiceCheck{
-				CheckID: s.service,
-				Name:    "holder of a lock of aimlock",
-				TTL:     CheckTTL.String(),
-				Status:  api.HealthPassing,
-				// The least that Consul takes; its reaper runs every 30 s.
-				DeregisterCriticalServiceAfter: "1m",
-			},
-		}, api.ServiceRegisterOpts{}.WithContext(ctx))
-	})
-	s.passed = start
-	return err
 }
 
 // sessionPatience bounds the wait for the agent to tell the servers of the
@@ -166,10 +140,10 @@ func (s *session) create(ctx context.Context, lockDelay time.Duration, name stri
 				return err
 			}
 			s.c.log.Warn("Consul does not take the holder's checks; the session's TTL alone serves", "error", err)
-			s.deregister(ctx)
-			s.mu.Lock()
-			s.service = ""
-			s.mu.Unlock()
+			if s.check != nil {
+				s.c.leaveCheck(ctx, s.check, true)
+			}
+			s.check, s.service = nil, ""
 			entry.ServiceChecks, entry.NodeChecks = nil, nil
 			deadline = time.Now().Add(sessionPatience)
 			continue
@@ -203,53 +177,6 @@ func (s *session) tryCreate(ctx context.Context, entry *api.SessionEntry) (strin
 	return id, start, err
 }
 
-// keep calls f every period until ctx ends or the lease is over: a process that
-// was stopped for too long sends nothing when it wakes. A try that failed is
-// made again soon, and each has a bound well under the lease.
-func (s *session) keep(ctx context.Context, period time.Duration, f func(context.Context) error) {
-	wait := period
-	for sleep(ctx, wait) == nil && s.dead() == nil {
-		tctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		err := f(tctx)
-		cancel()
-		wait = period
-		if err != nil && ctx.Err() == nil {
-			s.c.log.Debug("keeping the session alive", "session", s.id, "error", err)
-			wait = min(period, 500*time.Millisecond)
-		}
-	}
-}
-
-func (s *session) pass(ctx context.Context) error {
-	s.mu.Lock()
-	output, service := s.output, s.service
-	s.mu.Unlock()
-	if service == "" {
-		return nil
-	}
-	start := s.c.now()
-	err := s.c.consul.API().Agent().UpdateTTLOpts(service, output, api.HealthPassing, (&api.QueryOptions{}).WithContext(ctx))
-	if err != nil {
-		return s.c.consul.Classify("pass check "+service, err)
-	}
-	s.extend(&s.passed, start)
-	return nil
-}
-
-// extend moves one side of the lease, unless the lease is over by now: over is
-// over, since Consul may have ended the session and given the lock away, also
-// while this very answer was on its way.
-func (s *session) extend(what *instant, start instant) {
-	if s.dead() != nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if start.mono.After(what.mono) {
-		*what = start
-	}
-}
-
 var errLeaseOver = errors.New("the lease is over: this process was stopped or cut off for too long")
 
 func (s *session) renew(ctx context.Context) error {
@@ -262,7 +189,16 @@ func (s *session) renew(ctx context.Context) error {
 		s.die(errors.New("Consul ended the session"))
 		return nil
 	}
-	s.extend(&s.renewed, start)
+	// Over is over, also while this very answer was on its way: Consul may have
+	// ended the session and given the lock away.
+	if s.dead() != nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if start.mono.After(s.renewed.mono) {
+		s.renewed = start
+	}
 	return nil
 }
 
@@ -270,10 +206,10 @@ func (s *session) renew(ctx context.Context) error {
 // end the session for lack of a pass or of a renewal.
 func (s *session) leaseLeft() time.Duration {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	left := s.ttl - s.c.since(s.renewed)
-	if s.service != "" {
-		left = min(left, CheckTTL-s.c.since(s.passed))
+	s.mu.Unlock()
+	if s.check != nil {
+		left = min(left, s.check.left())
 	}
 	return left - LeaseMargin
 }
@@ -316,18 +252,10 @@ func (s *session) dead() error {
 	return s.gone
 }
 
+// setOutput is what the check says from its next pass on.
 func (s *session) setOutput(text string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.output = text
-}
-
-func (s *session) deregister(ctx context.Context) {
-	if s.service == "" {
-		return
-	}
-	if err := s.c.consul.API().Agent().ServiceDeregisterOpts(s.service, (&api.QueryOptions{}).WithContext(ctx)); err != nil {
-		s.c.log.Debug("deregister service", "service", s.service, "error", err)
+	if s.check != nil {
+		s.check.say(text)
 	}
 }
 
@@ -338,10 +266,40 @@ func (s *session) close(ctx context.Context) {
 	s.wg.Wait()
 	dctx, cancel := detached(ctx, 3*time.Second)
 	defer cancel()
-	if err := s.c.destroySession(dctx, s.id); err != nil {
+	s.takeOut(dctx)
+}
+
+// closeLater is close for a session that holds nothing any more. A client that
+// must be closed does the rest by itself, and Close waits for it.
+func (s *session) closeLater(ctx context.Context) {
+	if s.c.later == nil {
+		s.close(ctx)
+		return
+	}
+	s.cancel()
+	s.wg.Wait()
+	dctx, cancel := detached(ctx, 3*time.Second)
+	s.c.later.Go(func() error {
+		defer cancel()
+		s.takeOut(dctx)
+		return nil
+	})
+}
+
+func (s *session) takeOut(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if s.check != nil && !s.c.reuse() {
+		// Neither waits for the other: to end the check ends the session too.
+		wg.Go(func() { s.c.leaveCheck(ctx, s.check, true) })
+	}
+	err := s.c.destroySession(ctx, s.id)
+	if err != nil {
 		s.c.log.Debug("destroy session", "session", s.id, "error", err)
 	}
-	s.deregister(dctx)
+	if s.check != nil && s.c.reuse() {
+		s.c.leaveCheck(ctx, s.check, err != nil)
+	}
 }
 
 func (c *Client) destroySession(ctx context.Context, id string) error {

@@ -259,6 +259,11 @@ func (c *Client) tell(ctx context.Context, name, reason string, valid time.Durat
 
 // keyWatcher follows one key.
 func (c *Client) keyWatcher(key string, least time.Duration) *consulkv.Watcher[*api.KVPair] {
-	return consulkv.NewWatcher(c.consul, consulkv.WatchOptions{Name: key, MinInterval: least},
+	return c.keyWatcherFrom(key, least, 0)
+}
+
+// keyWatcherFrom follows what happens to one key after an index.
+func (c *Client) keyWatcherFrom(key string, least time.Duration, index uint64) *consulkv.Watcher[*api.KVPair] {
+	return consulkv.NewWatcher(c.consul, consulkv.WatchOptions{Name: key, MinInterval: least, From: index},
 		func(q *api.QueryOptions) (*api.KVPair, *api.QueryMeta, error) { return c.consul.API().KV().Get(key, q) })
 }

@@ -44,6 +44,10 @@ type Request struct {
 	// Notify is told what happens while it waits; it may be nil. It is called
 	// from the caller's goroutine.
 	Notify func(Notice)
+
+	// among are the locks of which one will be taken by the same attempt; nil:
+	// Names.
+	among []string
 }
 
 // Kinds of notices.
@@ -79,7 +83,7 @@ const rejudgeEvery = 250 * time.Millisecond
 //
 // A *RefusedError says that the locks were not given in time.
 func (c *Client) Acquire(ctx context.Context, req Request) (*Hold, error) {
-	if err := c.normalise(&req); err != nil {
+	if err := c.normalise(&req, MaxLocks); err != nil {
 		return nil, err
 	}
 	w := &waiter{c: c, req: &req, obs: map[string]*Observer{}, start: time.Now(), failed: map[string]failure{}, cluster: req.Cluster}
@@ -87,7 +91,7 @@ func (c *Client) Acquire(ctx context.Context, req Request) (*Hold, error) {
 }
 
 // normalise gives every lock its one name, and fills in the defaults.
-func (c *Client) normalise(req *Request) error {
+func (c *Client) normalise(req *Request, most int) error {
 	if req.TTL == 0 {
 		req.TTL = DefaultTTL
 	}
@@ -97,8 +101,8 @@ func (c *Client) normalise(req *Request) error {
 	switch n := len(req.Names); {
 	case n == 0:
 		return errors.New("no lock is named")
-	case n > MaxLocks:
-		return fmt.Errorf("%d locks at once: %d at most are taken in one transaction", n, MaxLocks)
+	case n > most:
+		return fmt.Errorf("%d locks are named: %d at most", n, most)
 	}
 	names := make([]string, 0, len(req.Names))
 	for _, n := range req.Names {
@@ -135,6 +139,8 @@ type waiter struct {
 	// obs remember each lock for as long as the wait lasts.
 	obs     map[string]*Observer
 	cluster *evidence.Cluster
+	// elsewhere ends when a break is not needed any more; nil: never.
+	elsewhere context.Context //nolint:containedctx // it is a signal, and has an owner
 	// told is the state that was last told to the caller.
 	told string
 	// endedAt is when a hold was seen to end with a lock-delay, and delay how

@@ -214,6 +214,11 @@ type pending struct {
 // acquiring begins an Acquire that other things happen beside.
 func (w *world) acquiring(c *Client, req Request) *pending {
 	w.t.Helper()
+	return w.pend(req, c.Acquire)
+}
+
+func (w *world) pend(req Request, acquire func(context.Context, Request) (*Hold, error)) *pending {
+	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
 	p := &pending{w: w, done: make(chan struct{}), cancel: cancel}
 	tell := req.Notify
@@ -228,7 +233,7 @@ func (w *world) acquiring(c *Client, req Request) *pending {
 	start := time.Now()
 	go func() {
 		defer close(p.done)
-		p.hold, p.err = c.Acquire(ctx, req)
+		p.hold, p.err = acquire(ctx, req)
 		p.took = time.Since(start)
 	}()
 	w.t.Cleanup(func() {
