@@ -25,6 +25,7 @@ type execOptions struct {
 	noBreak bool
 	ttl     time.Duration
 	grace   time.Duration
+	slots   int
 
 	progress progressOptions
 }
@@ -49,6 +50,8 @@ and losses print ERROR: first and exit with 4, 5 or 7.`,
 		Examples: []example{
 			{"One deploy at a time", "aimlock lock exec deploy -- ./deploy.sh --all"},
 			{"Only if it is free now", "aimlock lock exec -try nightly -- ./report"},
+			{"Three backups at a time, over all machines", "aimlock lock exec -n 3 backup -- ./backup.sh"},
+			{"Tell how far it is, so that one which stands still is noticed", "aimlock lock exec -progress-fd 3 import -- sh -c 'for i in 1 2 3; do ./step $i; echo $i/3 steps >&3; done'"},
 		},
 		Groups: groupConsul | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
@@ -56,6 +59,7 @@ and losses print ERROR: first and exit with 4, 5 or 7.`,
 			fs.BoolVar(&o.try, "try", false, "Do not wait.")
 			fs.BoolVar(&o.noBreak, "no-break", false, "Never break, whatever the policies say.")
 			fs.DurationVar(&o.ttl, "ttl", o.ttl, "TTL of the session, from 10s to 24h.")
+			fs.IntVar(&o.slots, "n", 0, "Run at most `N` at once: take any one of the locks NAME.0 to NAME.<N-1>.\nThe command finds the number of its slot in AIMLOCK_SLOT. Give the same N everywhere.")
 			o.progress.flags(fs)
 			fs.DurationVar(&o.grace, "grace", o.grace, "Time between SIGTERM and SIGKILL when the command must end.")
 		},
@@ -89,6 +93,8 @@ func (o *execOptions) check(in *input) error {
 		return usagef("-try and -wait exclude each other")
 	case o.wait < 0:
 		return usagef("-wait %s: it must not be negative", o.wait)
+	case in.Set("n") && (o.slots < 1 || o.slots > locksmith.MaxSlots):
+		return usagef("-n %d: it must be from 1 to %d", o.slots, locksmith.MaxSlots)
 	case o.grace < 0:
 		return usagef("-grace %s: it must not be negative", o.grace)
 	}
@@ -122,11 +128,18 @@ func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *exec
 	}
 	defer func() { _ = sup.Close() }()
 
-	h, err := c.Acquire(ctx, locksmith.Request{
-		Names: []string{name}, Operation: "lock exec", AllocID: m.Env("NOMAD_ALLOC_ID"),
+	names, acquire := []string{name}, c.Acquire
+	if o.slots > 0 {
+		names, acquire = slotNames(name, o.slots), c.AcquireAny
+	}
+	h, err := acquire(ctx, locksmith.Request{
+		Names: names, Operation: "lock exec", AllocID: m.Env("NOMAD_ALLOC_ID"),
 		TTL: o.ttl, Quiesce: locksmith.DefaultQuiesce, Nonce: nonce, Processes: []records.Process{sup.Process()},
 		Try: o.try, Wait: o.wait, NoBreak: o.noBreak, Notify: m.notices(),
 	})
+	if ref, ok := errors.AsType[*locksmith.RefusedError](err); ok && o.slots > 0 {
+		return slotsRefused(name, ref)
+	}
 	if err != nil {
 		return lockError(err)
 	}
@@ -179,6 +192,9 @@ func (m *Meta) runChild(ctx context.Context, h *locksmith.Hold, sup *supervise.S
 		"AIMLOCK_LOCK="+h.Names()[0],
 		"AIMLOCK_TOKEN="+strconv.FormatUint(h.Token(), 10),
 		"AIMLOCK_EPOCH="+strconv.FormatUint(h.Epoch(), 10))
+	if o.slots > 0 {
+		env = append(env, "AIMLOCK_SLOT="+slotOf(h.Names()[0]))
+	}
 	var extra []*os.File
 	if prog != nil {
 		env, extra = append(env, prog.env...), prog.files

@@ -1,0 +1,35 @@
+package command
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+)
+
+// slotNames are the locks that n slots of a name are.
+func slotNames(name string, n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = name + "." + strconv.Itoa(i)
+	}
+	return out
+}
+
+// slotOf is the number of the slot whose lock it is.
+func slotOf(lock string) string { return lock[strings.LastIndexByte(lock, '.')+1:] }
+
+// slotsRefused names every holder: any of them would have had to let go.
+func slotsRefused(name string, ref *locksmith.RefusedError) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "ERROR: %s: %s\n  %-9s %s: none of %d slots is to be had\n", name, ref.Status.State, "refused", ref.Why, len(ref.Slots))
+	for _, st := range ref.Slots {
+		fmt.Fprintf(&b, "  %s: %s\n%s", st.Name, st.State, statusLines(st, "", "    "))
+	}
+	code := ExitLockBusy
+	if ref.Hot {
+		code = ExitLockHot
+	}
+	return refused(code, b.String())
+}
