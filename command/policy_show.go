@@ -124,7 +124,7 @@ of them. Without these it needs no Consul.`,
 		},
 		MaxArgs: 1,
 		Run: func(ctx context.Context, in *input) error {
-			if n := countTrue(active, history, in.Set("serial")); n > 1 || n == 1 && (len(in.Args) > 0 || in.Set("policy") || in.Set("var")) {
+			if n := countTrue(active, history, in.Set("serial")); n > 1 || n == 1 && (len(in.Args) > 0 || in.Set("policy") || in.Set("var") || in.Set("var-file")) {
 				return usagef("-active, -history and -serial each stand alone: they print what is in Consul, whatever the files say")
 			}
 			switch {

@@ -2,6 +2,7 @@ package policies
 
 import (
 	"bytes"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -114,6 +115,65 @@ func FuzzParseDuration(f *testing.F) {
 		d, err := ParseDuration(s)
 		if err == nil && (d < 0 || d > maxDuration) {
 			t.Fatalf("%q is %s", s, d)
+		}
+	})
+}
+
+// FuzzJudge: no condition over no facts makes judging panic or run away, and a
+// verdict says why it is unknown.
+func FuzzJudge(f *testing.F) {
+	for _, when := range []string{
+		`holder.alive == false && progress.age > 60`, `contains(["a"], node.name) || anytrue([for k in file.kept_by : k.pid == 1])`,
+		`in_window("0 2 * * *", "4h", "Europe/Berlin")`, `try(tonumber(check.output), 0) > 1 ? holder.local : can(node.name)`,
+		`"${node.name}%{ for x in split(",", check.output) }${x}%{ endfor }" == "a"`, `length(regexall("(a+)+", check.output)) > 1`,
+		`jsondecode(check.output).a[0] == plugin.p.x`, `file.kept_by[*].pid == [1]`, `coalesce(progress.rate, 1) / progress.done % 3 < 2`,
+	} {
+		f.Add(when, "a", 3.5, byte(0b00011011))
+		f.Add(when, `{"a":[1]}`, -1e300, byte(0b11100100))
+	}
+	f.Fuzz(func(t *testing.T, when, word string, number float64, kinds byte) {
+		set, diags := Parse("fuzz.hcl", []byte("policy \"p\" {\n locks = [\"**\"]\n file = \"/x\"\n hot \"r\" {\n when = "+when+"\n reason = \"${check.output} ${progress.age}\"\n}\n}"))
+		if diags.HasErrors() || math.IsNaN(number) {
+			return
+		}
+		facts := Facts{}
+		i := 0
+		for _, object := range objectNames() {
+			facts[object] = map[string]Fact{}
+			for _, name := range factNames(object) {
+				typ := schema[object][name].Type
+				v := cty.UnknownVal(typ)
+				switch kinds >> (2 * (i % 4)) & 3 {
+				case 0:
+					v = cty.NullVal(typ)
+				case 1, 2:
+					switch typ {
+					case cty.String:
+						v = cty.StringVal(word)
+					case cty.Number:
+						v = cty.NumberFloatVal(number)
+					case cty.Bool:
+						v = cty.BoolVal(number > 0)
+					}
+				}
+				facts[object][name] = Fact{Value: v}
+				i++
+			}
+		}
+		for _, p := range set.Policies {
+			start := time.Now()
+			j := p.Judge(facts, nil, "h", 0)
+			if took := time.Since(start); took > 10*time.Second {
+				t.Fatalf("judging took %s", took)
+			}
+			for _, r := range j.Results {
+				if r.Value == Unknown && r.Why == "" || len(r.Reason) > 2*maxReason {
+					t.Fatalf("%s: why %q, a reason of %d bytes", r.Value, r.Why, len(r.Reason))
+				}
+			}
+			if d, ok := p.Steady(facts, &j, time.Unix(0, 0)); ok && d <= 0 {
+				t.Fatalf("steady for %s", d)
+			}
 		}
 	})
 }
