@@ -86,7 +86,8 @@ func (h *hosts) alive(t *testing.T) (aliveFact, string) {
 	}
 	for _, e := range st.Evidence {
 		if e.Fact == "holder.alive" {
-			return aliveFact{e.Known, e.Value == true}, e.Source + e.Why
+			lives, _ := e.Value.(bool)
+			return aliveFact{e.Known, lives}, e.Source + e.Why
 		}
 	}
 	t.Fatalf("no holder.alive in %s", r.Stdout)
