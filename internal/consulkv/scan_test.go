@@ -144,7 +144,7 @@ func (stalled) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 type stalledBody struct {
-	ctx  context.Context //nolint:containedctx // that of the request that it answers
+	ctx  context.Context
 	rest *strings.Reader
 }
 
