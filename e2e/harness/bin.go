@@ -15,6 +15,8 @@ type Program struct {
 var (
 	Aimlock        = Program{"aimlock", "AIMLOCK_BIN", "bin/aimlock", "make build"}
 	ConsulBin      = Program{"consul", "CONSUL_BIN", ".tools/bin/consul", "make tools"}
+	Etcd           = Program{"etcd", "ETCD_BIN", ".tools/bin/etcd", "make bench"}
+	Etcdctl        = Program{"etcdctl", "ETCDCTL_BIN", ".tools/bin/etcdctl", "make bench"}
 	ConsulTemplate = Program{"consul-template", "CONSUL_TEMPLATE_BIN", ".tools/bin/consul-template", "make tools"}
 )
 
