@@ -14,7 +14,9 @@ import (
 // that judging builds no objects; HCL's operators give way to those of
 // logic.go; and what is constant is evaluated once and for all.
 type expr struct {
-	hcl   hclsyntax.Expression
+	hcl hclsyntax.Expression
+	// run evaluates hcl.
+	run   evaluator
 	reads []*factRef
 	// used are the names of reads.
 	used []string
@@ -97,6 +99,7 @@ func (c *compiler) compile(e hclsyntax.Expression) *expr {
 	if hasWindow(out.hcl) {
 		out.reading(c.refs[unixFact])
 	}
+	out.run = evaluatorOf(out.hcl, c.refs)
 	out.horizon = horizonOf(out.hcl, out.reads)
 	return out
 }

@@ -127,38 +127,40 @@ var containsFunc = function.New(&function.Spec{
 		{Name: "value", Type: cty.DynamicPseudoType, AllowNull: true, AllowUnknown: true, AllowDynamicType: true},
 	},
 	Type: function.StaticReturnType(cty.Bool),
-	Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
-		list, value := args[0], args[1]
-		t := list.Type()
-		switch {
-		case list.IsNull() || value.IsNull():
-			return nullBool, nil
-		case t == cty.DynamicPseudoType:
-			return unknownBool, nil
-		case !t.IsListType() && !t.IsTupleType() && !t.IsSetType():
-			return unknownBool, function.NewArgErrorf(0, "a list, tuple or set is required")
-		case !list.IsKnown() || !list.CanIterateElements():
-			return unknownBool, nil
-		}
-		result := cty.False
-		if mayBeNull(value) {
-			result = unknownBool
-		}
-		for it := list.ElementIterator(); it.Next(); {
-			_, v := it.Element()
-			if v.IsNull() {
-				continue
-			}
-			eq := v.Equals(value)
-			if !eq.IsKnown() {
-				result = unknownBool
-			} else if eq.True() {
-				return cty.True, nil
-			}
-		}
-		return result, nil
-	},
+	Impl: contains,
 })
+
+func contains(args []cty.Value, _ cty.Type) (cty.Value, error) {
+	list, value := args[0], args[1]
+	t := list.Type()
+	switch {
+	case list.IsNull() || value.IsNull():
+		return nullBool, nil
+	case t == cty.DynamicPseudoType:
+		return unknownBool, nil
+	case !t.IsListType() && !t.IsTupleType() && !t.IsSetType():
+		return unknownBool, function.NewArgErrorf(0, "a list, tuple or set is required")
+	case !list.IsKnown() || !list.CanIterateElements():
+		return unknownBool, nil
+	}
+	result := cty.False
+	if mayBeNull(value) {
+		result = unknownBool
+	}
+	for it := list.ElementIterator(); it.Next(); {
+		_, v := it.Element()
+		if v.IsNull() {
+			continue
+		}
+		eq := v.Equals(value)
+		if !eq.IsKnown() {
+			result = unknownBool
+		} else if eq.True() {
+			return cty.True, nil
+		}
+	}
+	return result, nil
+}
 
 // truthOf joins the elements of a list by && or ||.
 func truthOf(doc string, join shortCircuit, empty cty.Value) function.Function {

@@ -148,6 +148,7 @@ func (p *Policy) Judge(f Facts, m *Memory, hold string, now time.Duration) Judge
 		m.hold, m.since = hold, nil
 	}
 	s := p.scope(f)
+	defer p.scopes.Put(s)
 	j.Results = make([]RuleResult, len(p.rules))
 	var hot, unknown, warm *RuleResult
 	for i, r := range p.rules {
@@ -200,6 +201,11 @@ func newScope(f Facts, reads []*factRef) *scope {
 		Variables: make(map[string]cty.Value, len(reads)),
 		Functions: functions,
 	}}
+	s.fill(f, reads)
+	return s
+}
+
+func (s *scope) fill(f Facts, reads []*factRef) {
 	for _, r := range reads {
 		v, why := r.value(f)
 		s.ctx.Variables[r.name] = v
@@ -210,10 +216,19 @@ func newScope(f Facts, reads []*factRef) *scope {
 			s.why[r.name] = why
 		}
 	}
-	return s
 }
 
-func (p *Policy) scope(f Facts) *scope { return newScope(f, p.reads) }
+// scope is one of f for all rules of the policy, perhaps one that was used before:
+// what it holds is always about the same facts. It goes back to p.scopes.
+func (p *Policy) scope(f Facts) *scope {
+	s, ok := p.scopes.Get().(*scope)
+	if !ok {
+		return newScope(f, p.reads)
+	}
+	clear(s.why)
+	s.fill(f, p.reads)
+	return s
+}
 
 // unknowns says which of the facts are unknown, and why.
 func (s *scope) unknowns(used []string) string {
@@ -279,7 +294,7 @@ func (e *expr) value(ctx *hcl.EvalContext) (v cty.Value, diags hcl.Diagnostics) 
 			diags = hcl.Diagnostics{{Severity: hcl.DiagError, Summary: "Evaluation failed", Detail: clip(printable(fmt.Sprint(p)), 200), Subject: e.rng.Ptr()}}
 		}
 	}()
-	return e.hcl.Value(ctx)
+	return e.run(ctx)
 }
 
 func (r *Rule) eval(s *scope) RuleResult {

@@ -186,18 +186,20 @@ func or(l, r cty.Value, ld, rd hcl.Diagnostics) (cty.Value, hcl.Diagnostics) {
 var notFunc = function.New(&function.Spec{
 	Params: []function.Parameter{{Name: "val", Type: cty.Bool, AllowNull: true, AllowUnknown: true, AllowDynamicType: true}},
 	Type:   function.StaticReturnType(cty.Bool),
-	Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
-		switch answerOf(args[0]) {
-		case isTrue:
-			return cty.False, nil
-		case isFalse:
-			return cty.True, nil
-		case isNone:
-			return nullBool, nil
-		}
-		return unknownBool, nil
-	},
+	Impl:   func(args []cty.Value, _ cty.Type) (cty.Value, error) { return not(args[0]), nil },
 })
+
+func not(v cty.Value) cty.Value {
+	switch answerOf(v) {
+	case isTrue:
+		return cty.False
+	case isFalse:
+		return cty.True
+	case isNone:
+		return nullBool
+	}
+	return unknownBool
+}
 
 type shortCircuit = func(l, r cty.Value, ld, rd hcl.Diagnostics) (cty.Value, hcl.Diagnostics)
 

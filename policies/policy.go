@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"sync"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -31,6 +32,8 @@ type Policy struct {
 	file  *expr
 	rules []*Rule // warm and hot, in the order of the file
 	reads []*factRef
+	// scopes are scopes of reads.
+	scopes sync.Pool
 }
 
 // Matches reports whether the policy is for the lock.

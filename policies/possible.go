@@ -239,7 +239,7 @@ func (e *expr) parts() []*expr {
 			split(or.RHS)
 			return
 		}
-		part := &expr{hcl: n, rng: n.Range()}
+		part := &expr{hcl: n, run: n.Value, rng: n.Range()}
 		roots := map[string]bool{}
 		for _, t := range hclsyntax.Variables(n) {
 			roots[t.RootName()] = true

@@ -26,7 +26,7 @@ func (r *Rule) reasonText(s *scope) string {
 		parts = tpl.Parts
 	}
 	for _, part := range parts {
-		v, diags := (&expr{hcl: part, rng: r.reason.rng}).value(s.ctx)
+		v, diags := (&expr{run: part.Value, rng: r.reason.rng}).value(s.ctx)
 		if diags.HasErrors() {
 			v = cty.DynamicVal
 		}
@@ -84,6 +84,9 @@ func number(f *big.Float) string {
 // printable replaces what could move a terminal's cursor or hide text: facts
 // come from records that anybody may have written.
 func printable(s string) string {
+	if plain(s) {
+		return s
+	}
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || r == '\t':
@@ -93,4 +96,15 @@ func printable(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// plain reports whether s holds only what shows, and nothing but ASCII: most
+// texts do, and need no second look.
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }

@@ -12,6 +12,9 @@ import (
 // Printable returns s on one line without control characters and other
 // codes that do not show: each becomes a question mark, white space a blank.
 func Printable(s string) string {
+	if plain(s) {
+		return s
+	}
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == utf8.RuneError:
@@ -23,6 +26,17 @@ func Printable(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// plain reports whether s is ASCII that shows: most texts are, and have nothing
+// to be replaced.
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // Clip returns the first n bytes of s, cut at a character, and says so.

@@ -1,11 +1,15 @@
 package guard
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,7 +27,7 @@ import (
 const benchLocks, benchSessions = 10_000, 500
 
 // crowd is a Consul that holds many locks, served over HTTP by this process.
-func crowd(b *testing.B) *locksmith.Client {
+func crowd(b *testing.B, wrap func(http.RoundTripper) http.RoundTripper) *locksmith.Client {
 	b.Helper()
 	srv, err := devconsul.New(devconsul.Config{NodeName: "node-1"})
 	if err != nil {
@@ -32,7 +36,7 @@ func crowd(b *testing.B) *locksmith.Client {
 	b.Cleanup(func() { _ = srv.Close() })
 	ts := httptest.NewServer(srv.Handler())
 	b.Cleanup(ts.CloseClientConnections)
-	kv, err := consulkv.New(consulkv.Config{Address: ts.URL})
+	kv, err := consulkv.New(consulkv.Config{Address: ts.URL, Wrap: wrap})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -81,7 +85,7 @@ func cpu(b *testing.B) time.Duration {
 // BenchmarkFirstJudgement is the first verdict on each of 10,000 locks by the
 // shipped default policy: what a locksmith does beside reading when it starts.
 func BenchmarkFirstJudgement(b *testing.B) {
-	c := crowd(b)
+	c := crowd(b, nil)
 	snaps, err := Sweeps(c.Reader())([]string{keys.DefaultPrefix + "locks/"}).Read(b.Context())
 	if err != nil || len(snaps) != benchLocks {
 		b.Fatalf("%d locks, %v", len(snaps), err)
@@ -103,10 +107,85 @@ func BenchmarkFirstJudgement(b *testing.B) {
 	b.ReportMetric((cpu(b)-used).Seconds()*1000/float64(n), "cpu-ms/op")
 }
 
+// taped is a Consul that was asked before: what it answered is told again from
+// memory, so that only who asks is measured.
+type taped struct {
+	next http.RoundTripper
+	mu   sync.Mutex
+	tape map[string]answer
+	on   bool
+}
+
+type answer struct {
+	resp http.Response
+	body []byte
+}
+
+func (t *taped) RoundTrip(r *http.Request) (*http.Response, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a, ok := t.tape[r.URL.String()]
+	if !ok || !t.on {
+		resp, err := t.next.RoundTrip(r)
+		if err != nil || !t.on {
+			return resp, err
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil {
+			return nil, err
+		}
+		a = answer{*resp, body}
+		t.tape[r.URL.String()] = a
+	}
+	resp := a.resp
+	resp.Request, resp.Body = r, io.NopCloser(bytes.NewReader(a.body))
+	return &resp, nil
+}
+
+// BenchmarkFirstSweep is the first sweep of 10,000 locks and the verdict on each
+// by the shipped default policy: all that a locksmith does when it starts, from
+// the bytes of Consul's answers on.
+func BenchmarkFirstSweep(b *testing.B) {
+	t := &taped{tape: map[string]answer{}}
+	c := crowd(b, func(next http.RoundTripper) http.RoundTripper { t.next = next; return t })
+	t.on = true
+	source := func() Source { return Sweeps(c.Reader())([]string{keys.DefaultPrefix + "locks/"}) }
+	if _, err := source().Read(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	runtime.GC()
+	b.ReportAllocs()
+	var read, judged time.Duration
+	n := 0
+	for b.Loop() {
+		n++
+		used := cpu(b)
+		snaps, err := source().Read(b.Context())
+		if err != nil || len(snaps) != benchLocks {
+			b.Fatalf("%d locks, %v", len(snaps), err)
+		}
+		read += cpu(b) - used
+		used = cpu(b)
+		g, err := New(Config{Client: c, Source: Sweeps(c.Reader())})
+		if err != nil {
+			b.Fatal(err)
+		}
+		g.source = &feed{}
+		g.update(batch{from: g.source, first: true, locks: snaps})
+		if g.judged != benchLocks {
+			b.Fatalf("%d verdicts", g.judged)
+		}
+		judged += cpu(b) - used
+	}
+	b.ReportMetric(read.Seconds()*1000/float64(n), "cpu-ms/read")
+	b.ReportMetric(judged.Seconds()*1000/float64(n), "cpu-ms/judge")
+}
+
 // BenchmarkOneChange is what one changed lock of 10,000 costs, and what standing
 // still costs: nothing is due.
 func BenchmarkOneChange(b *testing.B) {
-	c := crowd(b)
+	c := crowd(b, nil)
 	snaps, err := Sweeps(c.Reader())([]string{keys.DefaultPrefix + "locks/"}).Read(b.Context())
 	if err != nil {
 		b.Fatal(err)
@@ -135,7 +214,7 @@ func BenchmarkOneChange(b *testing.B) {
 // what a second of standing still costs it. The Consul is in the same process,
 // so the memory counted is what remains when its own is taken off.
 func BenchmarkWatch10kLocks(b *testing.B) {
-	c := crowd(b)
+	c := crowd(b, nil)
 	heap := func() float64 {
 		debug.FreeOSMemory()
 		var ms runtime.MemStats
