@@ -154,6 +154,14 @@ func TestTerraform(t *testing.T) {
 	want{"holder.tool": "terraform", "holder.user": "?earlier holder"}.check(t, w.facts(s))
 	w.put("tf/state/.lockinfo", []byte("{"))
 	want{"holder.user": "?not Terraform's"}.check(t, w.facts(w.read("tf/state/.lock")))
+
+	// A script that takes the lock for Terraform knows nothing of the flag.
+	id = w.hold("tf/other/.lock", 0, func(string) []byte { return nil })
+	if s := w.read("tf/other/.lock"); s.Tool != evidence.ToolUnknown {
+		t.Fatalf("tool %s without lock info", s.Tool)
+	}
+	w.put("tf/other/.lockinfo", info(id))
+	want{"holder.tool": "terraform", "holder.user": "ann?[2J"}.check(t, w.facts(w.read("tf/other/.lock")))
 }
 
 // Where the key does not tell the tool, its session's name may.

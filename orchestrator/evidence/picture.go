@@ -447,10 +447,7 @@ func (p *picture) isHidden(key string) bool {
 func (p *picture) held(s *Snapshot) {
 	if s.Holder == nil {
 		if info, ok := InfoKey(s.Key); ok {
-			beside := p.kv[info].pair
-			if s.Tool = toolOf(s.Pair, beside != nil); s.Tool == ToolTerraform {
-				s.takeInfo(beside)
-			}
+			s.beside(p.kv[info].pair)
 		}
 	}
 	switch e := p.sessions[s.SessionID()]; {

@@ -63,19 +63,36 @@ func InfoKey(key string) (string, bool) {
 	return strings.TrimSuffix(key, lockBase) + infoBase, true
 }
 
-// readInfo looks for Terraform's lock info beside a lock of consul/api's.
+// readInfo looks for Terraform's lock info beside a lock that is called as its
+// locks are.
 func (r *Reader) readInfo(ctx context.Context, s *Snapshot) error {
 	info, ok := InfoKey(s.Key)
-	if !ok || s.Tool != ToolConsulLock || s.Pair.Flags != api.LockFlagValue {
+	if !ok || s.Pair.Flags == api.SemaphoreFlagValue {
 		return nil
 	}
 	p, err := r.Consul.Get(ctx, info)
 	if err != nil {
 		return err
 	}
-	s.Tool = toolOf(s.Pair, p != nil)
-	s.takeInfo(p)
+	s.beside(p)
 	return nil
+}
+
+// beside takes what stands beside a lock where Terraform keeps its info. Info
+// that names the lock's own session says Terraform without the flag too: it is
+// how a script, or another client, takes a lock that keeps Terraform out.
+func (s *Snapshot) beside(info *api.KVPair) {
+	s.Tool = toolOf(s.Pair, info != nil)
+	if s.Tool == ToolTerraform {
+		s.takeInfo(info)
+		return
+	}
+	if info == nil || s.Pair.Flags == api.SemaphoreFlagValue {
+		return
+	}
+	if i, err := decodeLockInfo(info.Value, s.SessionID()); err == nil {
+		s.Tool, s.Info, s.HolderWhy = ToolTerraform, i, ""
+	}
 }
 
 // readSemaphore reads one key of a semaphore with all that stands around it.
