@@ -47,17 +47,27 @@ func lockError(err error) error {
 		}
 		return refused(code, refusalText(ref.Status, ref.Why))
 	case errors.As(err, &not):
-		text := fmt.Sprintf("ERROR: %s: HOT\n  %-9s %s\n", not.Lock, "not now", not.Why)
-		if not.Next != "" {
-			text += fmt.Sprintf("  %-9s %s\n", "to do", "`"+not.Next+"`")
-		}
-		return refused(ExitLockHot, text)
+		return refused(ExitLockHot, notPermittedText(not, nil))
 	case errors.As(err, &lost):
 		return refused(ExitLost, fmt.Sprintf("ERROR: %s: LOST\n  %-9s %s\n  %-9s %d\n", lost.Lock, "why", lost.Why, "token", lost.Token))
 	case errors.Is(err, locksmith.ErrPlainKey):
 		return exitf(ExitFailed, "%w", err)
 	}
 	return err
+}
+
+// notPermittedText is what a person reads whom a brake refuses. st is what is
+// known of the lock, or nil.
+func notPermittedText(not *locksmith.NotPermittedError, st *locksmith.Status) string {
+	text := fmt.Sprintf("ERROR: %s: HOT\n", not.Lock)
+	if st != nil && st.State == locksmith.Hot {
+		text += statusLines(st, "", "  ")
+	}
+	text += fmt.Sprintf("  %-9s %s\n", "not now", not.Why)
+	if not.Next != "" {
+		text += fmt.Sprintf("  %-9s %s\n", "to do", "`"+not.Next+"`")
+	}
+	return text
 }
 
 // refusalText is what a person reads whom a lock refuses: the state, who, since
@@ -254,7 +264,11 @@ func (m *Meta) notices() func(locksmith.Notice) {
 		switch n.Kind {
 		case locksmith.NoticeWaiting:
 			if n.Status.State == locksmith.Hot {
-				m.Notef("%s", refusalText(n.Status, ""))
+				text := refusalText(n.Status, "")
+				if n.Text != "" {
+					text += fmt.Sprintf("  %-9s %s\n", "waiting", n.Text)
+				}
+				m.Notef("%s", text)
 				return
 			}
 			who := ""

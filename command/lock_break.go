@@ -41,6 +41,9 @@ be broken now (approval, budget, freeze, other policies applied) is exit code 5.
 				m.Printf("%s: nobody holds it; there is nothing to break\n", name)
 				return nil
 			}
+			if not, ok := errors.AsType[*locksmith.NotPermittedError](err); ok && out != nil {
+				return refused(ExitLockHot, notPermittedText(not, c.Status(out.Verdict)))
+			}
 			if err != nil {
 				return lockError(err)
 			}

@@ -91,7 +91,7 @@ func (c *Client) Break(ctx context.Context, req BreakRequest) (*Broken, error) {
 			if obs.cluster == nil {
 				obs.cluster, watched = evidence.WatchCluster(bctx, c.consul)
 			}
-			req.Notify(Notice{Kind: NoticeWaiting, Lock: req.Name, Status: c.Status(v), Text: "watching the cluster for a minute: " + err.Error()})
+			req.Notify(Notice{Kind: NoticeWaiting, Lock: req.Name, Status: c.Status(v), Text: "watching the cluster for " + thawPatience.String() + " at most: " + whyNot(err)})
 			err = c.thaw(ctx, t)
 		}
 		if err == nil {
@@ -117,6 +117,14 @@ func closedChan() <-chan struct{} {
 func frozenUnknown(err error) bool {
 	no, ok := errors.AsType[*NotPermittedError](err)
 	return ok && no.brake == brakeUnknown
+}
+
+// whyNot is why a brake refuses, without the lock's name.
+func whyNot(err error) string {
+	if no, ok := errors.AsType[*NotPermittedError](err); ok {
+		return no.Why
+	}
+	return err.Error()
 }
 
 // thawPatience is how long it takes to know of a cluster what a policy's freeze
