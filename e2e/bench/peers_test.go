@@ -28,7 +28,7 @@ func BenchmarkPeers(b *testing.B) {
 			return harness.Spec{Path: harness.ConsulBin.Path(b), Args: []string{"lock", lock, script}, Env: c.Env()}
 		}},
 		{"etcdctl-lock", func(lock, script string) harness.Spec {
-			return harness.Spec{Path: harness.Etcdctl.Path(b), Args: []string{"--endpoints", etcd, "lock", "--ttl=10", lock, "sh", "-c", script}}
+			return harness.Spec{Path: harness.Etcdctl.Path(b), Args: []string{"--endpoints", etcd, "lock", "--ttl=10", lock, "--", "sh", "-c", script}}
 		}},
 		{"lock-exec", func(lock, script string) harness.Spec {
 			return harness.Spec{Path: harness.Aimlock.Path(b), Args: []string{"lock", "exec", lock, "--", "sh", "-c", script}, Env: c.Env()}
