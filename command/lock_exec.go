@@ -51,7 +51,7 @@ and losses print ERROR: first and exit with 4, 5 or 7.`,
 			{"One deploy at a time", "aimlock lock exec deploy -- ./deploy.sh --all"},
 			{"Only if it is free now", "aimlock lock exec -try nightly -- ./report"},
 			{"Three backups at a time, over all machines", "aimlock lock exec -n 3 backup -- ./backup.sh"},
-			{"Tell how far it is, so that one which stands still is noticed", "aimlock lock exec -progress-fd 3 import -- sh -c 'for i in 1 2 3; do ./step $i; echo $i/3 steps >&3; done'"},
+			{"Tell how far it is, so that one which stands still is noticed", "aimlock lock exec -progress-fd 3 import -- sh -c './a; echo 1/2 >&3; ./b; echo 2/2 >&3'"},
 		},
 		Groups: groupConsul | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {

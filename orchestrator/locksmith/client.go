@@ -139,10 +139,11 @@ func New(cfg Config) (*Client, error) {
 }
 
 // With is a client of the same process and connection that judges by other
-// policies.
+// policies. It puts off no ends of sessions, so it needs no Close.
 func (c *Client) With(set *policies.Set) *Client {
 	out := &Client{
 		consul: c.consul, keys: c.keys, log: c.log, set: set, self: c.self, by: c.by, onBreak: c.onBreak, boot: c.boot, reader: c.reader,
+		checking: make(chan struct{}, 1),
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

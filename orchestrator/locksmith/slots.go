@@ -72,7 +72,9 @@ type slots struct {
 	att    *attempt
 	// races are how often somebody was faster lately.
 	races int
-	said  bool
+	// waited: it looked, and found none that it could have.
+	waited bool
+	said   bool
 
 	// wake is poked when there is something new below.
 	wake chan struct{}
@@ -147,6 +149,7 @@ func (s *slots) run(ctx context.Context) (_ *Hold, err error) {
 
 // wait waits for news, for the time to judge anew, or for the end of the wait.
 func (s *slots) wait(ctx context.Context, tick <-chan time.Time) error {
+	s.waited = true
 	var end <-chan time.Time
 	if left, bounded := s.all[0].w.left(); bounded {
 		t := time.NewTimer(left)
@@ -309,8 +312,9 @@ func (s *slots) takeFree(ctx context.Context) (*Hold, error) {
 	if len(free) == 0 {
 		return nil, nil
 	}
-	if s.races > 0 {
-		if err := sleep(ctx, rand.N(time.Duration(min(s.races, 10))*20*time.Millisecond)); err != nil {
+	if s.waited || s.races > 0 {
+		// All who wait learn of it in the same moment.
+		if err := sleep(ctx, rand.N(time.Duration(min(s.races+1, 10))*20*time.Millisecond)); err != nil {
 			return nil, err
 		}
 		free = s.free()
