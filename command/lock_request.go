@@ -16,7 +16,7 @@ func newLockRequest(m *Meta) *command {
 		Description: `Asks whoever holds the lock now to finish in good order and let go. Only that
 holder is meant: the request ends with its hold.`,
 		Examples: []example{{"Ask, and say why", "aimlock lock request -reason 'urgent rollback' aim_lock_config.conf"}},
-	}, 10*time.Minute, "asked to let go", (*locksmith.Client).Request)
+	}, 10*time.Minute, "asked to let go", (*locksmith.Client).Request, unheard)
 }
 
 func newLockApprove(m *Meta) *command {
@@ -24,15 +24,37 @@ func newLockApprove(m *Meta) *command {
 		Synopsis: "Approve that a lock be broken",
 		Description: `Lets the lock be broken while its present holder has it, where the policy says
 approval = "manual". It breaks nothing by itself, and a lock that is not HOT is
-not broken for it. The approval ends with the hold that it names.`,
+not broken for it. The approval ends with the hold that it names. It is for the
+rule that makes the lock HOT when it is given, by the policies of this command;
+for any rule where the lock is not HOT yet.`,
 		Examples: []example{{"Approve for the next 10 minutes", "aimlock lock approve -for 10m -reason 'host burnt' aim_lock_config.conf"}},
-	}, time.Hour, "break approved", (*locksmith.Client).Approve)
+	}, time.Hour, "break approved", (*locksmith.Client).Approve, vain)
 }
+
+// unheard says that nobody reads the request; "" if the holder does.
+func unheard(_ context.Context, _ *locksmith.Client, v *locksmith.Verdict) (string, error) {
+	if v.Snapshot.Holder != nil {
+		return "", nil
+	}
+	return "only a holder that is aimlock reads it, and this one is not: ask whoever runs it", nil
+}
+
+// vain says why nothing is broken by these policies, approved or not.
+func vain(ctx context.Context, c *locksmith.Client, v *locksmith.Verdict) (string, error) {
+	why, err := c.NotInForce(ctx, v)
+	if err != nil || why == "" {
+		return "", err
+	}
+	return "nothing is broken for it by these policies: " + why, nil
+}
+
+// doubtFunc says what is in the way of what was told; "" if nothing is known.
+type doubtFunc func(ctx context.Context, c *locksmith.Client, v *locksmith.Verdict) (string, error)
 
 type tellFunc func(c *locksmith.Client, ctx context.Context, name, reason string, valid time.Duration) (*locksmith.Verdict, error)
 
 // tellHolder fills in a command that writes a record naming a lock's holder.
-func tellHolder(m *Meta, c *command, valid time.Duration, done string, tell tellFunc) *command {
+func tellHolder(m *Meta, c *command, valid time.Duration, done string, tell tellFunc, doubt doubtFunc) *command {
 	reason := ""
 	c.Meta, c.Usage, c.MinArgs, c.MaxArgs = m, "[options] NAME", 1, 1
 	c.Groups = groupConsul | groupPolicy
@@ -58,6 +80,11 @@ func tellHolder(m *Meta, c *command, valid time.Duration, done string, tell tell
 		}
 		if err != nil {
 			return err
+		}
+		if text, err := doubt(ctx, lc, v); err != nil {
+			m.Log.Debug("look whether it counts", "error", err)
+		} else if text != "" {
+			m.Notef("Warning: %s\n", text)
 		}
 		m.Printf("%s: %s, for the holder of token %s, valid for %s\n", name, done, fmt.Sprint(v.Snapshot.Index()), valid)
 		return nil

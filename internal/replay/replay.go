@@ -27,8 +27,10 @@ type Judged struct {
 	Break  string     `json:"break,omitempty"`
 }
 
+// same is whether two verdicts say the same. Where no rule decided, it does not
+// matter which policy had none that did.
 func (j *Judged) same(o *Judged) bool {
-	return j.State == o.State && j.Rule == o.Rule && j.Policy == o.Policy
+	return j.State == o.State && j.Rule == o.Rule && (j.Rule == "" || j.Policy == o.Policy)
 }
 
 // Difference is a span of time in which a lock would have been judged otherwise

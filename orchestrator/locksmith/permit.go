@@ -129,6 +129,20 @@ func (c *Client) inForce(v *Verdict, active *api.KVPair) string {
 	return ""
 }
 
+// NotInForce says why the client's policies may not break the lock now, whatever
+// its state is; "" if they may.
+func (c *Client) NotInForce(ctx context.Context, v *Verdict) (string, error) {
+	key := c.keys.PolicyActive()
+	active, err := c.consul.Get(ctx, key)
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", key, err)
+	}
+	if active == nil {
+		active = &api.KVPair{Key: key}
+	}
+	return c.inForce(v, active), nil
+}
+
 // approved says why a manual approval is missing; "" if it is there.
 func approved(v *Verdict, now time.Time) string {
 	s, a := v.Snapshot, v.Snapshot.Approval
