@@ -32,7 +32,8 @@ type WatchOptions struct {
 // goes back (a restored server) starts anew from 0. A restore ends the queries
 // that wait with what stood before it, and the same index; asked again by that
 // index, a server would wait until it is passed. So an answer of no news that
-// comes early is followed by a query that does not block.
+// comes early is followed by a query that does not block, and so is an error:
+// whoever answers next may be a server that knows only lower indexes.
 type Watcher[T any] struct {
 	c     *Client
 	opts  WatchOptions
@@ -73,6 +74,7 @@ func (w *Watcher[T]) Next(ctx context.Context) (T, error) {
 		w.last = time.Now()
 		v, meta, err := w.query(ctx)
 		if err != nil {
+			w.plain = true
 			return v, err
 		}
 		before, index := w.index, meta.LastIndex
@@ -149,7 +151,11 @@ func (w *Watcher[T]) query(ctx context.Context) (T, *api.QueryMeta, error) {
 	if index > 0 {
 		slow.timeout += w.opts.Wait + w.opts.Wait/16
 	}
+	tries := 0
 	a, err := Retry(ctx, &slow, "watch "+w.opts.Name, func(ctx context.Context) (answer[T], error) {
+		if tries++; tries > 1 {
+			index, w.plain = 0, true
+		}
 		q := &api.QueryOptions{WaitIndex: index, WaitTime: w.opts.Wait}
 		v, meta, err := w.fetch(q.WithContext(ctx))
 		return answer[T]{v, meta}, err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -177,8 +178,30 @@ func TestWatcherResumesAfterAnError(t *testing.T) {
 		if p, err := w.Next(t.Context()); err != nil || p.Session != "b" {
 			t.Fatalf("%v, %v", p, err)
 		}
-		if s.asked[3] != "5@1s" {
+		if s.asked[3] != "0@1s" {
 			t.Fatalf("asked %v", s.asked)
+		}
+	})
+}
+
+// A server that comes back with lower indexes would keep a query by an old one
+// waiting: after an error, what stands is asked for, and only news are told.
+func TestWatcherAfterAnErrorAsksForWhatStands(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &scripted{steps: []step{{0, "500", "a", 0}, {time.Second, "", "", 500}, {0, "20", "b", 0}, {0, "20", "b", 0},
+			{time.Second, "", "", 500}, {0, "20", "b", 0}, {3 * time.Second, "21", "c", 0}}}
+		w := watch(t, s, consulkv.WatchOptions{})
+		var told []string
+		for len(told) < 4 {
+			p, err := w.Next(t.Context())
+			if err == nil {
+				told = append(told, fmt.Sprintf("%s@%s", p.Session, time.Since(s.start).Round(time.Second)))
+			}
+		}
+		// "b" is told again once: what went back starts anew.
+		if want := []string{"a@0s", "b@1s", "b@2s", "c@7s"}; !slices.Equal(told, want) {
+			t.Errorf("told %q, want %q; asked %q", told, want, s.asked)
 		}
 	})
 }
