@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"io"
 	"net/http"
 	"os/exec"
@@ -166,6 +167,10 @@ var corpse = sync.OnceValues(func() (hostproc.Process, error) {
 
 // TestMain makes what is made once outside of every bubble.
 func TestMain(m *testing.M) {
+	// Each check is a whole story. More of them: -args -rapid.checks=1000
+	if err := flag.Set("rapid.checks", "25"); err != nil {
+		panic(err)
+	}
 	if _, err := corpse(); err != nil {
 		panic(err)
 	}
