@@ -247,7 +247,10 @@ func deref(s *string) string {
 
 // showSeconds shows a number of seconds as people say it.
 func showSeconds(s float64) string {
-	d := time.Duration(s * float64(time.Second))
+	d := time.Duration(math.MaxInt64)
+	if s < d.Seconds() {
+		d = time.Duration(s * float64(time.Second))
+	}
 	switch {
 	case d < 10*time.Second:
 		return d.Round(100 * time.Millisecond).String()

@@ -42,7 +42,7 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 				prefix = strings.TrimPrefix(in.Args[0], "/")
 			}
 			list := []*locksmith.Status{}
-			err = c.EachLock(ctx, prefix, all, func(v *locksmith.Verdict) {
+			hidden, err := c.EachLock(ctx, prefix, all, func(v *locksmith.Verdict) {
 				st := c.Status(v)
 				st.Next = c.Next(v, nil)
 				if !verbose {
@@ -52,6 +52,9 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 			})
 			if err != nil {
 				return err
+			}
+			if hidden {
+				m.Notef("Warning: locks that the token may not read are not shown; check CONSUL_HTTP_TOKEN and its policies\n")
 			}
 			if m.JSON && verbose {
 				full := make([]fullStatus, len(list))

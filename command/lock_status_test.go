@@ -8,6 +8,15 @@ import (
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
+// A record may ask for any pause.
+func TestShowSeconds(t *testing.T) {
+	for s, want := range map[float64]string{0: "0s", 4.25: "4.3s", 61: "1m1s", 3 * 86400: "3 days", 1e308: "106751 days"} {
+		if got := showSeconds(s); got != want {
+			t.Errorf("showSeconds(%g) = %q, want %q", s, got, want)
+		}
+	}
+}
+
 func TestEvidenceHasEveryField(t *testing.T) {
 	st := &locksmith.Status{Evidence: []records.Evidence{{Fact: "check.status", Value: json.RawMessage(`"passing"`), Known: true}}}
 	out, err := json.Marshal(withEvidence(st))

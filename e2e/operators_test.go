@@ -2,8 +2,12 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/e2e/harness"
 	"github.com/aim-control/aimlock/internal/consulkv"
@@ -123,5 +127,33 @@ func TestOperators(t *testing.T) {
 	}
 	if n := strings.Count(text, self.AccessorID); n < 3 {
 		t.Errorf("the accessor stands %d times in\n%s", n, text)
+	}
+}
+
+// Who may read nothing is not told that there are no locks.
+func TestListWithoutRights(t *testing.T) {
+	t.Parallel()
+	c := harness.StartConsul(t, harness.WithACL("a5b1c7a2-7b3e-4b8e-9a5e-0d1a2b3c4d5e"))
+	id, _, err := c.Client().Session().Create(&api.SessionEntry{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ok, _, err := c.Client().KV().Acquire(&api.KVPair{Key: "ops/web/.lock", Session: id}, nil); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	for token, want := range map[string][2]bool{"anonymous": {false, true}, "": {true, false}} {
+		cmd := exec.CommandContext(t.Context(), harness.Aimlock.Path(t), "lock", "list")
+		cmd.Env = append(os.Environ(), c.Env()...)
+		if token != "" {
+			cmd.Env = append(cmd.Env, "CONSUL_HTTP_TOKEN="+token)
+		}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		got := [2]bool{strings.Contains(string(out), "ops/web/.lock"), strings.Contains(string(out), "may not read are not shown")}
+		if got != want {
+			t.Errorf("token %q: the lock is shown, a warning is: %v, want %v: %s", token, got, want, out)
+		}
 	}
 }

@@ -33,6 +33,8 @@ type Sweep struct {
 	// HeldOnly lets Read leave out what nobody holds, which can save it nearly
 	// all of its work.
 	HeldOnly bool
+	// Hidden is set by Read where there may be more locks, which ACLs hide.
+	Hidden bool
 
 	r *Reader
 	// roots are what was asked for, parts the prefixes of KV that are read.
@@ -118,7 +120,15 @@ func (s *Sweep) Read(ctx context.Context) ([]*Snapshot, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return p.compose(), nil
+	out := p.compose()
+	// Consul 1.14 does not say of a list of keys that some were left out, and of
+	// sessions it says so to no one without a token: who is shown no lock, and no
+	// session where there are ACLs, cannot tell.
+	s.Hidden = len(out) == 0 && (p.sessionsWhy == errSessionsHidden.Error() || s.HeldOnly && len(p.sessions) == 0)
+	for _, hidden := range p.hidden {
+		s.Hidden = s.Hidden || hidden
+	}
+	return out, nil
 }
 
 // readSessions fails only if ctx ends: without sessions, facts are unknown.

@@ -13,19 +13,20 @@ import (
 // is asked the same few questions; see [evidence.Sweep].
 func (c *Client) List(ctx context.Context, prefix string) ([]*Verdict, error) {
 	var out []*Verdict
-	err := c.EachLock(ctx, prefix, true, func(v *Verdict) { out = append(out, v) })
+	_, err := c.EachLock(ctx, prefix, true, func(v *Verdict) { out = append(out, v) })
 	return out, err
 }
 
 // EachLock is List for who does not keep what it makes: the facts of thousands
 // of verdicts are many times what is shown of them. free: the free locks of
-// aimlock's own as well.
-func (c *Client) EachLock(ctx context.Context, prefix string, free bool, each func(*Verdict)) error {
+// aimlock's own as well. hidden: there may be more locks, which the token
+// may not read.
+func (c *Client) EachLock(ctx context.Context, prefix string, free bool, each func(*Verdict)) (hidden bool, err error) {
 	sweep := c.reader.NewSweep([]string{prefix})
 	sweep.HeldOnly = !free
 	found, err := sweep.Read(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	semaphores := map[string]bool{}
 	for _, s := range found {
@@ -48,5 +49,5 @@ func (c *Client) EachLock(ctx context.Context, prefix string, free bool, each fu
 		found[i] = nil
 		each(v)
 	}
-	return nil
+	return sweep.Hidden, nil
 }
