@@ -220,6 +220,11 @@ func (d *decoder) policy(b *hcl.Block) *Policy {
 			p.Warm = append(p.Warm, r)
 		}
 	}
+	p.names = &Names{objects: map[string]map[string]bool{}}
+	p.names.add(p.reads)
+	if p.file != nil {
+		p.names.add(p.file.reads)
+	}
 	if p.Break != nil && len(content.Blocks.OfType("hot")) == 0 {
 		d.warn(p.Break.Range, "Nothing to break", "Policy %q has a break block and no hot rule, so that none of its locks is ever broken.", p.Name)
 	}

@@ -32,6 +32,27 @@ type Fact struct {
 // of the evidence plugin p stand under the object "plugin.p".
 type Facts map[string]map[string]Fact
 
+// Names is a set of facts. A nil one holds every fact.
+type Names struct{ objects map[string]map[string]bool }
+
+// Object returns the facts of one object that are in the set; all says that every
+// one is. The map is only to be read.
+func (n *Names) Object(object string) (attrs map[string]bool, all bool) {
+	if n == nil {
+		return nil, true
+	}
+	return n.objects[object], false
+}
+
+func (n *Names) add(refs []*factRef) {
+	for _, r := range refs {
+		if n.objects[r.object] == nil {
+			n.objects[r.object] = map[string]bool{}
+		}
+		n.objects[r.object][r.attr] = true
+	}
+}
+
 // Lookup returns the fact called "object.attribute" ("plugin.p.attribute").
 func (f Facts) Lookup(name string) (Fact, bool) {
 	object, attr, ok := SplitFact(name)

@@ -32,6 +32,7 @@ type Policy struct {
 	file  *expr
 	rules []*Rule // warm and hot, in the order of the file
 	reads []*factRef
+	names *Names
 	// scopes are scopes of reads.
 	scopes sync.Pool
 }
@@ -50,6 +51,16 @@ func (p *Policy) Pattern(id LockID) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// Judging returns the facts that a verdict rests on: those that Judge, Steady and
+// FilePath read. What is done about a verdict (Break) reads others. It is empty
+// for a nil policy.
+func (p *Policy) Judging() *Names {
+	if p == nil {
+		return &Names{}
+	}
+	return p.names
 }
 
 // Rules returns the policy's rules, warm and hot, in the order of the file.

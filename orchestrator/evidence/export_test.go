@@ -9,7 +9,7 @@ import (
 
 // FactsOfReport are the facts that a report gives.
 func FactsOfReport(r *filelock.Report) map[string]policies.Fact {
-	f := newSet(time.Now())
+	f := newSet("file", time.Now(), nil)
 	f.fileLocks(r)
 	return f.facts
 }

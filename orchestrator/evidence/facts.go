@@ -27,16 +27,35 @@ const (
 	srcObserved = "observed/ in consul kv"
 )
 
-// set collects the facts of one object.
+// set collects the facts of one object that somebody wants to know.
 type set struct {
 	facts map[string]policies.Fact
 	at    time.Time
+	want  map[string]bool
+	all   bool
 }
 
-func newSet(at time.Time) *set { return &set{facts: map[string]policies.Fact{}, at: at} }
+func newSet(object string, at time.Time, names *policies.Names) *set {
+	s := &set{at: at}
+	s.want, s.all = names.Object(object)
+	n := len(s.want)
+	if s.all {
+		n = len(schema()[object])
+	}
+	s.facts = make(map[string]policies.Fact, n)
+	return s
+}
+
+func (s *set) wants(name string) bool { return s.all || s.want[name] }
+
+func (s *set) put(name string, f policies.Fact) {
+	if s.wants(name) {
+		s.facts[name] = f
+	}
+}
 
 func (s *set) known(name string, v cty.Value, src string) {
-	s.facts[name] = policies.Known(v, src, s.at)
+	s.put(name, policies.Known(v, src, s.at))
 }
 
 // maxText bounds a text that comes from a record or from Consul.
@@ -45,6 +64,9 @@ const maxText = 300
 // str is a text. Most come from records that anybody with key:write can write,
 // and are shown to people: control characters do not pass.
 func (s *set) str(name, v, src string) {
+	if !s.wants(name) {
+		return
+	}
 	s.known(name, cty.StringVal(text.Clip(text.Printable(v), maxText)), src)
 }
 
@@ -58,6 +80,9 @@ func (s *set) strOr(name, v, src string) {
 }
 
 func (s *set) num(name string, v float64, src string) {
+	if !s.wants(name) {
+		return
+	}
 	s.known(name, cty.NumberFloatVal(v), src)
 }
 
@@ -66,54 +91,120 @@ func (s *set) boolean(name string, v bool, src string) { s.known(name, cty.BoolV
 func (s *set) null(name string, t cty.Type, src string) { s.known(name, cty.NullVal(t), src) }
 
 func (s *set) unknown(name string, t cty.Type, src, why string) {
-	s.facts[name] = policies.UnknownFact(t, src, s.at, why)
+	s.put(name, policies.UnknownFact(t, src, s.at, why))
 }
 
 // atLeast is an age of which only a lower bound is known.
 func (s *set) atLeast(name string, d time.Duration, src, why string) {
+	if !s.wants(name) {
+		return
+	}
 	v := cty.UnknownVal(cty.Number).Refine().NotNull().
 		NumberRangeLowerBound(cty.NumberFloatVal(d.Seconds()), true).NewValue()
-	s.facts[name] = policies.Fact{Value: v, Source: src, ObservedAt: s.at, Why: why}
+	s.put(name, policies.Fact{Value: v, Source: src, ObservedAt: s.at, Why: why})
 }
 
 // schema is what policies may read; it is only read.
 var schema = sync.OnceValue(policies.Schema) //nolint:gochecknoglobals // made once, and only read
 
 // nulls makes every fact of an object null that is not set: the object cannot
-// apply.
-func nulls(object, src string, at time.Time) map[string]policies.Fact {
-	s := newSet(at)
+// apply. Locks that were read at the same time share them.
+func (r *Reader) nulls(object, src string, at time.Time, names *policies.Names) map[string]policies.Fact {
+	return r.blanks.of(blank{object, src, names}, at)
+}
+
+// nullSet is nulls in a set of their own.
+func nullSet(object, src string, at time.Time, names *policies.Names) *set {
+	s := newSet(object, at, names)
 	for name, def := range schema()[object] {
 		s.null(name, def.Type, src)
 	}
-	return s.facts
+	return s
 }
 
-// unknowns makes every fact of an object unknown.
-func unknowns(object, src string, at time.Time, why string) map[string]policies.Fact {
-	s := newSet(at)
+// blank is an object that is null, and blanks those of one moment.
+type blank struct {
+	object, src string
+	names       *policies.Names
+}
+
+type blanks struct {
+	mu   sync.Mutex
+	at   time.Time
+	made map[blank]map[string]policies.Fact
+}
+
+func (b *blanks) of(what blank, at time.Time) map[string]policies.Fact {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.made == nil || !b.at.Equal(at) {
+		b.at, b.made = at, map[blank]map[string]policies.Fact{}
+	}
+	facts, ok := b.made[what]
+	if !ok {
+		facts = nullSet(what.object, what.src, at, what.names).facts
+		b.made[what] = facts
+	}
+	return facts
+}
+
+// unknowns makes every fact of an object unknown, in a set of their own.
+func unknowns(object, src string, at time.Time, why string, names *policies.Names) *set {
+	s := newSet(object, at, names)
 	for name, def := range schema()[object] {
 		s.unknown(name, def.Type, src, why)
 	}
-	return s.facts
+	return s
 }
 
 // Facts makes facts of a snapshot as of now. mem and cl are the observer's
-// memory; either may be nil, and then what only a memory knows is unknown.
+// memory; either may be nil, and then what only a memory knows is unknown. Objects
+// may be shared with other locks: they are only to be read.
 func (r *Reader) Facts(s *Snapshot, mem *Memory, cl *Cluster, now time.Time) policies.Facts {
-	return policies.Facts{
-		"lock":     r.lockFacts(s, mem, now),
-		"session":  r.sessionFacts(s, mem, now),
-		"check":    r.checkFacts(s, mem, now),
-		"node":     r.nodeFacts(s),
-		"holder":   r.holderFacts(s, now),
-		"nomad":    nomadFacts(s),
-		"progress": r.progressFacts(s, mem, now),
-		"rollout":  r.rolloutFacts(s, mem, now),
-		"file":     nulls("file", srcPolicy, s.ReadAt), // FileFacts, where a policy names one
-		"cluster":  clusterFacts(cl, now),
-		"now":      policies.Clock(now),
+	return r.FactsOf(s, mem, cl, now, nil)
+}
+
+// FactsOf is Facts of which only those of names are made. They are the same.
+func (r *Reader) FactsOf(s *Snapshot, mem *Memory, cl *Cluster, now time.Time, names *policies.Names) policies.Facts {
+	n := factsAsk{s: s, mem: mem, cl: cl, now: now, names: names}
+	out := make(policies.Facts, 8)
+	for _, o := range objects {
+		if want, all := names.Object(o.name); all || len(want) > 0 {
+			out[o.name] = o.facts(r, &n)
+		}
 	}
+	return out
+}
+
+// factsAsk is what facts are made of, and which.
+type factsAsk struct {
+	s     *Snapshot
+	mem   *Memory
+	cl    *Cluster
+	now   time.Time
+	names *policies.Names
+}
+
+func (n *factsAsk) set(object string) *set { return newSet(object, n.s.ReadAt, n.names) }
+
+var objects = []struct {
+	name  string
+	facts func(*Reader, *factsAsk) map[string]policies.Fact
+}{
+	{"lock", (*Reader).lockFacts},
+	{"session", (*Reader).sessionFacts},
+	{"check", (*Reader).checkFacts},
+	{"node", (*Reader).nodeFacts},
+	{"holder", (*Reader).holderFacts},
+	{"nomad", (*Reader).nomadFacts},
+	{"progress", (*Reader).progressFacts},
+	{"rollout", (*Reader).rolloutFacts},
+	// FileFacts, where a policy names one.
+	{"file", func(r *Reader, n *factsAsk) map[string]policies.Fact {
+		return r.nulls("file", srcPolicy, n.s.ReadAt, n.names)
+	}},
+	{"cluster", func(_ *Reader, n *factsAsk) map[string]policies.Fact { return clusterFacts(n.cl, n.now, n.names) }},
+	{"now", func(_ *Reader, n *factsAsk) map[string]policies.Fact { return policies.Clock(n.now) }},
 }
 
 // sameBoot reports whether the record was written on this host and boot, so
@@ -122,20 +213,21 @@ func (r *Reader) sameBoot(bootID string) bool {
 	return bootID != "" && bootID == r.Self.BootID
 }
 
-func (r *Reader) lockFacts(s *Snapshot, mem *Memory, now time.Time) map[string]policies.Fact {
-	f := newSet(s.ReadAt)
+func (r *Reader) lockFacts(n *factsAsk) map[string]policies.Fact {
+	s := n.s
+	f := n.set("lock")
 	f.str("name", s.Name, srcKV)
 	f.str("key", s.Key, srcKV)
 	f.unknown("waiters", cty.Number, srcMemory, "Consul does not tell who waits")
 	if !s.Held() {
 		f.null("token", cty.Number, srcKV)
 		f.null("held_for", cty.Number, srcKV)
-		delayLeft(f, s, mem, now)
+		delayLeft(f, s, n.mem, n.now)
 		return f.facts
 	}
 	f.known("token", cty.NumberUIntVal(s.Index()), srcKV)
 	f.null("delay_left", cty.Number, srcKV)
-	r.heldFor(f, s, mem, now)
+	r.heldFor(f, s, n.mem, n.now)
 	return f.facts
 }
 
@@ -163,23 +255,24 @@ func delayLeft(f *set, s *Snapshot, mem *Memory, now time.Time) {
 	case ok && high == 0:
 		f.num("delay_left", 0, srcMemory)
 	case ok:
-		f.facts["delay_left"] = policies.Fact{
+		f.put("delay_left", policies.Fact{
 			Value: cty.UnknownVal(cty.Number).Refine().NotNull().NumberRangeLowerBound(cty.NumberFloatVal(low.Seconds()), true).
 				NumberRangeUpperBound(cty.NumberFloatVal(high.Seconds()), true).NewValue(),
 			Source: srcMemory, ObservedAt: f.at, Why: "the moment at which the last hold ended was not seen",
-		}
+		})
 	default:
 		f.unknown("delay_left", cty.Number, srcMemory, "Consul does not tell the lock-delay that is left")
 	}
 }
 
-func (r *Reader) sessionFacts(s *Snapshot, mem *Memory, now time.Time) map[string]policies.Fact {
+func (r *Reader) sessionFacts(n *factsAsk) map[string]policies.Fact {
+	s := n.s
 	if !s.Held() {
-		return nulls("session", srcKV, s.ReadAt)
+		return r.nulls("session", srcKV, s.ReadAt, n.names)
 	}
-	f := newSet(s.ReadAt)
+	f := n.set("session")
 	if s.Session == nil {
-		f.facts = unknowns("session", srcSession, s.ReadAt, s.SessionWhy)
+		f = unknowns("session", srcSession, s.ReadAt, s.SessionWhy, n.names)
 		f.str("id", s.SessionID(), srcKV)
 		return f.facts
 	}
@@ -195,7 +288,7 @@ func (r *Reader) sessionFacts(s *Snapshot, mem *Memory, now time.Time) map[strin
 	} else {
 		f.null("ttl", cty.Number, srcSession)
 	}
-	d, whole, src := r.stood(s, mem, "hold", now)
+	d, whole, src := r.stood(s, n.mem, "hold", n.now)
 	if whole {
 		f.num("age", d.Seconds(), src)
 	} else {
@@ -204,26 +297,27 @@ func (r *Reader) sessionFacts(s *Snapshot, mem *Memory, now time.Time) map[strin
 	return f.facts
 }
 
-func (r *Reader) checkFacts(s *Snapshot, mem *Memory, now time.Time) map[string]policies.Fact {
+func (r *Reader) checkFacts(n *factsAsk) map[string]policies.Fact {
+	s := n.s
 	if !s.Held() {
-		return nulls("check", srcKV, s.ReadAt)
+		return r.nulls("check", srcKV, s.ReadAt, n.names)
 	}
 	id, c := s.checkOf()
 	switch {
 	case id == "" && (s.Session != nil || s.Holder != nil):
 		// Held by a session's TTL alone.
-		return nulls("check", srcSession, s.ReadAt)
+		return r.nulls("check", srcSession, s.ReadAt, n.names)
 	case id == "":
-		return unknowns("check", srcSession, s.ReadAt, s.SessionWhy)
+		return unknowns("check", srcSession, s.ReadAt, s.SessionWhy, n.names).facts
 	case c == nil && s.ChecksWhy != "":
-		return unknowns("check", srcHealth, s.ReadAt, s.ChecksWhy)
+		return unknowns("check", srcHealth, s.ReadAt, s.ChecksWhy, n.names).facts
 	case c == nil:
-		return unknowns("check", srcHealth, s.ReadAt, "Consul does not show the check "+id+": it was deregistered, or the token lacks service:read")
+		return unknowns("check", srcHealth, s.ReadAt, "Consul does not show the check "+id+": it was deregistered, or the token lacks service:read", n.names).facts
 	}
-	f := newSet(s.ReadAt)
+	f := n.set("check")
 	f.str("status", c.Status, srcHealth)
 	f.str("output", c.Output, srcHealth)
-	d, whole, src := r.stood(s, mem, "check "+id, now)
+	d, whole, src := r.stood(s, n.mem, "check "+id, n.now)
 	if whole {
 		f.num("age", d.Seconds(), src)
 	} else {
@@ -232,11 +326,12 @@ func (r *Reader) checkFacts(s *Snapshot, mem *Memory, now time.Time) map[string]
 	return f.facts
 }
 
-func (r *Reader) nodeFacts(s *Snapshot) map[string]policies.Fact {
+func (r *Reader) nodeFacts(n *factsAsk) map[string]policies.Fact {
+	s := n.s
 	if !s.Held() {
-		return nulls("node", srcKV, s.ReadAt)
+		return r.nulls("node", srcKV, s.ReadAt, n.names)
 	}
-	f := newSet(s.ReadAt)
+	f := n.set("node")
 	switch {
 	case s.Session != nil:
 		f.str("name", s.Session.Node, srcSession)
@@ -264,18 +359,19 @@ func (r *Reader) nodeFacts(s *Snapshot) map[string]policies.Fact {
 	return f.facts
 }
 
-func (r *Reader) holderFacts(s *Snapshot, now time.Time) map[string]policies.Fact {
+func (r *Reader) holderFacts(n *factsAsk) map[string]policies.Fact {
+	s := n.s
 	if !s.Held() {
-		return nulls("holder", srcKV, s.ReadAt)
+		return r.nulls("holder", srcKV, s.ReadAt, n.names)
 	}
-	f := newSet(s.ReadAt)
+	f := n.set("holder")
 	h := s.Holder
 	if h == nil {
 		why := s.HolderWhy
 		if why == "" {
 			why = "the lock's value is not a holder record of aimlock"
 		}
-		f.facts = unknowns("holder", srcKV, s.ReadAt, why)
+		f = unknowns("holder", srcKV, s.ReadAt, why, n.names)
 		f.str("tool", s.Tool, srcKV)
 		if i := s.Info; i != nil {
 			f.str("user", i.user(), srcInfo)
@@ -289,10 +385,15 @@ func (r *Reader) holderFacts(s *Snapshot, now time.Time) map[string]policies.Fac
 	f.num("pid", float64(h.PID), srcRecord)
 	f.strOr("boot_id", h.BootID, srcRecord)
 	f.strOr("pid_ns", h.PIDNS, srcRecord)
-	f.str("started_at", h.StartedAt.UTC().Format(time.RFC3339), srcRecord)
+	if f.wants("started_at") {
+		f.str("started_at", h.StartedAt.UTC().Format(time.RFC3339), srcRecord)
+	}
 	f.strOr("user", h.User, srcRecord)
 	f.boolean("local", r.Local(h), srcRecord)
-	f.at = now
+	if !f.wants("alive") {
+		return f.facts // to look at processes costs more than all the rest
+	}
+	f.at = n.now
 	alive, why, src := r.alive(s)
 	switch alive {
 	case hostproc.True:
@@ -324,21 +425,22 @@ func (r *Reader) alive(s *Snapshot) (alive hostproc.Tri, why, source string) {
 }
 
 // nomadFacts are null for a holder that no allocation runs.
-func nomadFacts(s *Snapshot) map[string]policies.Fact {
+func (r *Reader) nomadFacts(n *factsAsk) map[string]policies.Fact {
+	s := n.s
 	switch {
 	case !s.Held(), s.Holder != nil && s.Holder.AllocID == "":
-		return nulls("nomad", srcRecord, s.ReadAt)
+		return r.nulls("nomad", srcRecord, s.ReadAt, n.names)
 	case s.Holder == nil:
 		// Whoever holds it may well be one.
-		return unknowns("nomad", srcRecord, s.ReadAt, "the holder did not record an allocation")
+		return unknowns("nomad", srcRecord, s.ReadAt, "the holder did not record an allocation", n.names).facts
 	}
-	f := newSet(s.ReadAt)
+	f := n.set("nomad")
 	a := s.Alloc
 	switch {
 	case a == nil:
-		f.facts = unknowns("nomad", srcNomad, s.ReadAt, s.AllocWhy)
+		f = unknowns("nomad", srcNomad, s.ReadAt, s.AllocWhy, n.names)
 	case a.Gone:
-		f.facts = nulls("nomad", srcNomad, s.ReadAt)
+		f = nullSet("nomad", srcNomad, s.ReadAt, n.names)
 		f.boolean("gone", true, srcNomad)
 	default:
 		f.boolean("gone", false, srcNomad)
@@ -355,23 +457,24 @@ func nomadFacts(s *Snapshot) map[string]policies.Fact {
 	return f.facts
 }
 
-func (r *Reader) progressFacts(s *Snapshot, mem *Memory, now time.Time) map[string]policies.Fact {
+func (r *Reader) progressFacts(n *factsAsk) map[string]policies.Fact {
+	s := n.s
 	switch {
 	case s.Held() && s.ProgressWhy != "":
-		return unknowns("progress", srcKV, s.ReadAt, s.ProgressWhy)
+		return unknowns("progress", srcKV, s.ReadAt, s.ProgressWhy, n.names).facts
 	case !s.Held(), s.Progress == nil:
-		return nulls("progress", srcKV, s.ReadAt)
+		return r.nulls("progress", srcKV, s.ReadAt, n.names)
 	}
-	p, f := s.Progress, newSet(s.ReadAt)
+	p, f := s.Progress, n.set("progress")
 	f.num("done", float64(p.Done), srcKV)
 	f.num("total", float64(p.Total), srcKV)
 	f.str("unit", p.Unit, srcKV)
-	if rate, ok := mem.rate(now); ok {
+	if rate, ok := n.mem.rate(n.now); ok {
 		f.num("rate", rate, srcMemory)
 	} else {
 		f.unknown("rate", cty.Number, srcMemory, "this observer has not watched it long enough")
 	}
-	d, _, src := r.stood(s, mem, "progress", now)
+	d, _, src := r.stood(s, n.mem, "progress", n.now)
 	if r.sameBoot(p.BootID) && p.Boot > 0 {
 		// Same kernel, same clock: the record's own time is exact. It is
 		// never less than what this observer saw.
@@ -388,23 +491,23 @@ func (r *Reader) progressFacts(s *Snapshot, mem *Memory, now time.Time) map[stri
 // nothing leaves.
 var finishedStates = map[string]bool{"succeeded": true, "failed": true, "rolled_back": true, "aborted": true, "superseded": true}
 
-func (r *Reader) rolloutFacts(s *Snapshot, mem *Memory, now time.Time) map[string]policies.Fact {
+func (r *Reader) rolloutFacts(n *factsAsk) map[string]policies.Fact {
+	s := n.s
 	switch {
 	case s.Holder == nil || s.Holder.RolloutID == "" || !s.Held():
-		return nulls("rollout", srcRecord, s.ReadAt)
+		return r.nulls("rollout", srcRecord, s.ReadAt, n.names)
 	case s.Rollout == nil:
-		f := newSet(s.ReadAt)
-		f.facts = unknowns("rollout", srcKV, s.ReadAt, s.RolloutWhy)
+		f := unknowns("rollout", srcKV, s.ReadAt, s.RolloutWhy, n.names)
 		f.str("id", s.Holder.RolloutID, srcRecord)
 		return f.facts
 	}
-	f := newSet(s.ReadAt)
+	f := n.set("rollout")
 	f.str("id", s.Holder.RolloutID, srcRecord)
 	f.str("state", s.Rollout.State, srcKV)
 	finished := finishedStates[s.Rollout.State]
 	f.boolean("finished", finished, srcKV)
 	if finished {
-		d, _, src := r.stood(s, mem, "rollout", now)
+		d, _, src := r.stood(s, n.mem, "rollout", n.now)
 		f.num("finished_ago", d.Seconds(), src)
 	} else {
 		f.null("finished_ago", cty.Number, srcKV)
@@ -412,9 +515,9 @@ func (r *Reader) rolloutFacts(s *Snapshot, mem *Memory, now time.Time) map[strin
 	return f.facts
 }
 
-func clusterFacts(cl *Cluster, now time.Time) map[string]policies.Fact {
+func clusterFacts(cl *Cluster, now time.Time, names *policies.Names) map[string]policies.Fact {
 	v := cl.view(now)
-	f := newSet(now)
+	f := newSet("cluster", now, names)
 	switch {
 	case v.leader != "":
 		f.str("leader", v.leader, srcCluster)
@@ -437,11 +540,11 @@ func clusterFacts(cl *Cluster, now time.Time) map[string]policies.Fact {
 	case v.lostWhy != "":
 		f.unknown("sessions_lost", cty.Number, srcMemory, v.lostWhy)
 	default:
-		f.facts["sessions_lost"] = policies.Fact{
+		f.put("sessions_lost", policies.Fact{
 			Value: cty.UnknownVal(cty.Number).Refine().NotNull().
 				NumberRangeLowerBound(cty.NumberIntVal(int64(v.lost)), true).NewValue(),
 			Source: srcMemory, ObservedAt: now, Why: "not watched for a whole minute yet",
-		}
+		})
 	}
 	return f.facts
 }

@@ -35,13 +35,13 @@ const (
 func (r *Reader) FileFacts(path string, pathErr error, now time.Time) map[string]policies.Fact {
 	switch {
 	case pathErr != nil:
-		return unknowns("file", srcPolicy, now, pathErr.Error())
+		return unknowns("file", srcPolicy, now, pathErr.Error(), nil).facts
 	case path == "":
-		return nulls("file", srcPolicy, now)
+		return nullSet("file", srcPolicy, now, nil).facts
 	}
-	f := newSet(now)
+	f := newSet("file", now, nil)
 	if r.Files == nil {
-		f.facts = unknowns("file", srcFile, now, "nobody looks at files here")
+		f.facts = unknowns("file", srcFile, now, "nobody looks at files here", nil).facts
 		f.str("path", path, srcFile)
 		return f.facts
 	}
@@ -50,9 +50,9 @@ func (r *Reader) FileFacts(path string, pathErr error, now time.Time) map[string
 	report, err := r.Files.Explain(ctx, path, fileMaxAge)
 	switch {
 	case errors.Is(err, filelock.ErrNotExist):
-		f.facts = nulls("file", srcFile, now)
+		f.facts = nullSet("file", srcFile, now, nil).facts
 	case err != nil:
-		f.facts = unknowns("file", srcFile, now, err.Error())
+		f.facts = unknowns("file", srcFile, now, err.Error(), nil).facts
 	default:
 		f.at = report.At
 		f.fileLocks(report)
@@ -68,10 +68,10 @@ func (f *set) fileLocks(r *filelock.Report) {
 		if unseen == "" {
 			unseen = "not all locks of this machine could be seen"
 		}
-		f.facts = unknowns("file", srcFile, r.At, unseen)
+		f.facts = unknowns("file", srcFile, r.At, unseen, nil).facts
 		return
 	case !*r.Locked:
-		f.facts = nulls("file", srcFile, r.At)
+		f.facts = nullSet("file", srcFile, r.At, nil).facts
 		f.boolean("locked", false, srcFile)
 		f.known("kept_by", cty.ListValEmpty(keeperType()), srcFile)
 		return

@@ -16,8 +16,8 @@ type Memory struct {
 	mu   sync.Mutex
 	hold string
 	// since holds, for each thing watched, the version seen last and when it
-	// was seen first.
-	since map[string]seen
+	// was seen first. There are few; nil: nothing was observed yet.
+	since []seen
 	// first and last are the progress of the hold as it was seen first and
 	// when it was seen to change last.
 	first, last worked
@@ -40,6 +40,7 @@ type ending struct {
 // Invariant: at is not before the version stood, so that an age counted from it
 // is never more than the true one.
 type seen struct {
+	what    string
 	version string
 	at      time.Time
 	// changed: the version was seen to change, so at is when it did and not
@@ -65,7 +66,7 @@ func (m *Memory) Observe(s *Snapshot, r *Reader) {
 		if m.hold != "" && m.heldLast() && !s.Held() {
 			m.ended = ending{after: m.lookedAt, by: s.ReadAt, delay: m.delay}
 		}
-		m.hold, m.since = h, map[string]seen{}
+		m.hold, m.since = h, make([]seen, 0, 2)
 		m.first, m.last = worked{}, worked{}
 		m.note("hold", h, s.ReadAt, hadHold)
 	}
@@ -74,11 +75,8 @@ func (m *Memory) Observe(s *Snapshot, r *Reader) {
 		m.note("rollout", version(s.Deps[r.Keys.Rollout(s.Holder.RolloutID)]), s.ReadAt, false)
 	}
 	if id, c := s.checkOf(); c != nil {
-		m.note("check "+id, c.Status, s.ReadAt, false)
 		// A check that left its status and came back has another index.
-		note := m.since["check "+id]
-		note.mark = checkMark(c)
-		m.since["check "+id] = note
+		m.note("check "+id, c.Status, s.ReadAt, false).mark = checkMark(c)
 	}
 	m.lookedAt, m.delay = s.ReadAt, -1
 	if s.Session != nil {
@@ -101,12 +99,27 @@ func checkMark(c *api.HealthCheck) string { return c.Status + "@" + version(c.Mo
 
 func version(index uint64) string { return strconv.FormatUint(index, 10) }
 
-func (m *Memory) note(what, version string, at time.Time, changed bool) {
-	old, ok := m.since[what]
-	if ok && old.version == version {
-		return
+// note returns what is known of a thing from now on.
+func (m *Memory) note(what, version string, at time.Time, changed bool) *seen {
+	old := m.of(what)
+	switch {
+	case old == nil:
+		m.since = append(m.since, seen{what: what, version: version, at: at, changed: changed, mark: version})
+		return &m.since[len(m.since)-1]
+	case old.version != version:
+		*old = seen{what: what, version: version, at: at, changed: true, mark: version}
 	}
-	m.since[what] = seen{version: version, at: at, changed: ok || changed, mark: version}
+	return old
+}
+
+// of is nil for what was never noted.
+func (m *Memory) of(what string) *seen {
+	for i := range m.since {
+		if m.since[i].what == what {
+			return &m.since[i]
+		}
+	}
+	return nil
 }
 
 // standing is for how long what has been seen to stand still, and whether the
@@ -117,8 +130,8 @@ func (m *Memory) standing(what string, now time.Time) (d time.Duration, whole, o
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s, ok := m.since[what]
-	if !ok {
+	s := m.of(what)
+	if s == nil {
 		return 0, false, false
 	}
 	return max(0, now.Sub(s.at)), s.changed, true

@@ -3,9 +3,9 @@ package evidence
 import (
 	"context"
 	"errors"
-	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,14 +36,14 @@ func (m *Memory) Remember(now time.Time) []records.Remembered {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var out []records.Remembered
-	for _, what := range slices.Sorted(maps.Keys(m.since)) {
-		s := m.since[what]
-		if what == "hold" && !m.heldLast() {
+	sorted := slices.SortedFunc(slices.Values(m.since), func(a, b seen) int { return strings.Compare(a.what, b.what) })
+	for _, s := range sorted {
+		if s.what == "hold" && !m.heldLast() {
 			return nil
 		}
 		// Whole seconds, downwards: never more than what was seen.
 		if age := math.Floor(now.Sub(s.at).Seconds()); age > 0 {
-			out = append(out, records.Remembered{What: what, Version: s.mark, Age: age, Whole: s.changed})
+			out = append(out, records.Remembered{What: s.what, Version: s.mark, Age: age, Whole: s.changed})
 		}
 	}
 	return out

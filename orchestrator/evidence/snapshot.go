@@ -111,7 +111,7 @@ func (s *Snapshot) Index() uint64 {
 // Hold names the hold that was seen: it changes when the lock changes hands
 // and when anybody rewrites its key.
 func (s *Snapshot) Hold() string {
-	return fmt.Sprintf("%s@%d", s.SessionID(), s.Index())
+	return s.SessionID() + "@" + version(s.Index())
 }
 
 // RolloutHead is the part of a rollout's record that evidence needs.
@@ -131,6 +131,8 @@ type Reader struct {
 	Nomad Nomad
 	// Files looks at the files of this machine; nil: nobody does.
 	Files *filelock.Scanner
+
+	blanks blanks
 }
 
 // Read takes a snapshot of the lock called name. The error is about the lock's

@@ -20,6 +20,7 @@ import (
 	"github.com/aim-control/aimlock/internal/devconsul"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
+	"github.com/aim-control/aimlock/policies"
 )
 
 // holdNamed takes one of aimlock's locks with progress beside it.
@@ -50,6 +51,32 @@ func byName(list []*evidence.Snapshot) map[string]*evidence.Snapshot {
 		out[s.Name] = s
 	}
 	return out
+}
+
+// partsOfFacts checks that the facts that a policy asks for are those that there
+// are without being asked for.
+func (w *world) partsOfFacts(s *evidence.Snapshot) {
+	w.t.Helper()
+	now := time.Now()
+	all := w.reader.Facts(s, nil, nil, now)
+	for _, builtin := range policies.BuiltinNames() {
+		set, err := policies.Builtin(builtin)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, p := range set.Policies {
+			some := w.reader.FactsOf(s, nil, nil, now, p.Judging())
+			for _, r := range p.Rules() {
+				for _, name := range r.Used() {
+					want, _ := all.Lookup(name)
+					got, ok := some.Lookup(name)
+					if !ok || got.Value.GoString() != want.Value.GoString() || got.Why != want.Why || got.Source != want.Source || !got.ObservedAt.Equal(want.ObservedAt) {
+						w.t.Errorf("%s of %s is %+v, and for policy %s it is %+v", name, s.Name, want, p.Name, got)
+					}
+				}
+			}
+		}
+	}
 }
 
 // A snapshot of a sweep says what one that was read alone says.
@@ -95,6 +122,7 @@ func TestSweepSaysWhatReadSays(t *testing.T) {
 		if want.Held() != (len(s.Checks) > 0) {
 			t.Errorf("%s: held is %v, and its checks are %v", name, want.Held(), s.Checks)
 		}
+		w.partsOfFacts(s)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 // judgeSemaphore judges every slot by itself, as the lock that it is: the
 // semaphore is as grave as the gravest of them. It has no holder of its own, and
 // rules have nothing else to read.
-func (o *Observer) judgeSemaphore(v *Verdict) {
+func (o *Observer) judgeSemaphore(v *Verdict, whole bool) {
 	if o.slots == nil {
 		o.slots = map[string]*Observer{}
 	}
@@ -24,7 +24,7 @@ func (o *Observer) judgeSemaphore(v *Verdict) {
 			obs = o.c.NewObserver(s.Name, o.cluster)
 		}
 		present[s.Key] = obs
-		slot := obs.Judge(s, v.At)
+		slot := obs.judge(s, v.At, whole)
 		v.Slots = append(v.Slots, slot)
 		if len(v.Slots) == 1 || Gravity(slot.State) > Gravity(v.State) {
 			v.State, v.Policy, v.Judgement = slot.State, slot.Policy, slot.Judgement

@@ -3,6 +3,7 @@ package locksmith
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/zclconf/go-cty/cty"
@@ -26,7 +27,8 @@ const (
 type Verdict struct {
 	State    string
 	Snapshot *evidence.Snapshot
-	Facts    policies.Facts
+	// Facts are only to be read. See Glance for when they are not the whole.
+	Facts policies.Facts
 	// Policy is nil for a lock that no policy matches: it has no rules.
 	Policy *policies.Policy
 	// PolicyHash is that of all the policies that Policy was chosen from.
@@ -91,15 +93,31 @@ func (o *Observer) observe(ctx context.Context) (*Verdict, error) {
 
 // Judge judges a snapshot as of now. The same snapshot may be judged again
 // later: ages grow and processes die without Consul.
-func (o *Observer) Judge(s *evidence.Snapshot, now time.Time) *Verdict {
+func (o *Observer) Judge(s *evidence.Snapshot, now time.Time) *Verdict { return o.judge(s, now, true) }
+
+// Glance is Judge for who looks at very many locks and shows none of them: it
+// comes to the same verdict, and where that is not HOT its Facts are only those
+// that the policy's rules read.
+func (o *Observer) Glance(s *evidence.Snapshot, now time.Time) *Verdict {
+	return o.judge(s, now, false)
+}
+
+func (o *Observer) judge(s *evidence.Snapshot, now time.Time, whole bool) *Verdict {
 	o.ev.Observe(s, o.c.reader)
 	v := &Verdict{Snapshot: s, At: now, State: Free, DelayLeft: -1}
-	v.Facts = o.c.reader.Facts(s, &o.ev, o.cluster, now)
 	v.PolicyHash = o.c.set.Hash
 	v.Policy = o.c.set.For(policies.LockID{Name: s.Name, Key: s.Key, Own: s.Own})
+	var names *policies.Names // all of them
+	if !whole {
+		names = v.Policy.Judging()
+	}
+	v.Facts = o.c.reader.FactsOf(s, &o.ev, o.cluster, now, names)
 	switch {
 	case s.Semaphore != nil:
-		o.judgeSemaphore(v)
+		o.judgeSemaphore(v, whole)
+		if v.State == Hot && !whole {
+			o.complete(v)
+		}
 		return v
 	case !s.Held():
 		return v
@@ -116,7 +134,22 @@ func (o *Observer) Judge(s *evidence.Snapshot, now time.Time) *Verdict {
 		v.Judgement = v.Policy.Judge(v.Facts, &o.pol, s.Hold(), now.Sub(o.start))
 		v.State = v.Judgement.State
 	}
+	if v.State == Hot && !whole {
+		o.complete(v)
+	}
 	return v
+}
+
+// complete adds the facts that no rule read: what is done about the lock may
+// rest on them. Those that were judged stay as they were.
+func (o *Observer) complete(v *Verdict) {
+	facts := o.c.reader.Facts(v.Snapshot, &o.ev, o.cluster, v.At)
+	for object, judged := range v.Facts {
+		all := maps.Clone(facts[object])
+		maps.Copy(all, judged)
+		facts[object] = all
+	}
+	v.Facts = facts
 }
 
 // Status is a verdict as people and programs are shown it.
