@@ -13,6 +13,9 @@ import (
 	"fmt"
 	"time"
 
+	fastjson "github.com/go-json-experiment/json"
+	fastv1 "github.com/go-json-experiment/json/v1"
+
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
@@ -419,11 +422,18 @@ func Decode(key string, b []byte, v any) error {
 			return &ErrNewer{Key: key, Version: head.Version}
 		}
 	}
+	// With these options it reads what encoding/json reads, in a fourth of the
+	// time. That one says what is wrong, and has the last word.
+	if fastjson.Unmarshal(b, v, asEncodingJSON) == nil {
+		return nil
+	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("%s: not a record of aimlock: %w", key, err)
 	}
 	return nil
 }
+
+var asEncodingJSON = fastv1.DefaultOptionsV1() //nolint:gochecknoglobals // made once, and only read
 
 // Encode is Decode's inverse. Records hold nothing that cannot be encoded, so
 // a failure is a defect of the caller and panics.
