@@ -56,6 +56,15 @@ func Unescape(seg string) string {
 
 func (p Prefix) join(parts ...string) string { return string(p) + strings.Join(parts, "/") }
 
+// under is what a key has after a folder: it is asked of every key of a sweep, and
+// makes no text.
+func (p Prefix) under(folder, key string) (rest string, ok bool) {
+	if rest, ok = strings.CutPrefix(key, string(p)); !ok {
+		return "", false
+	}
+	return strings.CutPrefix(rest, folder)
+}
+
 // Epoch is raised only by `aimlock recover`.
 func (p Prefix) Epoch() string { return p.join("epoch") }
 
@@ -75,7 +84,7 @@ func (p Prefix) Locks() string { return p.join("locks") + "/" }
 // LockName is the inverse of Lock: the short name of a key under Locks, and
 // the whole key elsewhere. own tells which it was.
 func (p Prefix) LockName(key string) (name string, own bool) {
-	if rest, ok := strings.CutPrefix(key, p.Locks()); ok && rest != "" && !strings.Contains(rest, "/") {
+	if rest, ok := p.under("locks/", key); ok && rest != "" && !strings.Contains(rest, "/") {
 		return Unescape(rest), true
 	}
 	if !strings.Contains(key, "/") {
@@ -130,7 +139,7 @@ func (p Prefix) BesideOf(key string) (name string, ok bool) {
 
 // RolloutID is the inverse of Rollout; ok is false for a rollout's parts.
 func (p Prefix) RolloutID(key string) (id string, ok bool) {
-	rest, ok := strings.CutPrefix(key, p.Rollouts())
+	rest, ok := p.under("rollouts/", key)
 	if !ok || rest == "" || strings.Contains(rest, "/") {
 		return "", false
 	}
@@ -173,7 +182,7 @@ func (p Prefix) ObservedRoot() string { return p.join("observed") + "/" }
 
 // ObservedOf is the name of the lock that a key under observed/ is about.
 func (p Prefix) ObservedOf(key string) (name string, ok bool) {
-	if !strings.HasPrefix(key, p.join("observed")+"/") {
+	if _, ok := p.under("observed/", key); !ok {
 		return "", false
 	}
 	return p.BesideOf(key)

@@ -49,6 +49,9 @@ type picture struct {
 	// told is what the last snapshot of a lock rested on beside KV.
 	told  map[string]rests
 	dirty map[string]struct{}
+	// started are snapshots that were begun to see whom Nomad is to be asked
+	// about; compose goes on with them.
+	started map[string]*Snapshot
 	// at is when the newest part was read.
 	at time.Time
 }
@@ -153,8 +156,12 @@ func (p *picture) noteObserved(key string, there bool) {
 
 // observedOf are the records of observers of one lock.
 func (p *picture) observedOf(name string) []*api.KVPair {
+	keys := p.observed[name]
+	if len(keys) == 0 {
+		return nil
+	}
 	var out []*api.KVPair
-	for _, key := range slices.Sorted(maps.Keys(p.observed[name])) {
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		if pair := p.kv[key].pair; pair != nil {
 			out = append(out, pair)
 		}
@@ -312,8 +319,10 @@ func (p *picture) readAllocs(ctx context.Context) {
 		return
 	}
 	ids := map[AllocRef]bool{}
+	p.started = make(map[string]*Snapshot, len(p.dirty))
 	for key := range p.dirty {
 		s := p.start(key)
+		p.started[key] = s
 		if s.Held() && s.Holder != nil && s.Holder.AllocID != "" {
 			ids[allocOf(s.Holder)] = true
 		}
@@ -363,11 +372,17 @@ func (p *picture) compose() []*Snapshot {
 		out = append(out, s)
 	}
 	clear(p.dirty)
+	p.started = nil
 	return out
 }
 
 // start is a snapshot with the lock's own key in it.
 func (p *picture) start(key string) *Snapshot {
+	if s, ok := p.started[key]; ok {
+		delete(p.started, key) // each snapshot is handed out once
+		s.ReadAt = p.at
+		return s
+	}
 	name, own := p.r.Keys.LockName(key)
 	s := &Snapshot{Name: name, Key: key, Own: own, Pair: p.kv[key].pair, Deps: make(map[string]uint64, 6), ReadAt: p.at}
 	s.Deps[key] = s.Index()

@@ -259,7 +259,11 @@ func (c *scan) query(ctx context.Context, q *api.QueryOptions) (delta, *api.Quer
 	if err != nil {
 		return delta{}, nil, err
 	}
-	maps.Copy(c.known, found)
+	if len(c.known) == 0 {
+		c.known = found
+	} else {
+		maps.Copy(c.known, found)
+	}
 	d := delta{prefix: c.prefix, changed: pairs, filtered: meta.ResultsFilteredByACLs, at: time.Now(), took: meta.RequestTime}
 	back := meta.LastIndex < c.last
 	c.last = meta.LastIndex

@@ -280,6 +280,9 @@ func (g *Guard) update(b batch) {
 	}
 	now := time.Now()
 	seen := map[string]bool{}
+	if b.first {
+		seen = make(map[string]bool, len(b.locks))
+	}
 	for _, s := range b.locks {
 		if b.first {
 			seen[s.Key] = true
