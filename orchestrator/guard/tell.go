@@ -7,6 +7,7 @@ import (
 	"github.com/aim-control/aimlock/internal/hooks"
 	"github.com/aim-control/aimlock/internal/journal"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/signals"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
@@ -94,7 +95,7 @@ func (g *Guard) ledBy(hold *locksmith.Hold, gained bool, why error) {
 
 // trouble counts and tells of an error of Consul.
 func (g *Guard) trouble(what string, err error) {
-	if errors.Is(err, context.Canceled) {
+	if _, end := errors.AsType[signals.Error](err); end || errors.Is(err, context.Canceled) {
 		return
 	}
 	g.metrics.errors.WithLabelValues(what).Inc()

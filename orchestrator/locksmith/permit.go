@@ -69,7 +69,10 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 		consulkv.CheckIndex(kSilence, silence.ModifyIndex))
 
 	if p.Why = c.inForce(v, active); p.Why != "" {
-		p.Next = "aimlock policy apply"
+		if p.Next = "aimlock policy apply"; active.ModifyIndex != 0 {
+			// Not apply: these may be the stale ones.
+			p.Next = "aimlock policy show -active"
+		}
 		return p, nil
 	}
 	if suspended.ModifyIndex != 0 {
@@ -124,7 +127,7 @@ func (c *Client) inForce(v *Verdict, active *api.KVPair) string {
 		return err.Error()
 	}
 	if rec.Hash != c.set.Hash {
-		return fmt.Sprintf("these policies (%.12s) are not the ones applied (%.12s, serial %d%s; `aimlock policy show -active` prints them)", c.set.Hash, printable(rec.Hash), rec.Serial, byText(rec.By))
+		return fmt.Sprintf("these policies (%.12s) are not the ones applied (%.12s, serial %d%s)", c.set.Hash, printable(rec.Hash), rec.Serial, byText(rec.By))
 	}
 	return ""
 }
