@@ -258,6 +258,9 @@ func (c *Client) Next(v *Verdict, p *Permit) string {
 		if v.DelayLeft >= 0 {
 			return fmt.Sprintf("Consul gives it out again in about %s (lock-delay)", round(v.DelayLeft))
 		}
+		if most, ok := delayAtMost(v); ok {
+			return fmt.Sprintf("Consul gives it out again in at most %s (lock-delay)", round(most))
+		}
 		return "Consul refuses it until the lock-delay of the last session is over"
 	case Unknown:
 		return fmt.Sprintf("it is not broken on unknown evidence; `aimlock lock explain %s` shows what is missing", s.Name)

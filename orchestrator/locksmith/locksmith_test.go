@@ -276,6 +276,9 @@ func TestCooling(t *testing.T) {
 		if err != nil || v.State != Cooling {
 			t.Fatalf("state %s, %v", v.State, err)
 		}
+		if next := c.Next(v, nil); !strings.Contains(next, "in at most 15s") {
+			t.Errorf("next: %s", next)
+		}
 		if list, err := c.List(t.Context(), ""); err != nil || len(list) != 1 || list[0].State != Cooling {
 			t.Fatalf("list: %v", err)
 		}

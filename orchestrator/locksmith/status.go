@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"time"
 
 	"github.com/zclconf/go-cty/cty"
@@ -380,4 +381,20 @@ func round(d time.Duration) time.Duration {
 		return d.Round(100 * time.Millisecond)
 	}
 	return d.Round(time.Second)
+}
+
+// delayAtMost bounds what is left of the lock-delay of a lock that is COOLING: by
+// what an observer saw, or by the whole delay that the last holder asked for.
+func delayAtMost(v *Verdict) (time.Duration, bool) {
+	if f, ok := v.Facts.Lookup("lock.delay_left"); ok && f.Value != cty.NilVal && !f.Value.IsKnown() {
+		if most, _ := f.Value.Range().NumberUpperBound(); most.IsKnown() && !most.IsNull() {
+			if n, _ := most.AsBigFloat().Float64(); !math.IsInf(n, 0) {
+				return seconds(n), true
+			}
+		}
+	}
+	if h := v.Snapshot.Holder; h != nil && !h.Released && h.Quiesce > 0 {
+		return seconds(h.Quiesce), true
+	}
+	return 0, false
 }
