@@ -63,6 +63,8 @@ type Holder struct {
 	PIDNS      string    `json:"pid_ns,omitempty"`
 	CGroup     string    `json:"cgroup,omitempty"`
 	User       string    `json:"user,omitempty"`
+	// Accessor is the public id of the ACL token that was used; see Who.
+	Accessor string `json:"accessor,omitempty"`
 	// Processes are further processes that must be gone before the hold is
 	// proved dead, such as the supervisor of a child.
 	Processes []Process `json:"processes,omitempty"`

@@ -27,9 +27,10 @@ type attempt struct {
 	c    *Client
 	req  *Request
 	sess *session
-	// nonce stands in its holder records.
-	nonce string
-	recs  map[string]records.Holder
+	// nonce and accessor stand in its holder records.
+	nonce    string
+	accessor string
+	recs     map[string]records.Holder
 }
 
 // begin makes a fresh session and the holder records that go with it.
@@ -44,12 +45,16 @@ func (c *Client) begin(ctx context.Context, req *Request) (*attempt, error) {
 	if req.among != nil {
 		among = req.among
 	}
+	// Beside the session's making: it is asked for once in the life of a process.
+	accessor := make(chan string, 1)
+	go func() { accessor <- c.consul.Accessor(ctx) }()
 	sess, err := c.openSession(ctx, req.TTL, req.Quiesce, name, c.meta(nonce, among))
+	who := <-accessor
 	if err != nil {
 		return nil, err
 	}
 	sess.node = c.localNode(ctx, sess.id)
-	a := &attempt{c: c, sess: sess, nonce: nonce}
+	a := &attempt{c: c, sess: sess, nonce: nonce, accessor: who}
 	a.aim(req)
 	return a, nil
 }
@@ -64,7 +69,8 @@ func (a *attempt) aim(req *Request) {
 			Version: records.Version, Lock: n, Locks: req.Names, Nonce: a.nonce, Session: a.sess.id, Tool: evidence.ToolAimlock,
 			Operation: req.Operation, RolloutID: req.RolloutID, AllocID: req.AllocID, AllocRegion: allocRegion(req.AllocID),
 			Host: c.self.Host, Node: a.sess.node, PID: c.self.PID, StartTicks: c.self.StartTicks, StartedAt: c.self.StartedAt.UTC(),
-			BootID: c.self.BootID, PIDNS: c.self.PIDNS, CGroup: c.self.CGroup, User: c.self.User,
+			Accessor: a.accessor,
+			BootID:   c.self.BootID, PIDNS: c.self.PIDNS, CGroup: c.self.CGroup, User: c.self.User,
 			Processes: req.Processes, Quiesce: req.Quiesce.Seconds(), TTL: req.TTL.Seconds(), Check: a.sess.service,
 		}
 	}

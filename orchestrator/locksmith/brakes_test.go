@@ -77,6 +77,17 @@ func TestBrakes(t *testing.T) {
 					w.t.Fatal(err)
 				}
 			}, says: "approval", next: "aimlock lock approve a"},
+		"approved under other policies": {policy: manual(alwaysHot), on: func(w *world, c *Client, _ *Hold) {
+			if _, err := w.client().Approve(w.t.Context(), "a", "go on", time.Hour); err != nil {
+				w.t.Fatal(err)
+			}
+			w.apply(c)
+		}, off: func(w *world, _ *Client) {
+			// Whoever approves does so under what is applied, whatever he has.
+			if _, err := w.client().Approve(w.t.Context(), "a", "go on", time.Hour); err != nil {
+				w.t.Fatal(err)
+			}
+		}, says: "under other policies", next: "aimlock lock approve a"},
 		"approval of another session": {policy: manual(alwaysHot), on: func(w *world, _ *Client, old *Hold) {
 			w.put(w.keys.Approval("a"), &records.Approval{Version: 1, Session: "x", Token: old.Token(), Expires: time.Now().Add(time.Hour)})
 		}, says: "earlier holder"},

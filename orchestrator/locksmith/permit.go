@@ -90,7 +90,7 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 		p.Why = fmt.Sprintf("policy %s says approval = %q", v.Policy.Name, b.Approval)
 		return p, nil
 	case policies.ApprovalManual:
-		if why := approved(v, time.Now()); why != "" {
+		if why := approved(v, appliedHash(active), time.Now()); why != "" {
 			p.Why, p.Next = why, "aimlock lock approve "+s.Name
 			return p, nil
 		}
@@ -146,8 +146,20 @@ func (c *Client) NotInForce(ctx context.Context, v *Verdict) (string, error) {
 	return c.inForce(v, active), nil
 }
 
+// appliedHash names the policies applied; "" while none are, or it cannot be read.
+func appliedHash(active *api.KVPair) string {
+	var rec records.PolicyActive
+	if active.ModifyIndex == 0 || records.Decode(active.Key, active.Value, &rec) != nil {
+		return ""
+	}
+	return rec.Hash
+}
+
 // approved says why a manual approval is missing; "" if it is there.
-func approved(v *Verdict, now time.Time) string {
+//
+// While nothing is applied anybody's policies may break the lock, so that the
+// hash of those under which it was approved says nothing.
+func approved(v *Verdict, applied string, now time.Time) string {
 	s, a := v.Snapshot, v.Snapshot.Approval
 	switch {
 	case a == nil:
@@ -156,6 +168,8 @@ func approved(v *Verdict, now time.Time) string {
 		return "the approval is for an earlier holder"
 	case !now.Before(a.Expires):
 		return "the approval expired at " + a.Expires.Format(time.RFC3339)
+	case applied != "" && a.PolicyHash != applied:
+		return fmt.Sprintf("the approval was given under other policies (%.12s) than those applied since (%.12s)", printable(a.PolicyHash), printable(applied))
 	case a.Rule != "" && a.Rule != v.Judgement.Rule.Name:
 		return fmt.Sprintf("the approval is for rule %s, and %s decides now", printable(a.Rule), v.Judgement.Rule.Name)
 	}

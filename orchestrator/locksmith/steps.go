@@ -140,7 +140,7 @@ func (b *breaking) run(ctx context.Context, t *target, st *policies.Step) error 
 		if err != nil {
 			return err
 		}
-		return b.c.address(ctx, s, b.c.keys.Request(s.Name), t.rec.Rule, t.rec.Reason, max(st.Wait, 10*time.Second), above...)
+		return b.c.address(ctx, s, b.c.keys.Request(s.Name), b.c.set.Hash, t.rec.Rule, t.rec.Reason, max(st.Wait, 10*time.Second), above...)
 	case policies.StepSignal:
 		return b.signal(s, st)
 	case policies.StepExec:
@@ -211,10 +211,10 @@ func (b *breaking) exec(ctx context.Context, t *target, st *policies.Step) error
 // address writes a request or an approval for the holder of s. The record
 // cannot outlive the holder that it names: it is written only while that one
 // holds, and names its session and token. above are further conditions.
-func (c *Client) address(ctx context.Context, s *evidence.Snapshot, key, rule, reason string, valid time.Duration, above ...consulkv.Op) error {
+func (c *Client) address(ctx context.Context, s *evidence.Snapshot, key, hash, rule, reason string, valid time.Duration, above ...consulkv.Op) error {
 	now := time.Now().UTC()
 	rec := records.Request{
-		Version: records.Version, Session: s.SessionID(), Token: s.Index(), Rule: rule, PolicyHash: c.set.Hash,
+		Version: records.Version, Session: s.SessionID(), Token: s.Index(), Rule: rule, PolicyHash: hash,
 		By: c.by, Who: c.Who(ctx), At: now, Expires: now.Add(valid), Reason: reason,
 	}
 	_, err := consulkv.Retry(ctx, c.consul, "write "+key, func(ctx context.Context) (consulkv.Results, error) {
@@ -234,7 +234,9 @@ func (c *Client) Request(ctx context.Context, name, reason string, valid time.Du
 }
 
 // Approve lets the lock called name be broken while its present holder has it,
-// for the rule that holds now or, if none does, for any, within valid.
+// for the rule that holds now or, if none does, for any, within valid. Where
+// policies are applied it holds under those, whatever this client's are, and no
+// longer than they are in force.
 func (c *Client) Approve(ctx context.Context, name, reason string, valid time.Duration) (*Verdict, error) {
 	return c.tell(ctx, name, reason, valid, c.keys.Approval)
 }
@@ -250,11 +252,23 @@ func (c *Client) tell(ctx context.Context, name, reason string, valid time.Durat
 	if !v.Snapshot.Held() {
 		return v, fmt.Errorf("lock %s: %w", name, ErrNotHeld)
 	}
+	p, err := c.consul.Get(ctx, c.keys.PolicyActive())
+	if err != nil {
+		return nil, err
+	}
+	hash := c.set.Hash
+	if p != nil {
+		var active records.PolicyActive
+		if err := records.Decode(p.Key, p.Value, &active); err != nil {
+			return nil, err
+		}
+		hash = active.Hash
+	}
 	rule := ""
-	if v.State == Hot {
+	if v.State == Hot && hash == c.set.Hash {
 		rule = v.Judgement.Rule.Name
 	}
-	return v, c.address(ctx, v.Snapshot, key(v.Snapshot.Name), rule, reason, valid)
+	return v, c.address(ctx, v.Snapshot, key(v.Snapshot.Name), hash, rule, reason, valid)
 }
 
 // keyWatcher follows one key.
