@@ -79,6 +79,9 @@ func TestOperators(t *testing.T) {
 	harness.Output(t, cmdLimit, f.aimlock("lock", "approve", "-policy", "manual.hcl", "-reason", "burnt", "a"))
 	var a records.Approval
 	f.record(f.prefix.Approval("a"), &a)
+	if holder.Accessor != self.AccessorID {
+		t.Errorf("the holder's record has the accessor %q, want %s", holder.Accessor, self.AccessorID)
+	}
 	if a.Session != holder.Session || a.Accessor != self.AccessorID || a.Host == "" || a.User == "" {
 		t.Errorf("approval %+v, want session %s and accessor %s", a, holder.Session, self.AccessorID)
 	}

@@ -90,7 +90,11 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 		p.Why = fmt.Sprintf("policy %s says approval = %q", v.Policy.Name, b.Approval)
 		return p, nil
 	case policies.ApprovalManual:
-		if why := approved(v, appliedHash(active), time.Now()); why != "" {
+		applied := ""
+		if active.ModifyIndex != 0 {
+			applied = c.set.Hash // inForce has compared them
+		}
+		if why := approved(v, applied, time.Now()); why != "" {
 			p.Why, p.Next = why, "aimlock lock approve "+s.Name
 			return p, nil
 		}
@@ -144,15 +148,6 @@ func (c *Client) NotInForce(ctx context.Context, v *Verdict) (string, error) {
 		active = &api.KVPair{Key: key}
 	}
 	return c.inForce(v, active), nil
-}
-
-// appliedHash names the policies applied; "" while none are, or it cannot be read.
-func appliedHash(active *api.KVPair) string {
-	var rec records.PolicyActive
-	if active.ModifyIndex == 0 || records.Decode(active.Key, active.Value, &rec) != nil {
-		return ""
-	}
-	return rec.Hash
 }
 
 // approved says why a manual approval is missing; "" if it is there.
