@@ -71,6 +71,7 @@ func (s *State) run() {
 	if s.next == end && s.nReady == 0 && s.nDeferred == 0 && s.inFlight == 0 {
 		// A stage without nodes changed nothing: there is nothing to watch.
 		s.bakingSince, s.promoted = s.now, s.promoted || s.from() == end
+		s.baked, s.bakeFrom = 0, s.now
 		s.status, s.dirty = Baking, true
 		if bake := s.plan.Spec.Stages[s.stage].Bake; bake > 0 && !s.promoted {
 			s.tell(TellStage, -1, "baking for %s", bake)
@@ -168,13 +169,14 @@ func (s *State) bake() (ended bool) {
 		s.assign()
 	}
 	if !s.promoted {
-		if s.now.Before(s.bakingSince.Add(s.plan.Spec.Stages[s.stage].Bake)) || !s.gatesPass() {
+		if s.baking() < s.plan.Spec.Stages[s.stage].Bake || !s.gatesPass() {
 			return false
 		}
 	}
 	if s.stage+1 < len(s.plan.Ends) {
 		s.stage++
 		s.bakingSince, s.promoted, s.asked, s.answers, s.dirty = time.Time{}, false, nil, nil, true
+		s.baked, s.bakeFrom = 0, time.Time{}
 		s.status = Running
 		s.announce()
 		return false

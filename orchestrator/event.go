@@ -105,6 +105,9 @@ type OperatorCommand struct {
 	Nodes  []string
 	By     string
 	Reason string
+	// Accessor is the public id of the ACL token that the operator used, if
+	// any.
+	Accessor string
 }
 
 // Supersede ends the rollout in favour of another one of its config. Whoever

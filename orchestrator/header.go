@@ -41,6 +41,14 @@ type Header struct {
 	FinishedAt  *time.Time `json:"finished_at"`
 	UpdatedAt   time.Time  `json:"updated_at"`
 	BakingSince *time.Time `json:"baking_since,omitempty"`
+	// Baked is a lower bound of how long the present stage has baked, in
+	// nanoseconds: what the clocks of those who drove it have counted. It, and
+	// not BakingSince, which is for people, ends a bake.
+	Baked time.Duration `json:"baked,omitempty"`
+	// BakeMarks are for the runner: by host and boot, the reading of that
+	// host's own clock at which the present bake would have begun, so that time
+	// counts that passed there while nobody held the lock.
+	BakeMarks map[string]float64 `json:"bake_marks,omitempty"`
 	Promoted    bool       `json:"promoted,omitempty"`
 	Paused      *PauseInfo `json:"paused,omitempty"`
 	// Reason says why the state is what it is.
@@ -58,10 +66,18 @@ type Header struct {
 	RestoreFailed int `json:"restore_failed,omitempty"`
 	// Command is the last operator's command that was taken.
 	Command *CommandSeen `json:"command,omitempty"`
+	// Commands are the last ones taken, the newest last, so that of several
+	// operators each finds what became of his own.
+	Commands []CommandSeen `json:"commands,omitempty"`
 	// Problems are the last failures, for people.
 	Problems     []Problem `json:"problems,omitempty"`
 	Follows      string    `json:"follows,omitempty"`
 	SupersededBy string    `json:"superseded_by,omitempty"`
+	// QueuedAt is the Raft index at which a rollout joined the queue that was
+	// ended there: it never began, and has no Token to be sorted by.
+	QueuedAt uint64 `json:"queued_at,omitempty"`
+	// PlanDropped: the plan's chunks were deleted, long after the end.
+	PlanDropped bool `json:"plan_dropped,omitempty"`
 }
 
 // HeaderStage is one stage of a header: nodes [From, End) of the plan.
@@ -108,12 +124,45 @@ type Budget struct {
 
 // CommandSeen is what became of an operator's command.
 type CommandSeen struct {
-	N      uint64    `json:"n"`
-	Verb   Verb      `json:"verb"`
-	By     string    `json:"by"`
-	At     time.Time `json:"at"`
+	N    uint64 `json:"n"`
+	Verb Verb   `json:"verb"`
+	By   string `json:"by"`
+	// Accessor is the public id of the ACL token that the operator used.
+	Accessor string    `json:"accessor,omitempty"`
+	At       time.Time `json:"at"`
 	OK     bool      `json:"ok"`
 	Result string    `json:"result"`
+}
+
+// commandsKept bounds the header: more operators at once are told that their
+// command was taken, and not what became of it.
+const commandsKept = 10
+
+// Taken returns what became of command n, or nil where that is not known: it
+// was not taken, or so many were taken since that it is forgotten.
+func (h *Header) Taken(n uint64) *CommandSeen {
+	for i := range h.Commands {
+		if h.Commands[i].N == n {
+			return &h.Commands[i]
+		}
+	}
+	if h.Command != nil && h.Command.N == n {
+		return h.Command
+	}
+	return nil
+}
+
+// Took notes what became of a command.
+func (h *Header) Took(c CommandSeen) {
+	h.Command = &c
+	h.Commands = appendSeen(h.Commands, c)
+}
+
+func appendSeen(list []CommandSeen, c CommandSeen) []CommandSeen {
+	if len(list) >= commandsKept {
+		list = list[len(list)-commandsKept+1:]
+	}
+	return append(slices.Clone(list), c)
 }
 
 // Problem is one node's failure, for people.
@@ -138,6 +187,7 @@ func (s *State) Header() Header {
 	h.StartedAt, h.FinishedAt, h.BakingSince = ptr(s.startedAt), ptr(s.finishedAt), ptr(s.bakingSince)
 	h.UpdatedAt = s.now
 	h.Promoted, h.Paused, h.Command = s.promoted, s.pause, s.command
+	h.Commands, h.Baked = slices.Clone(s.commands), s.baking()
 	h.Confirmed, h.Budget, h.RestoreFailed = s.nConfirmed, s.budget, s.restoreFailed
 	h.Problems = slices.Clone(s.problems)
 	h.Follows, h.SupersededBy = s.plan.Follows, s.superseded
@@ -223,6 +273,7 @@ func Recover(plan *Plan, h Header, given []Given, reports []Report) (*State, err
 	s.hold = Order{Epoch: h.Epoch, Token: h.Token}
 	s.startedAt, s.finishedAt, s.bakingSince = val(h.StartedAt), val(h.FinishedAt), val(h.BakingSince)
 	s.promoted, s.pause, s.command = h.Promoted, h.Paused, h.Command
+	s.commands, s.baked = slices.Clone(h.Commands), h.Baked
 	s.budget, s.restoreFailed, s.superseded = h.Budget, h.RestoreFailed, h.SupersededBy
 	s.problems = slices.Clone(h.Problems)
 	if err := s.recoverOrders(given, h.Confirmed); err != nil {

@@ -185,6 +185,10 @@ type State struct {
 	restoreFailed int
 
 	bakingSince time.Time
+	// baked is how long the stage had baked at bakeFrom; a zero bakeFrom means
+	// that no time is counted: nobody holds the rollout yet.
+	baked    time.Duration
+	bakeFrom time.Time
 	promoted    bool
 	// ask numbers the questions to gates; asked holds the gates without an
 	// answer yet, nil when none was asked for this bake.
@@ -196,6 +200,7 @@ type State struct {
 	reason     string
 	budget     Budget
 	command    *CommandSeen
+	commands   []CommandSeen
 	superseded string
 	problems   []Problem
 
@@ -276,12 +281,26 @@ func (s *State) AppendLate(buf []int) []int {
 	return buf
 }
 
-// Baked returns until when the present stage bakes; zero if it does not.
+// Baked returns until when the present stage bakes; zero if it does not, or if
+// nobody holds the rollout.
 func (s *State) Baked() time.Time {
-	if s.status != Baking || s.promoted {
+	if s.status != Baking || s.promoted || s.bakeFrom.IsZero() {
 		return time.Time{}
 	}
-	return s.bakingSince.Add(s.plan.Spec.Stages[s.stage].Bake)
+	return s.bakeFrom.Add(s.plan.Spec.Stages[s.stage].Bake - s.baked)
+}
+
+// baking is how long the present stage has baked, as far as that was counted.
+// Only time under a hold counts here, by the clock of the one who holds: what a
+// clock of another machine said never does.
+func (s *State) baking() time.Duration {
+	if s.bakingSince.IsZero() {
+		return 0
+	}
+	if s.bakeFrom.IsZero() {
+		return s.baked
+	}
+	return s.baked + max(0, s.now.Sub(s.bakeFrom))
 }
 
 // Idle reports whether nothing can happen now without time passing, a window

@@ -89,9 +89,10 @@ func (s *State) acquired(o Order) {
 	if s.startedAt.IsZero() {
 		s.startedAt = s.now
 	}
-	if s.bakingSince.After(s.now) {
-		// The last holder's clock was ahead of this one's: bake anew.
-		s.bakingSince = s.now
+	if !s.bakingSince.IsZero() {
+		// From here on this holder's clock counts.
+		s.baked = s.baking()
+		s.bakeFrom = s.now
 	}
 	// What was in flight under the last hold gets its whole deadline again:
 	// nobody watched in between.
@@ -250,7 +251,8 @@ func (s *State) setStatus(st Status, why string) {
 // obey takes an operator's command and notes what became of it.
 func (s *State) obey(c OperatorCommand) {
 	s.dirty = true
-	s.command = &CommandSeen{N: c.N, Verb: c.Verb, By: c.By, At: s.now, OK: true}
+	s.command = &CommandSeen{N: c.N, Verb: c.Verb, By: c.By, Accessor: c.Accessor, At: s.now, OK: true}
+	defer func() { s.commands = appendSeen(s.commands, *s.command) }()
 	by := "by " + c.By + because(c.Reason)
 	no := func(format string, args ...any) {
 		s.command.OK, s.command.Result = false, fmt.Sprintf(format, args...)

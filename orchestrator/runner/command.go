@@ -32,7 +32,7 @@ type commandRecord struct {
 }
 
 func (c *commandRecord) event() orchestrator.OperatorCommand {
-	return orchestrator.OperatorCommand{N: c.N, Verb: c.Verb, Nodes: c.Nodes, By: c.By, Reason: c.Reason}
+	return orchestrator.OperatorCommand{N: c.N, Verb: c.Verb, Nodes: c.Nodes, By: c.By, Reason: c.Reason, Accessor: c.Accessor}
 }
 
 func (r *Runner) commandKey(id string) string { return r.keys.Rollout(id) + "/command" }
@@ -273,7 +273,7 @@ func (r *Runner) abortUnread(ctx context.Context, h Hold, head *orchestrator.Hea
 		return nil, fmt.Errorf("%w (`aimlock rollout abort %s` ends it where it stands)", damage, head.ID)
 	}
 	now := time.Now().UTC()
-	head.Command = &orchestrator.CommandSeen{N: c.N, Verb: c.Verb, By: c.By, At: now, OK: true, Result: "done"}
+	head.Took(orchestrator.CommandSeen{N: c.N, Verb: c.Verb, By: c.By, Accessor: c.Accessor, At: now, OK: true, Result: "done"})
 	head.End(orchestrator.Aborted, "by "+c.By+"; it could not go on: "+damage.Error(), now)
 	return head, r.writeHeader(ctx, h, head)
 }
