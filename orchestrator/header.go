@@ -49,8 +49,8 @@ type Header struct {
 	// host's own clock at which the present bake would have begun, so that time
 	// counts that passed there while nobody held the lock.
 	BakeMarks map[string]float64 `json:"bake_marks,omitempty"`
-	Promoted    bool       `json:"promoted,omitempty"`
-	Paused      *PauseInfo `json:"paused,omitempty"`
+	Promoted  bool               `json:"promoted,omitempty"`
+	Paused    *PauseInfo         `json:"paused,omitempty"`
 	// Reason says why the state is what it is.
 	Reason string `json:"reason,omitempty"`
 
@@ -130,8 +130,8 @@ type CommandSeen struct {
 	// Accessor is the public id of the ACL token that the operator used.
 	Accessor string    `json:"accessor,omitempty"`
 	At       time.Time `json:"at"`
-	OK     bool      `json:"ok"`
-	Result string    `json:"result"`
+	OK       bool      `json:"ok"`
+	Result   string    `json:"result"`
 }
 
 // commandsKept bounds the header: more operators at once are told that their

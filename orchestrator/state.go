@@ -189,7 +189,7 @@ type State struct {
 	// that no time is counted: nobody holds the rollout yet.
 	baked    time.Duration
 	bakeFrom time.Time
-	promoted    bool
+	promoted bool
 	// ask numbers the questions to gates; asked holds the gates without an
 	// answer yet, nil when none was asked for this bake.
 	ask     int
