@@ -78,7 +78,24 @@ type Header struct {
 	QueuedAt uint64 `json:"queued_at,omitempty"`
 	// PlanDropped: the plan's chunks were deleted, long after the end.
 	PlanDropped bool `json:"plan_dropped,omitempty"`
+
+	// Of a rollout that has ended: the nodes that neither the sets above nor
+	// these name have applied it.
+	RolledBack      IndexSet `json:"rolled_back,omitempty"`
+	SupersededNodes IndexSet `json:"superseded_nodes,omitempty"`
+
+	// The rest is filled in by who drives the rollout, for people.
+
+	// Flying are those in flight for longest, at most FlyingShown.
+	Flying []Flight `json:"flying,omitempty"`
+	// Answers tells how long nodes took.
+	Answers *Answers `json:"answers,omitempty"`
+	// Events is the number of the last event in the rollout's log.
+	Events uint64 `json:"events,omitempty"`
 }
+
+// FlyingShown bounds the nodes in flight that a header names.
+const FlyingShown = 20
 
 // HeaderStage is one stage of a header: nodes [From, End) of the plan.
 type HeaderStage struct {
@@ -191,9 +208,17 @@ func (s *State) Header() Header {
 	h.Confirmed, h.Budget, h.RestoreFailed = s.nConfirmed, s.budget, s.restoreFailed
 	h.Problems = slices.Clone(s.problems)
 	h.Follows, h.SupersededBy = s.plan.Follows, s.superseded
-	if s.counts[ClassFailed]+s.counts[ClassUnreachable]+s.counts[ClassSkipped] > 0 {
+	if s.Finished() || s.counts[ClassFailed]+s.counts[ClassUnreachable]+s.counts[ClassSkipped] > 0 {
 		for i := range s.nodes {
 			switch s.nodes[i].class {
+			case ClassRolledBack:
+				if s.Finished() {
+					h.RolledBack = append(h.RolledBack, i)
+				}
+			case ClassSuperseded:
+				if s.Finished() {
+					h.SupersededNodes = append(h.SupersededNodes, i)
+				}
 			case ClassFailed:
 				h.Failed = append(h.Failed, i)
 			case ClassUnreachable:

@@ -225,16 +225,23 @@ func (s *State) unreachable(i int, why string) {
 const problemsKept = 20
 
 func (s *State) problem(i int, why string) {
-	const most = 300
-	if len(why) > most {
-		why = strings.ToValidUTF8(why[:most], "") + " …"
-	}
+	const most, told = 300, 5000
+	whole := clip(why, told)
+	why = clip(why, most)
 	if len(s.problems) == problemsKept {
 		s.problems = slices.Delete(s.problems, 0, 1)
 	}
 	s.problems = append(s.problems, Problem{Node: s.plan.Nodes[i], Class: s.nodes[i].class.String(), Why: why, At: s.now})
 	s.dirty = true
-	s.tell(TellNode, i, "%s: %s", s.nodes[i].class, why)
+	s.tell(TellNode, i, "%s: %s", s.nodes[i].class, whole)
+}
+
+// clip is at most the first n bytes of s, and says so.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + " …"
 }
 
 func (s *State) setStatus(st Status, why string) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
@@ -66,6 +67,9 @@ type drive struct {
 	change   time.Time // of the window
 	lastBeat time.Time
 	lastDone int
+
+	diary diary
+	took  orchestrator.Answers
 }
 
 // ErrRestored: nodes have accepted orders that are newer than what the present
@@ -88,6 +92,12 @@ func (d *drive) recover(ctx context.Context, fresh bool) error {
 	if fresh {
 		d.state = orchestrator.NewState(d.plan)
 		return nil
+	}
+	if d.header.Answers != nil {
+		d.took.Merge(*d.header.Answers)
+	}
+	if err := d.resumeDiary(ctx); err != nil {
+		return err
 	}
 	d.state, err = orchestrator.Recover(d.plan, d.header, st.given, st.reports)
 	return err
@@ -272,8 +282,11 @@ func (d *drive) answers(ctx context.Context) (orchestrator.Event, error) {
 		node, config := nodes[n/len(configs)], n%len(configs)
 		if rep, _, ok := d.r.answer(p, d.plan.ID, node, config, d.prev); ok {
 			out = append(out, rep)
-			if o, _ := d.state.Order(node); o == rep.Order && config == 0 {
+			if o, restore := d.state.Order(node); o == rep.Order && config == 0 {
 				fresh++
+				if since := d.state.Since(node); !since.IsZero() && !restore {
+					d.took.Add(d.now().Sub(since))
+				}
 			}
 		}
 	}
@@ -284,7 +297,13 @@ func (d *drive) answers(ctx context.Context) (orchestrator.Event, error) {
 // step feeds one event and does the effects in their order.
 func (d *drive) step(ctx context.Context, ev orchestrator.Event) error {
 	var effects []orchestrator.Effect
-	d.state, effects = orchestrator.Step(d.state, ev, d.now())
+	now := d.now()
+	d.state, effects = orchestrator.Step(d.state, ev, now)
+	for _, e := range effects {
+		if t, ok := e.(orchestrator.Tell); ok {
+			d.told(t, now)
+		}
+	}
 	for _, e := range effects {
 		if err := d.do(ctx, e); err != nil {
 			return err
@@ -296,9 +315,8 @@ func (d *drive) step(ctx context.Context, ev orchestrator.Event) error {
 func (d *drive) do(ctx context.Context, e orchestrator.Effect) error {
 	switch e := e.(type) {
 	case orchestrator.Persist:
-		d.header = e.Header
-		d.header.PlanChunks = d.chunks
-		return d.r.writeHeader(ctx, d.h, &d.header)
+		d.header = d.dress(e.Header)
+		return d.write(ctx, &d.header)
 	case orchestrator.Assign:
 		return d.give(ctx, e.Order, e.Nodes, records.ActionApply)
 	case orchestrator.Restore:
@@ -357,9 +375,17 @@ func command(c *orchestrator.Command) *records.Command {
 
 // present is the header as of now; the persisted one may be a little behind in
 // its counts.
-func (d *drive) present() orchestrator.Header {
-	h := d.state.Header()
-	h.PlanChunks = d.chunks
+func (d *drive) present() orchestrator.Header { return d.dress(d.state.Header()) }
+
+// dress fills in what a header has that is not the core's.
+func (d *drive) dress(h orchestrator.Header) orchestrator.Header {
+	h.PlanChunks, h.Events = d.chunks, d.diary.last
+	h.Flying = d.state.Oldest(orchestrator.FlyingShown)
+	if d.took.N > 0 {
+		a := d.took
+		a.Buckets = slices.Clone(a.Buckets)
+		h.Answers = &a
+	}
 	return h
 }
 
@@ -393,7 +419,7 @@ func (d *drive) account(ctx context.Context, done int, header bool) error {
 	}
 	if header {
 		d.header = h
-		if err := d.r.writeHeader(ctx, d.h, &h); err != nil {
+		if err := d.write(ctx, &d.header); err != nil {
 			return err
 		}
 	}

@@ -47,6 +47,7 @@ func (r *Runner) live(ctx context.Context, h *orchestrator.Header) (*orchestrato
 	}
 	out := s.Header()
 	out.PlanChunks, out.UpdatedAt = h.PlanChunks, h.UpdatedAt
+	out.Flying, out.Answers, out.Events = h.Flying, h.Answers, h.Events
 	return &out, nil
 }
 

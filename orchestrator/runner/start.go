@@ -194,11 +194,18 @@ func (r *Runner) superseded(ctx context.Context, h Hold, old *orchestrator.Heade
 	}
 	switch {
 	case err == nil:
-		d.state, _ = orchestrator.Step(d.state, orchestrator.Supersede{By: by}, now)
+		var effects []orchestrator.Effect
+		d.state, effects = orchestrator.Step(d.state, orchestrator.Supersede{By: by}, now)
+		for _, e := range effects {
+			if t, ok := e.(orchestrator.Tell); ok {
+				d.told(t, now)
+			}
+		}
 		if head = d.present(); head.FinishedAt == nil {
 			// It had ended already, and was waiting for its last answers.
 			head.FinishedAt = &now
 		}
+		return head, d.write(ctx, &head)
 	case unreadable(err):
 		r.log.Warn("an unfinished rollout cannot be read whole", "rollout", old.ID, "error", err)
 		head.SupersededBy = by

@@ -135,12 +135,20 @@ func (r *Runner) writePlan(ctx context.Context, h Hold, plan *orchestrator.Plan,
 	return r.writeHeader(ctx, h, head)
 }
 
-func (r *Runner) writeHeader(ctx context.Context, h Hold, head *orchestrator.Header) error {
+func encodeHeader(head *orchestrator.Header) ([]byte, error) {
 	v := records.Encode(head)
 	if len(v) > keepHeader {
-		return fmt.Errorf("the state of rollout %s has grown to %d bytes: Consul takes no more", head.ID, len(v))
+		return nil, fmt.Errorf("the state of rollout %s has grown to %d bytes: Consul takes no more", head.ID, len(v))
 	}
-	_, err := h.Txn(ctx, consulkv.Set(r.keys.Rollout(head.ID), v))
+	return v, nil
+}
+
+func (r *Runner) writeHeader(ctx context.Context, h Hold, head *orchestrator.Header) error {
+	v, err := encodeHeader(head)
+	if err != nil {
+		return err
+	}
+	_, err = h.Txn(ctx, consulkv.Set(r.keys.Rollout(head.ID), v))
 	return err
 }
 
