@@ -19,6 +19,7 @@ type Config struct {
 	LogLevel string        `hcl:"log_level,optional"`
 	LogJSON  bool          `hcl:"log_json,optional"`
 	Consul   *ConsulConfig `hcl:"consul,block"`
+	Nomad    *NomadConfig  `hcl:"nomad,block"`
 	Hooks    []HookConfig  `hcl:"hook,block"`
 }
 
@@ -26,6 +27,19 @@ type Config struct {
 type ConsulConfig struct {
 	Address   string `hcl:"address,optional"`
 	TokenFile string `hcl:"token_file,optional"` // relative to the file
+}
+
+// NomadConfig is how to reach Nomad: what its own tools take from NOMAD_…
+// variables, which stand before it. A token itself has no place in the file.
+type NomadConfig struct {
+	Address       string `hcl:"address,optional"`
+	Region        string `hcl:"region,optional"`
+	Namespace     string `hcl:"namespace,optional"`
+	TokenFile     string `hcl:"token_file,optional"`  // relative to the file, as are the next three
+	CACert        string `hcl:"ca_cert,optional"`     // of PEM
+	ClientCert    string `hcl:"client_cert,optional"` // of PEM
+	ClientKey     string `hcl:"client_key,optional"`  // of PEM
+	TLSServerName string `hcl:"tls_server_name,optional"`
 }
 
 func (m *Meta) loadConfig(path string) (Config, error) {
@@ -56,6 +70,13 @@ func (m *Meta) loadConfig(path string) (Config, error) {
 	}
 	if cfg.Consul.TokenFile != "" {
 		cfg.Consul.TokenFile = resolve(dir, cfg.Consul.TokenFile)
+	}
+	if n := cfg.Nomad; n != nil {
+		for _, path := range []*string{&n.TokenFile, &n.CACert, &n.ClientCert, &n.ClientKey} {
+			if *path != "" {
+				*path = resolve(dir, *path)
+			}
+		}
 	}
 	return cfg, nil
 }

@@ -96,7 +96,11 @@ func (m *Meta) locksmithWith(set *policies.Set) (*locksmith.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return locksmith.New(locksmith.Config{Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("locksmith"), Policies: set, OnBreak: m.onBreak})
+	nomad, err := m.nomadEvidence()
+	if err != nil {
+		return nil, err
+	}
+	return locksmith.New(locksmith.Config{Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("locksmith"), Policies: set, OnBreak: m.onBreak, Nomad: nomad})
 }
 
 // testsPassed tells on stderr of the tests that fail, and ends the command then.

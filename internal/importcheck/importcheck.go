@@ -97,6 +97,13 @@ func rules() []rule {
 			},
 		},
 		{
+			why:  "the way to Nomad knows nothing of locks and rollouts",
+			from: under("internal/nomadapi"),
+			deny: func(imp string, _ bool) bool {
+				return within(imp, Module) && !within(imp, own("internal/nomadapi"), own("internal/text"))
+			},
+		},
+		{
 			why:  "the embedded Consul stands in for the real one, so it knows nothing of who uses it",
 			from: under("internal/devconsul"),
 			deny: func(imp string, _ bool) bool { return within(imp, Module) && !within(imp, own("internal/devconsul")) },

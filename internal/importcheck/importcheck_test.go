@@ -52,6 +52,7 @@ func TestRules(t *testing.T) {
 		{"records", mod("internal/records", own("orchestrator")), ""},
 		{"consulkv", mod("internal/consulkv", own("internal/keys")), "internal/consulkv imports"},
 		{"consulkv may show text", mod("internal/consulkv", own("internal/text")), ""},
+		{"nomadapi", mod("internal/nomadapi", own("internal/consulkv")), "internal/nomadapi imports"},
 		{"text", mod("internal/text", own("internal/keys")), "internal/text imports"},
 		{"devconsul", mod("internal/devconsul", own("internal/consulkv")), "internal/devconsul imports"},
 		{"runner parses", mod("orchestrator/runner", "github.com/hashicorp/hcl/v2/gohcl"), "orchestrator/runner imports github.com/hashicorp/hcl/v2/gohcl: HCL is read"},

@@ -2,16 +2,14 @@ package evidence
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"os"
 	"regexp"
 	"time"
 
 	nomad "github.com/hashicorp/nomad/api"
 
+	"github.com/aim-control/aimlock/internal/nomadapi"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
 )
@@ -39,42 +37,40 @@ type AllocRef struct {
 // allocOf is the allocation that a holder recorded.
 func allocOf(h *records.Holder) AllocRef { return AllocRef{h.AllocID, h.AllocRegion} }
 
+// Since makes a read of an allocation one that waits, for Wait at most, until
+// Nomad has something newer than Index. Wait is a second to
+// nomadapi.MaxWait. The zero value does not wait.
+type Since struct {
+	Index uint64
+	Wait  time.Duration
+}
+
 // Nomad is what evidence and the step nomad_stop need of a Nomad cluster.
 type Nomad interface {
-	// Alloc reads an allocation. With an index above 0 it waits, for some
-	// minutes at most, until Nomad has something newer. What is collected is
-	// no error; what may have been is one.
-	Alloc(ctx context.Context, a AllocRef, index uint64) (*Alloc, uint64, error)
+	// Alloc reads an allocation, and returns the index of what it read. What is
+	// collected is no error; what may have been is one.
+	Alloc(ctx context.Context, a AllocRef, since Since) (*Alloc, uint64, error)
 	// Stop asks Nomad to stop an allocation.
 	Stop(ctx context.Context, a AllocRef) error
 }
 
-// nomadTimeout bounds one request that does not wait.
-const nomadTimeout = 5 * time.Second
-
-// nomadWait is how long Nomad may hold a query without a change.
-const nomadWait = 2 * time.Minute
-
-type nomadClient struct{ api *nomad.Client }
+type nomadClient struct{ c *nomadapi.Client }
 
 var _ Nomad = (*nomadClient)(nil)
 
 // NewNomad makes a Nomad of a client of its API.
-func NewNomad(c *nomad.Client) Nomad { return &nomadClient{api: c} }
+func NewNomad(c *nomadapi.Client) Nomad { return &nomadClient{c: c} }
 
 // NomadFromEnv connects by NOMAD_ADDR, NOMAD_TOKEN and the other variables of
 // Nomad's own tools. It is nil where NOMAD_ADDR is not set.
 func NomadFromEnv() (Nomad, error) {
-	if os.Getenv("NOMAD_ADDR") == "" {
+	var cfg nomadapi.Config
+	if !cfg.Configured() {
 		return nil, nil
 	}
-	cfg := nomad.DefaultConfig()
-	// An allocation's id is enough to find it; the namespace of the variable
-	// is for jobs.
-	cfg.Namespace = ""
-	c, err := nomad.NewClient(cfg)
+	c, err := nomadapi.New(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("client for Nomad: %w", err)
+		return nil, err
 	}
 	return NewNomad(c), nil
 }
@@ -90,35 +86,41 @@ func checkAllocID(id string) error {
 	return nil
 }
 
-func (n *nomadClient) Alloc(ctx context.Context, ref AllocRef, index uint64) (*Alloc, uint64, error) {
+func (n *nomadClient) Alloc(ctx context.Context, ref AllocRef, since Since) (*Alloc, uint64, error) {
 	id := ref.ID
 	if err := checkAllocID(id); err != nil {
 		return nil, 0, err
 	}
-	bound := nomadTimeout
-	if index > 0 {
-		bound += nomadWait + nomadWait/16
-	}
-	ctx, cancel := context.WithTimeout(ctx, bound)
+	q, cancel := nomadapi.Blocking(ctx, since.Index, since.Wait)
 	defer cancel()
-	q := &nomad.QueryOptions{Region: ref.Region, WaitIndex: index, WaitTime: nomadWait}
-	a, meta, err := n.api.Allocations().Info(id, q.WithContext(ctx))
+	a, meta, err := n.c.API().Allocations().Info(id, inRegion(q, ref))
 	if err != nil {
-		if statusOf(err) == http.StatusNotFound {
+		if nomadapi.Status(err) == http.StatusNotFound {
 			gone, gerr := n.gone(ctx, ref)
 			return gone, 0, gerr
 		}
-		return nil, 0, n.fail("read allocation "+id, err)
+		return nil, 0, n.c.Fail("read allocation "+id, err)
 	}
 	out := &Alloc{ID: a.ID, ClientStatus: a.ClientStatus, DesiredStatus: a.DesiredStatus, Job: a.JobID}
 	if a.NodeID == "" {
 		out.NodeWhy = "the allocation has no node yet"
-	} else if node, _, err := n.api.Nodes().Info(a.NodeID, (&nomad.QueryOptions{Region: ref.Region}).WithContext(ctx)); err != nil {
-		out.NodeWhy = n.fail("read node "+a.NodeID, err).Error()
+		return out, meta.LastIndex, nil
+	}
+	q, done := nomadapi.Blocking(ctx, 0, 0)
+	defer done()
+	if node, _, err := n.c.API().Nodes().Info(a.NodeID, inRegion(q, ref)); err != nil {
+		out.NodeWhy = n.c.Fail("read node "+a.NodeID, err).Error()
 	} else {
 		out.NodeStatus = node.Status
 	}
 	return out, meta.LastIndex, nil
+}
+
+// inRegion asks the region of an allocation, whose id alone is enough to find
+// it: the namespace of NOMAD_NAMESPACE is for jobs.
+func inRegion(q *nomad.QueryOptions, ref AllocRef) *nomad.QueryOptions {
+	q.Region, q.Namespace = ref.Region, nomad.AllNamespacesNamespace
+	return q
 }
 
 // gone is for an allocation that Nomad says it does not have. It says so too
@@ -131,12 +133,13 @@ func (n *nomadClient) gone(ctx context.Context, ref AllocRef) (*Alloc, error) {
 	if ref.Region == "" {
 		return nil, fmt.Errorf("Nomad shows no allocation %s: it was collected, or it runs in another region; the holder did not record which", id)
 	}
-	tok, _, err := n.api.ACLTokens().Self((&nomad.QueryOptions{Region: ref.Region}).WithContext(ctx))
-	switch {
-	case err == nil && tok.Type == "management", aclDisabled(err):
+	q, cancel := nomadapi.Blocking(ctx, 0, 0)
+	defer cancel()
+	switch all, err := n.c.SeesAll(inRegion(q, ref)); {
+	case all:
 		return &Alloc{ID: id, Gone: true}, nil
 	case err != nil:
-		return nil, fmt.Errorf("Nomad shows no allocation %s, and whether the token may see it is not known: %w", id, n.fail("read the token", err))
+		return nil, fmt.Errorf("Nomad shows no allocation %s, and whether the token may see it is not known: %w", id, err)
 	}
 	return nil, fmt.Errorf("Nomad shows no allocation %s: it was collected, or the token may not read its namespace", id)
 }
@@ -146,54 +149,14 @@ func (n *nomadClient) Stop(ctx context.Context, ref AllocRef) error {
 	if err := checkAllocID(id); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, nomadTimeout)
+	q, cancel := nomadapi.Blocking(ctx, 0, 0)
 	defer cancel()
-	_, err := n.api.Allocations().Stop(&nomad.Allocation{ID: id}, (&nomad.QueryOptions{Region: ref.Region}).WithContext(ctx))
+	_, err := n.c.API().Allocations().Stop(&nomad.Allocation{ID: id}, inRegion(q, ref))
 	if err != nil {
-		return n.fail("stop allocation "+id, err)
+		return n.c.Fail("stop allocation "+id, err)
 	}
 	return nil
 }
-
-func statusOf(err error) int {
-	if e, ok := errors.AsType[nomad.UnexpectedResponseError](err); ok {
-		return e.StatusCode()
-	}
-	return 0
-}
-
-// aclDisabled: this Nomad asks for no tokens at all.
-func aclDisabled(err error) bool {
-	e, ok := errors.AsType[nomad.UnexpectedResponseError](err)
-	return ok && e.Body() == "ACL support disabled"
-}
-
-// fail names the operation and the address; the text of the error is foreign.
-func (n *nomadClient) fail(op string, err error) error {
-	what := text.Clip(text.Printable(err.Error()), 200)
-	if e, ok := errors.AsType[nomad.UnexpectedResponseError](err); ok {
-		what = fmt.Sprintf("HTTP %d: %s", e.StatusCode(), text.Clip(text.Printable(e.Body()), 200))
-	} else if errors.Is(err, context.DeadlineExceeded) {
-		what = "timed out"
-	}
-	addr := n.api.Address()
-	if u, perr := url.Parse(addr); perr == nil {
-		addr = u.Redacted()
-	}
-	return &NomadError{Op: op, Addr: addr, What: what, err: err}
-}
-
-// NomadError is a failed operation on Nomad. Its message holds no token.
-type NomadError struct {
-	Op, Addr, What string
-	err            error
-}
-
-func (e *NomadError) Error() string {
-	return fmt.Sprintf("%s: Nomad at %s: %s; check NOMAD_ADDR and NOMAD_TOKEN", e.Op, e.Addr, e.What)
-}
-
-func (e *NomadError) Unwrap() error { return e.err }
 
 const nomadNotAsked = "Nomad was not asked: NOMAD_ADDR is not set"
 
@@ -207,7 +170,7 @@ func (r *Reader) readAlloc(ctx context.Context, s *Snapshot) {
 		s.AllocWhy = nomadNotAsked
 		return
 	}
-	a, _, err := r.Nomad.Alloc(ctx, allocOf(s.Holder), 0)
+	a, _, err := r.Nomad.Alloc(ctx, allocOf(s.Holder), Since{})
 	if err != nil {
 		s.AllocWhy = err.Error()
 		return

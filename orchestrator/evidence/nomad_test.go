@@ -10,6 +10,7 @@ import (
 
 	nomad "github.com/hashicorp/nomad/api"
 
+	"github.com/aim-control/aimlock/internal/nomadapi"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
@@ -80,7 +81,7 @@ func (n *fakeNomad) start(t *testing.T) evidence.Nomad {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return evidence.NewNomad(c)
+	return evidence.NewNomad(nomadapi.Wrap(c))
 }
 
 func TestFactsOfNomad(t *testing.T) {
@@ -101,7 +102,9 @@ func TestFactsOfNomad(t *testing.T) {
 			want{"nomad.client_status": "lost", "nomad.desired_status": "stop", "nomad.node_status": "down"}},
 		"the node cannot be read": {&fakeNomad{alloc: alloc("running", "run"), fail: map[string]int{"node/": 403}},
 			want{"nomad.client_status": "running", "nomad.node_status": "?HTTP 403: Permission denied ?[31m"}},
-		"collected, no ACLs":               {&fakeNomad{}, want{"nomad.gone": true, "nomad.client_status": "null", "nomad.node_status": "null"}},
+		"collected, no ACLs": {&fakeNomad{}, want{"nomad.gone": true, "nomad.client_status": "null", "nomad.node_status": "null"}},
+		"collected, no ACLs, as newer ones say it": {&fakeNomad{token: &nomad.ACLToken{AccessorID: "acls-disabled", Type: "client"}},
+			want{"nomad.gone": true}},
 		"collected, to a management token": {&fakeNomad{token: &nomad.ACLToken{Type: "management"}}, want{"nomad.gone": true}},
 		"not shown to a client's token": {&fakeNomad{token: &nomad.ACLToken{Type: "client"}},
 			want{"nomad.gone": "?collected, or the token may not", "nomad.client_status": "?collected, or"}},
@@ -143,7 +146,7 @@ func TestNomadThatIsNotAsked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.reader.Nomad = evidence.NewNomad(c)
+	w.reader.Nomad = evidence.NewNomad(nomadapi.Wrap(c))
 	start := time.Now()
 	want{"nomad.client_status": "?" + gone.URL}.check(t, w.facts(w.read("a")))
 	if took := time.Since(start); took > 10*time.Second {
@@ -157,7 +160,7 @@ func TestNomadTakesOnlyIDs(t *testing.T) {
 	fake := &fakeNomad{alloc: &nomad.Allocation{ID: "x"}}
 	n := fake.start(t)
 	for _, id := range []string{"", "x", "../system/gc", anAlloc + "/stop", strings.ToUpper(anAlloc), "\x1b[2J"} {
-		if _, _, err := n.Alloc(t.Context(), evidence.AllocRef{ID: id}, 0); err == nil || strings.Contains(err.Error(), "\x1b") {
+		if _, _, err := n.Alloc(t.Context(), evidence.AllocRef{ID: id}, evidence.Since{}); err == nil || strings.Contains(err.Error(), "\x1b") {
 			t.Errorf("read %q: %v", id, err)
 		}
 		if err := n.Stop(t.Context(), evidence.AllocRef{ID: id}); err == nil {

@@ -334,7 +334,7 @@ func (p *picture) readAllocs(ctx context.Context) {
 		gate <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-gate }()
-			a, _, err := p.r.Nomad.Alloc(ctx, id, 0)
+			a, _, err := p.r.Nomad.Alloc(ctx, id, Since{})
 			seen := allocSeen{alloc: a}
 			if err != nil {
 				seen = allocSeen{why: err.Error()}

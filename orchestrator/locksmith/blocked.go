@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/nomadapi"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
@@ -317,23 +318,23 @@ func followKey(ctx context.Context, w *consulkv.Watcher[*api.KVPair], index uint
 	}
 }
 
-// followAlloc pokes when Nomad has news of an allocation. Without any from
-// Nomad nothing changes: its facts are unknown then.
+// followAlloc pokes when Nomad has news of an allocation, and when it answers
+// again after it did not: its facts are unknown meanwhile.
 func followAlloc(ctx context.Context, n evidence.Nomad, id evidence.AllocRef, poke func()) {
-	index := uint64(0)
+	index, failing := uint64(0), false
 	for ctx.Err() == nil {
-		a, next, err := n.Alloc(ctx, id, index)
+		a, next, err := n.Alloc(ctx, id, evidence.Since{Index: index, Wait: nomadapi.MaxWait})
 		switch {
 		case err != nil:
-			index = 0
+			index, failing = 0, true
 		case a.Gone:
 			poke()
 			return
-		case next > index && index > 0:
-			poke()
-			index = next
 		default:
-			index = next
+			if failing || index > 0 && next != index {
+				poke()
+			}
+			index, failing = next, false
 		}
 		if sleep(ctx, time.Second) != nil {
 			return

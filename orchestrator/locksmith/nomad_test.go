@@ -31,17 +31,17 @@ func newFakeNomad() *fakeNomad {
 	return &fakeNomad{status: "running", index: 1, changed: make(chan struct{})}
 }
 
-func (n *fakeNomad) Alloc(ctx context.Context, ref evidence.AllocRef, index uint64) (*evidence.Alloc, uint64, error) {
+func (n *fakeNomad) Alloc(ctx context.Context, ref evidence.AllocRef, since evidence.Since) (*evidence.Alloc, uint64, error) {
 	for {
 		n.mu.Lock()
 		a, now, changed, err := &evidence.Alloc{ID: ref.ID, ClientStatus: n.status, DesiredStatus: "run", NodeStatus: "ready", Job: "j"}, n.index, n.changed, n.err
 		n.mu.Unlock()
-		if err != nil || index < now {
+		if err != nil || since.Index < now {
 			return a, now, err
 		}
 		select {
 		case <-changed:
-		case <-time.After(2 * time.Minute):
+		case <-time.After(since.Wait):
 			return a, now, nil
 		case <-ctx.Done():
 			return nil, 0, ctx.Err()
