@@ -109,7 +109,7 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 		}
 	}()
 	c, err := locksmith.New(locksmith.Config{
-		Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("lock"), Policies: set, OnBreak: guard.OnBreak(rec, notifier, metrics),
+		Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("lock"), Policies: set, OnBreak: guard.OnBreak(rec, notifier, metrics), As: "locksmith",
 	})
 	if err != nil {
 		return err

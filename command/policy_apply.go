@@ -211,7 +211,7 @@ func versionText(v *records.PolicyVersion) string {
 // known. Host and user stand in by already, unless it was set to something else.
 func whoText(by string, who records.Who) string {
 	s := text.Clip(text.Printable(by), 100)
-	if at := who.User + "@" + who.Host; at != "@" && at != by {
+	if at := who.User + "@" + who.Host; at != "@" && !strings.HasSuffix(by, at) {
 		s += " (" + text.Clip(text.Printable(at), 100) + ")"
 	}
 	if who.Accessor != "" {

@@ -176,7 +176,7 @@ func (c *Client) Put(ctx context.Context, key string, value []byte) error {
 // CAS writes a key if its ModifyIndex still is index (0: if it does not
 // exist). It makes one try: after an error the write may or may not stand.
 func (c *Client) CAS(ctx context.Context, key string, value []byte, index uint64) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := context.WithTimeout(ctx, try(ctx, c.timeout))
 	defer cancel()
 	ok, _, err := c.api.KV().CAS(&api.KVPair{Key: key, Value: value, ModifyIndex: index}, (&api.WriteOptions{}).WithContext(ctx))
 	if err != nil {

@@ -21,12 +21,18 @@ func newBackOff() *backoff.ExponentialBackOff {
 
 // Retry runs f, which must be safe to repeat, until it succeeds, fails for
 // good, or the client's RetryFor is over. Each try has the client's time-out.
-// The error is an *Error, or the cause of ctx if that ended.
+// Until bounds it further. The error is an *Error, or the cause of ctx if that
+// ended.
 func Retry[T any](ctx context.Context, c *Client, op string, f func(context.Context) (T, error)) (T, error) {
 	start, tries := time.Now(), 0
+	most := c.retryFor
+	if left, ok := Hurry(ctx); ok {
+		// Not 0, which would mean without end.
+		most = min(most, max(left, time.Nanosecond))
+	}
 	v, err := backoff.Retry(ctx, func() (T, error) {
 		tries++
-		tctx, cancel := context.WithTimeout(ctx, c.timeout)
+		tctx, cancel := context.WithTimeout(ctx, try(ctx, c.timeout))
 		defer cancel()
 		v, err := f(tctx)
 		if err == nil {
@@ -40,7 +46,7 @@ func Retry[T any](ctx context.Context, c *Client, op string, f func(context.Cont
 			return v, err
 		}
 		return v, backoff.Permanent(err)
-	}, backoff.WithBackOff(newBackOff()), backoff.WithMaxElapsedTime(c.retryFor),
+	}, backoff.WithBackOff(newBackOff()), backoff.WithMaxElapsedTime(most),
 		backoff.WithNotify(func(err error, next time.Duration) {
 			c.log.Debug("retrying", "op", op, "error", err, "in", next.Round(time.Millisecond))
 		}))

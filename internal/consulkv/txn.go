@@ -84,7 +84,7 @@ func (c *Client) Txn(ctx context.Context, ops ...Op) (Results, error) {
 		list[i] = &api.TxnOp{KV: op}
 	}
 	name := "transaction on " + ops[0].Key
-	tctx, cancel := context.WithTimeout(ctx, c.timeout)
+	tctx, cancel := context.WithTimeout(ctx, try(ctx, c.timeout))
 	defer cancel()
 	q := &api.QueryOptions{RequireConsistent: !writes(ops)}
 	ok, resp, _, err := c.api.Txn().Txn(list, q.WithContext(tctx))

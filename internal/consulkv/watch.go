@@ -152,7 +152,8 @@ func (w *Watcher[T]) query(ctx context.Context) (T, *api.QueryMeta, error) {
 		slow.timeout += w.opts.Wait + w.opts.Wait/16
 	}
 	tries := 0
-	a, err := Retry(ctx, &slow, "watch "+w.opts.Name, func(ctx context.Context) (answer[T], error) {
+	// One query waits for long, whatever the hurry of its caller.
+	a, err := Retry(Unhurried(ctx), &slow, "watch "+w.opts.Name, func(ctx context.Context) (answer[T], error) {
 		if tries++; tries > 1 {
 			index, w.plain = 0, true
 		}

@@ -198,6 +198,7 @@ type BudgetItem struct {
 	Lock string    `json:"lock"`
 	At   time.Time `json:"at"`
 	By   string    `json:"by"`
+	Who
 	// Token of the hold: however often it is tried to break it, it counts once.
 	Token uint64 `json:"token,omitempty"`
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
@@ -122,7 +123,7 @@ func (g *Guard) actOnce(ctx context.Context, rep *Report, found []*once, say fun
 	case g.cfg.DryRun:
 		rep.Acting = true
 	default:
-		hold, err := g.client.Acquire(ctx, locksmith.Request{Names: []string{LeaderLock}, Operation: "locksmith -once", Cluster: g.cluster, Try: true})
+		hold, err := g.client.Acquire(ctx, locksmith.Request{Names: []string{LeaderLock}, Operation: "locksmith -once", Cluster: g.cluster, Try: true, Reach: consulkv.DefaultRetryFor})
 		if ref, ok := errors.AsType[*locksmith.RefusedError](err); ok {
 			rep.NotActing = "another locksmith leads"
 			if name := leaderName(ref.Status); name != "" {

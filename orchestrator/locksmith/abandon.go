@@ -27,6 +27,13 @@ func (h *Hold) Abandon(ctx context.Context) {
 	h.sess.close(ctx)
 }
 
+// whoWithin is Who for who has no more than d to wait for the accessor.
+func (c *Client) whoWithin(ctx context.Context, d time.Duration) records.Who {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return c.Who(ctx)
+}
+
 // By names the operator in records.
 func (c *Client) By() string { return c.by }
 

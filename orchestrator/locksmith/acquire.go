@@ -22,6 +22,10 @@ const sessionName = "aimlock "
 // NewNonce returns what tells one acquisition from every other.
 func NewNonce() string { return rand.Text() }
 
+// accessorGrace is what an acquisition and a break wait for the accessor of their
+// token beyond what they do meanwhile: a lock matters more than its record.
+const accessorGrace = 100 * time.Millisecond
+
 // attempt is one acquisition of the locks of a request under one session.
 type attempt struct {
 	c    *Client
@@ -46,15 +50,13 @@ func (c *Client) begin(ctx context.Context, req *Request) (*attempt, error) {
 		among = req.among
 	}
 	// Beside the session's making: it is asked for once in the life of a process.
-	accessor := make(chan string, 1)
-	go func() { accessor <- c.consul.Accessor(ctx) }()
+	c.consul.AskAccessor()
 	sess, err := c.openSession(ctx, req.TTL, req.Quiesce, name, c.meta(nonce, among))
-	who := <-accessor
 	if err != nil {
 		return nil, err
 	}
 	sess.node = c.localNode(ctx, sess.id)
-	a := &attempt{c: c, sess: sess, nonce: nonce, accessor: who}
+	a := &attempt{c: c, sess: sess, nonce: nonce, accessor: c.consul.AccessorWithin(ctx, accessorGrace)}
 	a.aim(req)
 	return a, nil
 }
@@ -299,7 +301,11 @@ func (a *attempt) resolve(ctx context.Context, snaps map[string]*evidence.Snapsh
 	c, key := a.c, snaps[a.req.Names[0]].Key
 	epoch, pen := c.keys.Epoch(), c.keys.Writes(a.req.Names[0])
 	c.log.Warn("the answer to an acquisition was lost; reading whether it stands", "lock", a.req.Names[0], "error", cause)
-	for deadline := time.Now().Add(resolvePatience); ; {
+	patience := resolvePatience
+	if left, ok := consulkv.Hurry(ctx); ok {
+		patience = min(patience, left)
+	}
+	for deadline := time.Now().Add(patience); ; {
 		if err := a.sess.dead(); err != nil {
 			return nil, fmt.Errorf("%w: %w; and then: %w", errNotOurs, cause, err)
 		}

@@ -159,6 +159,7 @@ func (c *Client) confirm(ctx context.Context, targets []*target) error {
 // startBreak confirms the verdicts, asks for the permits, and commits the
 // intent: nothing is destroyed before it stands.
 func (c *Client) startBreak(ctx context.Context, targets []*target, notify func(Notice), force bool, under *Hold) (*breaking, error) {
+	c.consul.AskAccessor()
 	if err := c.confirm(ctx, targets); err != nil {
 		return nil, err
 	}
@@ -176,11 +177,11 @@ func (c *Client) startBreak(ctx context.Context, targets []*target, notify func(
 	if err := c.permitted(ctx, targets); err != nil {
 		return nil, err
 	}
-	who := c.Who(ctx)
+	who := c.whoWithin(ctx, accessorGrace)
 	for i, t := range targets {
 		t.intent(c, who, epoch, attempts[i])
 	}
-	if err := b.intend(ctx); err != nil {
+	if err := b.intend(ctx, who); err != nil {
 		return nil, err
 	}
 	b.began = true
@@ -233,13 +234,13 @@ func (t *target) intent(c *Client, who records.Who, epoch uint64, attempt int) {
 
 // intend commits the intents of all targets. It fails if a lock, or a key that
 // a verdict or a permit rested on, changed since.
-func (b *breaking) intend(ctx context.Context) error {
+func (b *breaking) intend(ctx context.Context, who records.Who) error {
 	var guards, ops []consulkv.Op
 	for _, t := range b.targets {
 		guards = append(guards, b.guards(t)...)
 		guards = append(guards, t.permit.guards...)
 	}
-	budgets, err := b.c.charge(b.targets, time.Now())
+	budgets, err := b.c.charge(b.targets, who, time.Now())
 	if err != nil {
 		return err
 	}

@@ -142,7 +142,7 @@ func (c *Client) newCheck(ctx context.Context, output string, meta map[string]st
 	if err := k.register(ctx, meta); err != nil {
 		return nil, err
 	}
-	kctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	kctx, cancel := context.WithCancel(outliving(ctx))
 	k.cancel = cancel
 	k.wg.Go(func() { c.keep(kctx, PassEvery, k.id, k.over, k.pass) })
 	return k, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -53,8 +54,11 @@ type Config struct {
 	Policies *policies.Set
 	// Self is this process; the zero value looks it up.
 	Self hostproc.Identity
-	// By names the operator in records; empty is user@host.
+	// By names the operator in records; empty is user@host, with As before it.
 	By string
+	// As tells in records what acts where no person does, such as "locksmith";
+	// empty: a person does.
+	As string
 	// Nomad is asked about the allocations of holders; nil connects where
 	// NOMAD_ADDR is set.
 	Nomad evidence.Nomad
@@ -122,7 +126,7 @@ func New(cfg Config) (*Client, error) {
 		cfg.Prefix = keys.DefaultPrefix
 	}
 	if cfg.By == "" {
-		cfg.By = cfg.Self.User + "@" + cfg.Self.Host
+		cfg.By = strings.TrimSpace(cfg.As + " " + cfg.Self.User + "@" + cfg.Self.Host)
 	}
 	if cfg.Nomad == nil {
 		n, err := evidence.NomadFromEnv()
@@ -204,6 +208,11 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// outliving is ctx for what lives on when the call that began it has returned.
+func outliving(ctx context.Context) context.Context {
+	return consulkv.Unhurried(context.WithoutCancel(ctx))
 }
 
 // detached is a context for cleaning up after ctx ended, with a bound.

@@ -50,7 +50,7 @@ type Hold struct {
 
 // start begins the life of a hold that was taken.
 func (h *Hold) start(ctx context.Context) {
-	h.ctx, h.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	h.ctx, h.cancel = context.WithCancelCause(outliving(ctx))
 	for _, n := range h.names {
 		k := h.c.keys.Lock(n)
 		h.guards = append(h.guards, consulkv.CheckSession(k, h.sess.id), consulkv.CheckIndex(k, h.token))

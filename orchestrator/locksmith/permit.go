@@ -110,7 +110,7 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 		}
 	}
 	p.budget, p.budgetIndex = budget.Value, budget.ModifyIndex
-	if _, why := c.spend(v.Policy, p, []*Verdict{v}, time.Now()); why != "" {
+	if _, why := c.spend(v.Policy, p, []*Verdict{v}, records.Who{}, time.Now()); why != "" {
 		p.Why, p.brake = why, brakeBudget
 		return p, nil
 	}
@@ -172,7 +172,7 @@ func approved(v *Verdict, applied string, now time.Time) string {
 }
 
 // charge takes the break of all targets out of the budgets of their policies.
-func (c *Client) charge(targets []*target, now time.Time) ([]consulkv.Op, error) {
+func (c *Client) charge(targets []*target, who records.Who, now time.Time) ([]consulkv.Op, error) {
 	var ops []consulkv.Op
 	done := map[*policies.Policy]bool{}
 	for _, t := range targets {
@@ -187,7 +187,7 @@ func (c *Client) charge(targets []*target, now time.Time) ([]consulkv.Op, error)
 				verdicts = append(verdicts, o.v)
 			}
 		}
-		op, why := c.spend(p, t.permit, verdicts, now)
+		op, why := c.spend(p, t.permit, verdicts, who, now)
 		if why != "" {
 			return nil, &NotPermittedError{Lock: t.name, Permit: &Permit{Why: why, brake: brakeBudget}}
 		}
@@ -205,7 +205,7 @@ func (c *Client) charge(targets []*target, now time.Time) ([]consulkv.Op, error)
 // The clocks are the wall clocks of those who break: the span of a budget is
 // hours, and a skewed clock only shifts it. A break of the future counts, too:
 // whose clock is wrong cannot be told, and the way out is said.
-func (c *Client) spend(p *policies.Policy, permit *Permit, verdicts []*Verdict, now time.Time) (consulkv.Op, string) {
+func (c *Client) spend(p *policies.Policy, permit *Permit, verdicts []*Verdict, who records.Who, now time.Time) (consulkv.Op, string) {
 	b := p.Break.Budget
 	if b == nil {
 		return nil, ""
@@ -232,7 +232,7 @@ func (c *Client) spend(p *policies.Policy, permit *Permit, verdicts []*Verdict, 
 	for _, v := range verdicts {
 		token := v.Snapshot.Index()
 		if !slices.ContainsFunc(rec.Breaks, func(i records.BudgetItem) bool { return i.Token == token }) {
-			rec.Breaks = append(rec.Breaks, records.BudgetItem{Lock: v.Snapshot.Name, At: now.UTC(), By: c.by, Token: token})
+			rec.Breaks = append(rec.Breaks, records.BudgetItem{Lock: v.Snapshot.Name, At: now.UTC(), By: c.by, Who: who, Token: token})
 		}
 	}
 	switch {

@@ -62,7 +62,7 @@ func (c *Client) since(t instant) time.Duration {
 // keeps both alive until close is called. meta goes with the check's service.
 func (c *Client) openSession(ctx context.Context, ttl, lockDelay time.Duration, name string, meta map[string]string) (*session, error) {
 	s := &session{c: c, ttl: ttl, died: make(chan struct{})}
-	kctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	kctx, cancel := context.WithCancel(outliving(ctx))
 	s.cancel = cancel
 	s.life, s.end = context.WithCancel(kctx)
 	// Until there is a session, no renewal bounds the lease.

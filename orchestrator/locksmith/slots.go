@@ -37,6 +37,7 @@ func (c *Client) AcquireAny(ctx context.Context, req Request) (*Hold, error) {
 	if err := c.normalise(&req, MaxSlots); err != nil {
 		return nil, err
 	}
+	ctx = req.hurry(ctx)
 	s := &slots{c: c, req: &req, start: time.Now(), wake: make(chan struct{}, 1), pairs: map[string]*api.KVPair{}, news: map[string]*evidence.Snapshot{}}
 	for _, n := range req.Names {
 		one := req

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
@@ -32,10 +33,15 @@ type Request struct {
 	Nonce string
 	// Processes must be gone too before the hold is proved dead.
 	Processes []records.Process
-	// Try does not wait at all.
+	// Try does not wait for the lock at all.
 	Try bool
-	// Wait bounds the wait for the lock; 0: no bound.
+	// Wait bounds the wait for the lock; 0: no bound. It also bounds how long a
+	// Consul that does not answer is tried again. A break that has begun and a
+	// pause that is owed go on past it.
 	Wait time.Duration
+	// Reach is for how long a Try asks again where Consul does not answer; 0: it
+	// asks once.
+	Reach time.Duration
 	// NoBreak judges and explains, but never breaks.
 	NoBreak bool
 	// Cluster is what the caller knows of the cluster's past; nil: the wait
@@ -86,8 +92,20 @@ func (c *Client) Acquire(ctx context.Context, req Request) (*Hold, error) {
 	if err := c.normalise(&req, MaxLocks); err != nil {
 		return nil, err
 	}
+	ctx = req.hurry(ctx)
 	w := &waiter{c: c, req: &req, obs: map[string]*Observer{}, start: time.Now(), failed: map[string]failure{}, cluster: req.Cluster}
 	return w.run(ctx)
+}
+
+// hurry bounds the tries of whatever the request needs of Consul.
+func (r *Request) hurry(ctx context.Context) context.Context {
+	switch {
+	case r.Try:
+		return consulkv.Until(ctx, time.Now().Add(r.Reach))
+	case r.Wait > 0:
+		return consulkv.Until(ctx, time.Now().Add(r.Wait))
+	}
+	return ctx
 }
 
 // normalise gives every lock its one name, and fills in the defaults.
@@ -338,7 +356,7 @@ func (w *waiter) settle(ctx context.Context, h *Hold, owe time.Duration) (*Hold,
 	}
 	w.req.Notify(Notice{Kind: NoticeQuiesce, Lock: strings.Join(h.names, ", "),
 		Text: fmt.Sprintf("waiting %s for what the last holder may still have running", round(owe))})
-	if err := h.serve(ctx, owe); err != nil {
+	if err := h.serve(consulkv.Unhurried(ctx), owe); err != nil {
 		// What is owed stays in fence/<name> for the next holder.
 		return nil, errors.Join(err, h.giveUp(ctx))
 	}

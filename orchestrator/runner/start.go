@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
@@ -105,6 +106,8 @@ func (r *Runner) acquire(ctx context.Context, spec *orchestrator.Spec, id string
 		TTL: spec.Lock.TTL, Wait: spec.Lock.Wait, Try: wait != untilEnd || spec.Lock.Wait == 0, Notify: r.notify,
 		// Every participant checks the order: the agents' fence.
 		Quiesce: 0,
+		// To a tick, an election among Consul's servers is no reason to fail.
+		Reach: consulkv.DefaultRetryFor,
 	}
 	for _, c := range spec.Configs {
 		req.Names = append(req.Names, c.Name)
