@@ -311,6 +311,18 @@ func (s *State) Idle() bool {
 		len(s.toRestore) == 0
 }
 
+// Backlog reports whether nodes wait for a place in the window: of the present
+// stage, or to go back.
+func (s *State) Backlog() bool {
+	switch s.status {
+	case RollingBack:
+		return len(s.toRestore) > 0
+	case Running, Baking:
+		return s.nReady > 0 || s.next < s.plan.Ends[s.stage]
+	}
+	return false
+}
+
 // setClass moves a node to a class and keeps all counts.
 func (s *State) setClass(i int, c Class) {
 	n := &s.nodes[i]

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -52,10 +53,30 @@ const rolloutSpec = `rollout "app" {
 type traffic struct {
 	next                    http.RoundTripper
 	requests, read, written atomic.Int64
+	// blocking has the path of each blocking query.
+	blocking sync.Map
+}
+
+func (c *traffic) wrap(next http.RoundTripper) http.RoundTripper {
+	c.next = next
+	return c
+}
+
+// watched is what was asked for by blocking queries.
+func (c *traffic) watched() []string {
+	var out []string
+	c.blocking.Range(func(k, _ any) bool {
+		out = append(out, k.(string))
+		return true
+	})
+	return out
 }
 
 func (c *traffic) RoundTrip(r *http.Request) (*http.Response, error) {
 	c.requests.Add(1)
+	if q := r.URL.Query(); q.Get("index") != "" && q.Get("index") != "0" {
+		c.blocking.Store(r.URL.Path, nil)
+	}
 	c.written.Add(max(r.ContentLength, 0))
 	resp, err := c.next.RoundTrip(r)
 	if err == nil {
@@ -101,10 +122,7 @@ func rolloutBytes(b *testing.B, n int) float64 {
 	write(b, filepath.Join(dir, "rollout.hcl"), rolloutSpec)
 
 	count := &traffic{}
-	client, err := consulkv.New(consulkv.Config{Address: c.Addr, Wrap: func(next http.RoundTripper) http.RoundTripper {
-		count.next = next
-		return count
-	}})
+	client, err := consulkv.New(consulkv.Config{Address: c.Addr, Wrap: count.wrap})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -160,6 +160,17 @@ func (p *Process) Wait(limit time.Duration) int {
 	return ws.ExitStatus()
 }
 
+// PeakRSS is the most memory that the ended process had resident, in KiB.
+func (p *Process) PeakRSS() int64 {
+	p.t.Helper()
+	<-p.done
+	u, ok := p.cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	if !ok {
+		p.t.Fatalf("no resource usage of %s", p.spec.Name)
+	}
+	return u.Maxrss
+}
+
 // Stdout is what it has written to stdout so far.
 func (p *Process) Stdout() string { return read(p.stdout) }
 

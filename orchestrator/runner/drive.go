@@ -261,6 +261,7 @@ func (d *drive) next(ctx context.Context) (orchestrator.Event, error) {
 // answers reads what the nodes in flight have said, and now and then those
 // that were given up.
 func (d *drive) answers(ctx context.Context) (orchestrator.Event, error) {
+	d.f.arm()
 	nodes := d.reader.choose(d.state)
 	configs := d.plan.Spec.Configs
 	ks := make([]string, 0, len(nodes)*len(configs))
@@ -290,7 +291,7 @@ func (d *drive) answers(ctx context.Context) (orchestrator.Event, error) {
 			}
 		}
 	}
-	d.reader.read(len(nodes), fresh)
+	d.reader.read(len(nodes), fresh, d.state.Backlog())
 	return out, nil
 }
 
@@ -346,6 +347,7 @@ func (d *drive) give(ctx context.Context, o orchestrator.Order, nodes []int, act
 	if err := b.flush(); err != nil {
 		return err
 	}
+	d.reader.gave(len(nodes))
 	// Answers that came in before the orders' own wake-up are not missed.
 	d.f.poke()
 	return d.step(ctx, orchestrator.Assigned{Order: o, Nodes: nodes})

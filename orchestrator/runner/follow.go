@@ -30,6 +30,7 @@ type follower struct {
 	plan   *orchestrator.Plan
 	index  map[string]int
 	wake   chan struct{}                     // answers may be there
+	arms   []chan struct{}                   // one for each config; see arm
 	health chan orchestrator.Health          // the first one comes always
 	gates  chan orchestrator.GateAnswered    // answers of gates
 	cmds   chan orchestrator.OperatorCommand // operators' commands
@@ -49,13 +50,20 @@ func (f *follower) start(ctx context.Context) {
 	for _, c := range f.plan.Spec.Configs {
 		// A listing of the buckets' names is short, and wakes for a change
 		// anywhere below.
-		prefix := f.r.keys.ActualAll(c.Name)
+		prefix, arm := f.r.keys.ActualAll(c.Name), make(chan struct{}, 1)
+		f.arms = append(f.arms, arm)
 		f.wg.Go(func() {
 			w := consulkv.NewWatcher(f.r.consul, consulkv.WatchOptions{Name: prefix, MinInterval: answersEvery},
 				func(q *api.QueryOptions) ([]string, *api.QueryMeta, error) {
 					return f.r.consul.API().KV().Keys(prefix, "/", q)
 				})
-			each(ctx, f.r, w, func([]string) { f.poke() })
+			each(ctx, f.r, w, func([]string) {
+				f.poke()
+				select {
+				case <-arm:
+				case <-ctx.Done():
+				}
+			})
 		})
 	}
 	f.wg.Go(func() { f.followCommands(ctx) })
@@ -67,6 +75,19 @@ func (f *follower) poke() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
+	}
+}
+
+// arm lets the followers of answers ask again: a wake-up that nobody has read
+// for yet needs no second one, and to the server each costs a walk over all of
+// the config's answers. What changes meanwhile is not missed, because the next
+// query asks from the index of the last.
+func (f *follower) arm() {
+	for _, a := range f.arms {
+		select {
+		case a <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -144,7 +165,7 @@ func (f *follower) followHealth(ctx context.Context) {
 	wg.Go(func() {
 		w := consulkv.NewWatcher(f.r.consul, consulkv.WatchOptions{Name: "agents", MinInterval: catalogEvery},
 			func(q *api.QueryOptions) ([]*api.CatalogService, *api.QueryMeta, error) {
-				return f.r.consul.API().Catalog().Service(AgentService, "", q)
+				return f.r.consul.Services(q.Context(), AgentService, q)
 			})
 		each(ctx, f.r, w, func(l []*api.CatalogService) {
 			send(ctx, updates, update{agents: append([]*api.CatalogService{}, l...)})

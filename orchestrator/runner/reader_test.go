@@ -29,7 +29,7 @@ func TestReadsAreBounded(t *testing.T) {
 				fresh := min(now-done, flying)
 				reads += flying
 				done += fresh
-				r.read(flying, fresh)
+				r.read(flying, fresh, done < n)
 			}
 			return float64(reads) / float64(n)
 		}
@@ -47,9 +47,41 @@ func TestFewAreReadAtOnce(t *testing.T) {
 	var r reader
 	r.interval = answersAtMost
 	for range 10 {
-		r.read(3, 0)
+		r.read(3, 0, true)
 	}
 	if r.interval != answersEvery {
 		t.Errorf("three nodes in flight are read every %s", r.interval)
+	}
+}
+
+// TestRestIsReadTwice: a whole fleet has its orders and answers at a steady
+// pace: all reads together are of about two times the fleet, and the last
+// answer does not lie for long.
+func TestRestIsReadTwice(t *testing.T) {
+	for _, took := range []time.Duration{time.Second, 3 * time.Second, 20 * time.Second, 200 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			const n = 10_000
+			var r reader
+			start := time.Now()
+			r.gave(n)
+			reads, done := 0, 0
+			for done < n {
+				if due := r.changed(); due.After(time.Now()) {
+					<-time.After(time.Until(due)) // virtual
+				}
+				r.pending = false
+				now := min(n, int(time.Since(start)*n/took))
+				flying, fresh := n-done, now-done
+				reads, done = reads+flying, now
+				r.read(flying, fresh, false)
+			}
+			late := time.Since(start) - took
+			t.Logf("answers within %s: %.1f reads a node, the last is seen %s after", took, float64(reads)/n, late)
+			// A slow fleet is read every answersAtMost.
+			most := 3 + took.Seconds()/answersAtMost.Seconds()/2
+			if float64(reads)/n > most || late > took/8 {
+				t.Errorf("answers within %s: %.1f reads a node, the last is seen %s after", took, float64(reads)/n, late)
+			}
+		})
 	}
 }

@@ -281,6 +281,14 @@ func (r *Runner) getMany(ctx context.Context, what string, ks []string) ([]*api.
 	return slices.Concat(read...), nil
 }
 
+// scan reads all keys under a prefix, consistently.
+func (r *Runner) scan(ctx context.Context, what, prefix string) (api.KVPairs, error) {
+	return consulkv.Retry(ctx, r.consul.ForScan(), what, func(ctx context.Context) (api.KVPairs, error) {
+		list, _, err := r.consul.Scan(ctx, prefix, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx), func(*consulkv.Head) bool { return true })
+		return list, err
+	})
+}
+
 // standing is what stands in Consul of a rollout besides its plan and header.
 type standing struct {
 	given   []orchestrator.Given
@@ -310,7 +318,7 @@ func (r *Runner) standing(ctx context.Context, plan *orchestrator.Plan, fresh bo
 	out := &standing{prev: previous{}}
 	for ci, c := range plan.Spec.Configs {
 		if !fresh {
-			list, err := r.consul.List(ctx, r.keys.DesiredAll(c.Name))
+			list, err := r.scan(ctx, "read the orders", r.keys.DesiredAll(c.Name))
 			if err != nil {
 				return nil, err
 			}
@@ -328,7 +336,7 @@ func (r *Runner) standing(ctx context.Context, plan *orchestrator.Plan, fresh bo
 				}
 			}
 		}
-		answers, err := r.consul.List(ctx, r.keys.ActualAll(c.Name))
+		answers, err := r.scan(ctx, "read the nodes' answers", r.keys.ActualAll(c.Name))
 		if err != nil {
 			return nil, err
 		}
