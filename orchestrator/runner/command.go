@@ -52,23 +52,52 @@ const obeyWithin = 5 * time.Second
 // ErrNotTaken: a command was given, and nobody has taken it yet.
 var ErrNotTaken = errors.New("nobody has taken the command yet")
 
+// ErrEnded: a command came too late.
+var ErrEnded = errors.New("it has ended")
+
 // Command gives an operator's command. A running orchestrator takes it; where
 // none runs, this process takes the locks for a moment and does it itself. It
-// returns the header once the command was taken; Header.Command says whether it
-// was obeyed. Two operators at once are safe: each command has a number of its
-// own, and one that is not taken yet is not overwritten.
+// returns the header once the command was taken; its Command is then what became
+// of this very command. Two operators at once are safe: each command has a
+// number of its own, one that is not taken yet is not overwritten, and each is
+// obeyed once or refused with a reason. A command that the rollout's end
+// overtook is an error that wraps ErrEnded.
 func (r *Runner) Command(ctx context.Context, o Order) (*orchestrator.Header, error) {
 	head, err := r.header(ctx, o.ID)
 	if err != nil {
 		return nil, err
 	}
 	if head.FinishedAt != nil {
-		return head, fmt.Errorf("rollout %s is %s: it has ended", o.ID, head.State)
+		return head, ended(head)
 	}
 	n, err := r.writeCommand(ctx, o)
 	if err != nil {
 		return nil, err
 	}
+	head, err = r.awaitTaken(ctx, o, head, n)
+	if err != nil {
+		return head, err
+	}
+	seen := head.Taken(n)
+	switch {
+	case seen != nil:
+	case head.FinishedAt != nil && seenBy(head) < n:
+		return head, ended(head)
+	default:
+		seen = &orchestrator.CommandSeen{N: n, Verb: o.Verb, By: r.by, OK: true, Result: "taken; so many came after it that what became of it is not kept"}
+	}
+	head.Command = seen
+	return head, nil
+}
+
+func ended(h *orchestrator.Header) error {
+	return fmt.Errorf("rollout %s is %s: %w", h.ID, h.State, ErrEnded)
+}
+
+// awaitTaken returns the header once command n was taken or the rollout has
+// ended.
+func (r *Runner) awaitTaken(ctx context.Context, o Order, head *orchestrator.Header, n uint64) (*orchestrator.Header, error) {
+	var err error
 	taken := func(h *orchestrator.Header) bool {
 		return seenBy(h) >= n || h.FinishedAt != nil
 	}

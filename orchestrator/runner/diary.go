@@ -248,6 +248,7 @@ func (d *drive) diaryOps(h *orchestrator.Header, now time.Time) []consulkv.Op {
 
 // write writes a header, with the events that led to it.
 func (d *drive) write(ctx context.Context, h *orchestrator.Header) error {
+	d.noted = time.Now()
 	ops := d.diaryOps(h, d.now())
 	v, err := encodeHeader(h)
 	if err != nil {

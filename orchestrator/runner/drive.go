@@ -67,6 +67,7 @@ type drive struct {
 	change   time.Time // of the window
 	lastBeat time.Time
 	lastDone int
+	noted    time.Time // the header was written
 
 	diary diary
 	took  orchestrator.Answers
@@ -99,6 +100,7 @@ func (d *drive) recover(ctx context.Context, fresh bool) error {
 	if err := d.resumeDiary(ctx); err != nil {
 		return err
 	}
+	d.header.Baked = bakedBy(&d.header, d.r.clock)
 	d.state, err = orchestrator.Recover(d.plan, d.header, st.given, st.reports)
 	return err
 }
@@ -382,6 +384,7 @@ func (d *drive) present() orchestrator.Header { return d.dress(d.state.Header())
 // dress fills in what a header has that is not the core's.
 func (d *drive) dress(h orchestrator.Header) orchestrator.Header {
 	h.PlanChunks, h.Events = d.chunks, d.diary.last
+	mark(&h, &d.header, d.r.clock)
 	h.Flying = d.state.Oldest(orchestrator.FlyingShown)
 	if d.took.N > 0 {
 		a := d.took
@@ -419,7 +422,7 @@ func (d *drive) account(ctx context.Context, done int, header bool) error {
 	if moved {
 		d.r.tell(Progress{Header: h})
 	}
-	if header {
+	if header || h.BakingSince != nil && time.Since(d.noted) >= bakeNoted {
 		d.header = h
 		if err := d.write(ctx, &d.header); err != nil {
 			return err

@@ -65,6 +65,8 @@ type Config struct {
 	Who func(context.Context) records.Who
 	// AllocID is the Nomad allocation that this process runs in, if any.
 	AllocID string
+	// Clock counts bakes over several holds; nil: this host's since boot.
+	Clock Clock
 }
 
 // Progress is how a rollout stands after something happened.
@@ -87,6 +89,7 @@ type Runner struct {
 	by     string
 	who    func(context.Context) records.Who
 	alloc  string
+	clock  Clock
 }
 
 // New makes a runner; it does not connect.
@@ -94,6 +97,10 @@ func New(cfg Config) *Runner {
 	r := &Runner{
 		consul: cfg.Consul, keys: cfg.Prefix, locks: cfg.Locks, log: cfg.Log,
 		tell: cfg.Tell, notify: cfg.Notify, by: cfg.By, who: cfg.Who, alloc: cfg.AllocID,
+		clock: cfg.Clock,
+	}
+	if r.clock == nil {
+		r.clock = bootClock
 	}
 	if r.log == nil {
 		r.log = hclog.NewNullLogger()

@@ -451,3 +451,10 @@ func TestAnEmptyFileIsAFileToo(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func (f *fleet) put(key string, v any) {
+	f.t.Helper()
+	if err := f.kv.Put(f.t.Context(), key, records.Encode(v)); err != nil {
+		f.t.Fatal(err)
+	}
+}
