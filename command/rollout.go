@@ -71,7 +71,7 @@ func stateError(h *orchestrator.Header) error {
 	}
 	msg := fmt.Sprintf("rollout %s is %s: %s", h.ID, h.State, text.Printable(first(why, "no reason is known")))
 	if h.State == orchestrator.Paused {
-		msg += fmt.Sprintf(". `aimlock rollout resume %s` and start it again, or `aimlock rollout rollback %s`", h.ID, h.ID)
+		msg += fmt.Sprintf(". `aimlock rollout %s %s` and start it again, or `aimlock rollout rollback %s`", wayOn(h), h.ID, h.ID)
 	}
 	return exitf(code, "%s", msg)
 }
@@ -194,4 +194,12 @@ func (m *Meta) findRollout(ctx context.Context, r *runner.Runner, args []string)
 	}
 	id, err := r.Find(ctx, ref)
 	return id, rolloutError(err)
+}
+
+// wayOn is the order that lets a paused rollout go on.
+func wayOn(h *orchestrator.Header) orchestrator.Verb {
+	if h.Paused == nil {
+		return orchestrator.Resume
+	}
+	return h.Paused.Cause.Way()
 }

@@ -48,6 +48,7 @@ It changes nothing.`,
 				return err
 			}
 			v := planView{Name: want.Spec.Name, Resumes: p.Resumes, Supersedes: p.Supersedes, NothingToDo: p.NothingToDo, Note: p.Note, Total: len(p.Plan.Nodes)}
+			v.Warnings = p.Plan.Warnings
 			for i, st := range p.Plan.Spec.Stages {
 				from, end := p.Plan.Stage(i)
 				v.Stages = append(v.Stages, planStage{
@@ -92,6 +93,8 @@ type planView struct {
 	Supersedes  []string            `json:"supersedes,omitempty"`
 	NothingToDo bool                `json:"nothing_to_do"`
 	Note        string              `json:"note,omitempty"`
+	// Warnings of the choice of nodes, a sentence each.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 type planStage struct {
@@ -202,8 +205,11 @@ func (v *planView) text() string {
 			b.WriteByte('\n')
 		}
 	}
-	if rest := v.Total - done; rest > 0 {
+	if rest := v.Total - done; rest > 0 && len(v.Warnings) == 0 {
 		fmt.Fprintf(&b, "  %d nodes are in no stage and are skipped\n", rest)
+	}
+	for _, w := range v.Warnings {
+		fmt.Fprintf(&b, "  Warning: %s\n", text.Printable(w))
 	}
 	for _, c := range v.Configs {
 		fmt.Fprintf(&b, "\nConfig %s: revision %s, %d bytes, to %s\n", c.Name, c.Revision, c.Size, c.Destination)

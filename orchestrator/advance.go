@@ -17,6 +17,7 @@ func (s *State) advance() (finished bool) {
 	if !s.held {
 		return false // nothing leaves without a hold
 	}
+	s.overdue()
 	for {
 		before, stage := s.status, s.stage
 		switch s.status {
@@ -47,12 +48,12 @@ const windowClosed = "the window is closed"
 
 // run gives nodes their turn, within the window and max_parallel.
 func (s *State) run() {
-	if why := s.overBudget(); why != "" {
-		s.then(CauseFailure, why)
+	if why, then := s.overBudget(); why != "" {
+		s.react(then, CauseFailure, why)
 		return
 	}
 	_, end := s.plan.Stage(s.stage)
-	work := s.next < end || s.nReady > 0
+	work := s.next < end || s.nReady > 0 || s.nWaiting > 0
 	if work && !s.open {
 		s.setStatus(Waiting, "")
 		if s.reason != windowClosed {
@@ -68,7 +69,7 @@ func (s *State) run() {
 		return
 	}
 	s.assign()
-	if s.next == end && s.nReady == 0 && s.nDeferred == 0 && s.inFlight == 0 {
+	if s.next == end && s.nReady == 0 && s.nDeferred == 0 && s.nWaiting == 0 && s.inFlight == 0 {
 		// A stage without nodes changed nothing: there is nothing to watch.
 		s.bakingSince, s.promoted = s.now, s.promoted || s.from() == end
 		s.baked, s.bakeFrom = 0, s.now
@@ -103,6 +104,10 @@ func (s *State) assign() {
 	if m := s.plan.Spec.Stages[s.stage].MaxParallel; m > 0 {
 		room = m - s.inFlight
 	}
+	room -= s.giveAgain(room)
+	if s.holding() {
+		return
+	}
 	var batch []int
 	for len(batch) < room && len(s.readies) > 0 {
 		i := s.readies[0]
@@ -123,7 +128,7 @@ func (s *State) assign() {
 	}
 	s.flights = slices.Grow(s.flights, len(batch))
 	for _, i := range batch {
-		s.nodes[i].order = s.hold.next()
+		s.nodes[i].order, s.nodes[i].tries = s.hold.next(), 1
 		s.launch(i)
 	}
 	s.order(Assign{Order: s.hold.next(), Nodes: batch})
@@ -161,8 +166,8 @@ func (s *State) turn(i int, batch []int) []int {
 // bake waits for the end of the stage's bake, asks its gates, and goes on to
 // the next stage. It returns true when that was the last.
 func (s *State) bake() (ended bool) {
-	if why := s.overBudget(); why != "" {
-		s.then(CauseFailure, why)
+	if why, then := s.overBudget(); why != "" {
+		s.react(then, CauseFailure, why)
 		return false
 	}
 	if s.open {
@@ -170,6 +175,10 @@ func (s *State) bake() (ended bool) {
 	}
 	if !s.promoted {
 		if s.baking() < s.plan.Spec.Stages[s.stage].Bake || !s.gatesPass() {
+			return false
+		}
+		if st := &s.plan.Spec.Stages[s.stage]; st.Promote == PromoteManual {
+			s.pauseFor(CausePromotion, fmt.Sprintf("stage %q is done and waits to be promoted", st.Name))
 			return false
 		}
 	}
@@ -181,7 +190,10 @@ func (s *State) bake() (ended bool) {
 		s.announce()
 		return false
 	}
-	if s.inFlight > 0 || s.nDeferred > 0 || s.unconfirmed > 0 || s.leaveOrders() {
+	if !s.open {
+		s.giveUp() // another attempt would be outside of the window
+	}
+	if s.inFlight > 0 || s.nDeferred > 0 || s.nWaiting > 0 || s.unconfirmed > 0 || s.leaveOrders() {
 		return false
 	}
 	if s.counts[ClassApplied] == 0 && s.counts[ClassSkipped] < len(s.nodes) {
@@ -202,7 +214,7 @@ func (s *State) leaveOrders() bool {
 	var batch []int
 	for i := range s.nodes {
 		if n := &s.nodes[i]; n.class == ClassUnreachable && n.order.IsZero() {
-			n.order = s.hold.next()
+			n.order, n.tries = s.hold.next(), 1
 			batch = append(batch, i)
 		}
 	}
@@ -259,30 +271,6 @@ func (s *State) gatesPass() bool {
 	return false
 }
 
-// overBudget says why the failure budget is exceeded, or nothing.
-func (s *State) overBudget() string {
-	f := s.plan.Spec.Failure
-	if n := s.budget.Failed - s.budget.ForgivenFailed; n > f.MaxFailed {
-		return fmt.Sprintf("%d failed, and max_failed is %d", n, f.MaxFailed)
-	}
-	if n := s.counts[ClassUnreachable] - s.budget.ForgivenUnreachable; n*100 > f.MaxUnreachablePercent*len(s.nodes) {
-		return fmt.Sprintf("%d of %d unreachable, and max_unreachable_percent is %d", n, len(s.nodes), f.MaxUnreachablePercent)
-	}
-	return ""
-}
-
-// then does what the spec's failure block says.
-func (s *State) then(cause Cause, why string) {
-	switch s.plan.Spec.Failure.Then {
-	case ThenRollback:
-		s.beginRollback(why)
-	case ThenAbort:
-		s.setStatus(Aborted, why)
-	default:
-		s.pauseFor(cause, why)
-	}
-}
-
 // beginRollback turns round: from here on every node that was given an order
 // gets one to go back, the nodes in flight first.
 func (s *State) beginRollback(why string) {
@@ -302,6 +290,7 @@ func (s *State) beginRollback(why string) {
 
 // standDown forgets who would be next.
 func (s *State) standDown() {
+	s.giveUp()
 	if s.nDeferred == 0 && s.nReady == 0 {
 		return
 	}
@@ -339,11 +328,7 @@ func (s *State) rollback() (ended bool) {
 	if s.inFlight > 0 || s.unconfirmed > 0 {
 		return false
 	}
-	if s.restoreFailed > 0 {
-		s.setStatus(Failed, fmt.Sprintf("%d nodes could not go back", s.restoreFailed))
-	} else {
-		s.setStatus(RolledBack, s.reason)
-	}
+	s.rolledBack()
 	return true
 }
 
@@ -425,6 +410,12 @@ func (s *State) NextWake() time.Time {
 			earlier(g.when + int64(Grace))
 			break
 		}
+	}
+	if t := s.nextRetry(); t > 0 {
+		earlier(t)
+	}
+	if t := s.runsOut(); t > 0 {
+		earlier(t)
 	}
 	if s.status == Baking && !s.promoted && s.asked == nil {
 		if t := s.Baked(); t.After(s.now) {

@@ -36,7 +36,7 @@ func drive(b *testing.B, s *State) {
 				for _, i := range a.Nodes {
 					queue = append(queue, Report{Node: i, Order: a.Order, Result: ResultApplied})
 				}
-				s, _ = Step(s, Assigned(a), t0)
+				s, _ = Step(s, Assigned{a.Order, a.Nodes}, t0)
 			}
 		}
 		if len(queue) == 0 {

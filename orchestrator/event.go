@@ -145,6 +145,9 @@ type Persist struct{ Header Header }
 type Assign struct {
 	Order Order
 	Nodes []int
+	// Attempt is which one this is for these nodes, from 2 on; 0 is the first.
+	// It is written into the orders, so that no crash forgets it.
+	Attempt int
 }
 
 // Restore gives nodes the order to go back to what they had before this

@@ -62,6 +62,10 @@ type Header struct {
 	Unreachable IndexSet `json:"unreachable"`
 	Skipped     IndexSet `json:"skipped"`
 	Budget      Budget   `json:"budget"`
+	// Retrying is how many nodes have failed and are tried again.
+	Retrying int `json:"retrying,omitempty"`
+	// Elapsed is how much of the spec's Deadline is used as of UpdatedAt.
+	Elapsed time.Duration `json:"elapsed,omitempty"`
 	// RestoreFailed is how many nodes could not be rolled back.
 	RestoreFailed int `json:"restore_failed,omitempty"`
 	// Command is the last operator's command that was taken.
@@ -122,7 +126,20 @@ const (
 	CauseOperator Cause = "operator"
 	CauseFailure  Cause = "failure"
 	CauseGate     Cause = "gate"
+	// CausePromotion: the stage is done, and an operator is to promote it.
+	CausePromotion Cause = "promotion"
+	// CauseDeadline: the rollout's deadline has passed.
+	CauseDeadline Cause = "deadline"
 )
+
+// Way is the operator's command that lets a rollout go on which is paused for
+// this cause.
+func (c Cause) Way() Verb {
+	if c == CausePromotion {
+		return Promote
+	}
+	return Resume
+}
 
 // PauseInfo says why a rollout is paused.
 type PauseInfo struct {
@@ -137,6 +154,14 @@ type Budget struct {
 	Failed              int `json:"failed"`
 	ForgivenFailed      int `json:"forgiven_failed,omitempty"`
 	ForgivenUnreachable int `json:"forgiven_unreachable,omitempty"`
+	// Stages is what is forgiven of each stage; nil: nothing.
+	Stages []StageForgiven `json:"stages,omitempty"`
+}
+
+// StageForgiven is what an operator has forgiven of a stage's own budget.
+type StageForgiven struct {
+	Failed      int `json:"failed,omitempty"`
+	Unreachable int `json:"unreachable,omitempty"`
 }
 
 // CommandSeen is what became of an operator's command.
@@ -206,6 +231,7 @@ func (s *State) Header() Header {
 	h.Promoted, h.Paused, h.Command = s.promoted, s.pause, s.command
 	h.Commands, h.Baked = slices.Clone(s.commands), s.baking()
 	h.Confirmed, h.Budget, h.RestoreFailed = s.nConfirmed, s.budget, s.restoreFailed
+	h.Budget.Stages, h.Retrying, h.Elapsed = s.forgiven(), s.doubt, s.elapsed
 	h.Problems = slices.Clone(s.problems)
 	h.Follows, h.SupersededBy = s.plan.Follows, s.superseded
 	if s.Finished() || s.counts[ClassFailed]+s.counts[ClassUnreachable]+s.counts[ClassSkipped] > 0 {
@@ -279,6 +305,8 @@ type Given struct {
 	Node, Config int
 	Order        Order
 	Restore      bool
+	// Attempt is that of the Assign; 0 is the first.
+	Attempt int
 }
 
 // ErrDataLost is returned where Consul holds less than was written to it.
@@ -301,6 +329,12 @@ func Recover(plan *Plan, h Header, given []Given, reports []Report) (*State, err
 	s.commands, s.baked = slices.Clone(h.Commands), h.Baked
 	s.budget, s.restoreFailed, s.superseded = h.Budget, h.RestoreFailed, h.SupersededBy
 	s.problems = slices.Clone(h.Problems)
+	s.elapsed, s.clockAt = h.Elapsed, h.UpdatedAt
+	for i, f := range h.Budget.Stages {
+		if i < len(s.perStage) {
+			s.perStage[i].forgivenFailed, s.perStage[i].forgivenUnreachable = f.Failed, f.Unreachable
+		}
+	}
 	if err := s.recoverOrders(given, h.Confirmed); err != nil {
 		return nil, err
 	}
@@ -331,6 +365,9 @@ func Recover(plan *Plan, h Header, given []Given, reports []Report) (*State, err
 		if !n.order.IsZero() && n.got != all && open && !s.Finished() {
 			n.flying = true
 			s.inFlight++
+			if n.again() {
+				s.doubts(i, 1)
+			}
 		}
 	}
 	if s.status == RollingBack {
@@ -359,6 +396,9 @@ func (s *State) recoverOrders(given []Given, confirmed int) error {
 			return fmt.Errorf("node %s has orders %s and %s of one rollout: %w", s.plan.Nodes[g.Node], n.order, g.Order, ErrDataLost)
 		}
 		n.order, n.restore = g.Order, g.Restore
+		if !g.Restore {
+			n.tries = uint8(min(max(g.Attempt, 1), MaxAttempts)) //nolint:gosec // bounded
+		}
 		seen[g.Node] |= 1 << g.Config
 	}
 	for _, i := range slices.Sorted(maps.Keys(seen)) {

@@ -40,120 +40,58 @@ type Plan struct {
 	CreatedAt time.Time
 	// Follows names the finished rollout whose late joiners this one serves.
 	Follows string
+	// Warnings are what its author should know of the choice, one sentence
+	// each. They are not persisted.
+	Warnings []string
 }
 
 // NewPlan decides who is in which stage. The choice depends on the spec and
 // on the set of nodes only: neither on the order in which a fleet source lists
 // them nor on the time.
-func NewPlan(id string, spec Spec, fleet []Node, at time.Time) (*Plan, error) {
+//
+// It is stable: between two fleets that differ by one node, at most one other
+// node crosses the end of each stage; with Spread or a Select at most one in
+// each direction. Errors about one stage are a *StageError.
+func NewPlan(id string, spec Spec, fleet []Node, at time.Time, opts ...PlanOption) (*Plan, error) {
+	if err := plannable(&spec, fleet); err != nil {
+		return nil, err
+	}
+	d, err := newDealer(&spec, fleet, options(opts).match)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.deal(); err != nil {
+		return nil, err
+	}
+	return &Plan{ID: id, Spec: spec, Nodes: d.names(), Ends: d.ends, CreatedAt: at, Warnings: d.warnings}, nil
+}
+
+func plannable(spec *Spec, fleet []Node) error {
 	if len(fleet) == 0 {
-		return nil, errors.New("the fleet is empty: there is no node to roll out to")
+		return errors.New("the fleet is empty: there is no node to roll out to")
 	}
 	if n := len(spec.Stages); n == 0 || n > MaxStages {
-		return nil, fmt.Errorf("the rollout has %d stages: it must have 1 to %d", n, MaxStages)
+		return fmt.Errorf("the rollout has %d stages: it must have 1 to %d", n, MaxStages)
 	}
 	if n := len(spec.Configs); n == 0 || n > MaxConfigs {
-		return nil, fmt.Errorf("the rollout has %d configs: it must have 1 to %d", n, MaxConfigs)
+		return fmt.Errorf("the rollout has %d configs: it must have 1 to %d", n, MaxConfigs)
 	}
-	names, err := arrange(fleet, spec.Spread)
-	if err != nil {
-		return nil, err
-	}
-	p := &Plan{ID: id, Spec: spec, Nodes: names, CreatedAt: at}
-	p.Ends, err = stageEnds(spec.Stages, len(names))
-	if err != nil {
-		return nil, err
-	}
-	return p, nil
+	return nil
 }
 
 // NewFollowUp plans the late joiners of a finished rollout: its stages are
 // done, so they get its revision in the last one.
 func NewFollowUp(id, follows string, spec Spec, joiners []Node, at time.Time) (*Plan, error) {
-	p, err := NewPlan(id, spec, joiners, at)
+	if err := plannable(&spec, joiners); err != nil {
+		return nil, err
+	}
+	d, err := newDealer(&spec, joiners, nil)
 	if err != nil {
 		return nil, err
 	}
-	for i := range p.Ends {
-		p.Ends[i] = 0
-	}
+	p := &Plan{ID: id, Spec: spec, Nodes: d.names(), Ends: make([]int, len(spec.Stages)), CreatedAt: at, Follows: follows}
 	p.Ends[len(p.Ends)-1] = len(p.Nodes)
-	p.Follows = follows
 	return p, nil
-}
-
-// arrange puts the fleet into the order of turns: by name, or round robin over
-// the values of the metadata key spread, each value's nodes by name. So the
-// first n nodes hold each value as often as any other, give or take one, for
-// as long as it has nodes left.
-func arrange(fleet []Node, spread string) ([]string, error) {
-	names := make([]string, len(fleet))
-	if spread == "" {
-		for i, n := range fleet {
-			names[i] = n.Name
-		}
-		slices.Sort(names)
-		return names, noTwins(names)
-	}
-	groups := map[string][]string{}
-	for i, n := range fleet {
-		v := n.Meta[spread]
-		groups[v] = append(groups[v], n.Name)
-		names[i] = n.Name
-	}
-	slices.Sort(names)
-	if err := noTwins(names); err != nil {
-		return nil, err
-	}
-	values := make([]string, 0, len(groups))
-	for v, g := range groups {
-		values = append(values, v)
-		slices.Sort(g)
-	}
-	slices.Sort(values)
-	names = names[:0]
-	for round := 0; len(values) > 0; round++ {
-		left := values[:0]
-		for _, v := range values {
-			g := groups[v]
-			names = append(names, g[round])
-			if round+1 < len(g) {
-				left = append(left, v)
-			}
-		}
-		values = left
-	}
-	return names, nil
-}
-
-func noTwins(sorted []string) error {
-	for i := 1; i < len(sorted); i++ {
-		if sorted[i] == sorted[i-1] {
-			return fmt.Errorf("node %q is in the fleet twice", sorted[i])
-		}
-	}
-	return nil
-}
-
-// stageEnds computes where each stage ends, in integers: percent is rounded
-// up, so that it is never rounded to nothing, and an end never falls.
-func stageEnds(stages []Stage, total int) ([]int, error) {
-	ends := make([]int, len(stages))
-	done := 0
-	for i, st := range stages {
-		switch {
-		case (st.Nodes > 0) == (st.Percent > 0):
-			return nil, fmt.Errorf("stage %q must have nodes or percent, and not both", st.Name)
-		case st.Nodes > 0:
-			done = min(total, done+st.Nodes)
-		case st.Percent > 100:
-			return nil, fmt.Errorf("stage %q: percent is %d, and 100 is all", st.Name, st.Percent)
-		default:
-			done = max(done, (total*st.Percent+99)/100)
-		}
-		ends[i] = done
-	}
-	return ends, nil
 }
 
 // Stage returns the nodes of stage i: Nodes[from:to].

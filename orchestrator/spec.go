@@ -19,6 +19,13 @@ type Spec struct {
 	// NodeDeadline bounds how long an order may stay unanswered before the
 	// node counts as unreachable. Default 2 minutes.
 	NodeDeadline time.Duration `json:"node_deadline"`
+	// Deadline bounds the whole rollout; past it, Failure.Then happens. Its
+	// clock stands while the rollout waits for its window or is paused by an
+	// operator, and runs in every other status until it ends or rolls back. 0:
+	// none.
+	Deadline time.Duration `json:"deadline,omitempty"`
+	// Retry says how often a node is given its order; nil: once.
+	Retry *Retry `json:"retry,omitempty"`
 	// Hash is the SHA-256 in hex of the spec and of the content of its
 	// configs: a rollout is resumed only by the same name and the same hash.
 	Hash string `json:"hash"`
@@ -55,20 +62,75 @@ type Lock struct {
 	Wait time.Duration `json:"wait"`
 }
 
-// Stage is one step of a rollout. Exactly one of Nodes and Percent is set.
+// Stage is one step of a rollout. It has at least one of Nodes, Percent,
+// Select and Order, and at most one of Nodes and Percent.
 type Stage struct {
 	Name string `json:"name"`
 	// Nodes adds that many nodes to what is done already.
 	Nodes int `json:"nodes,omitempty"`
 	// Percent, 1 to 100, is the share of the whole fleet that is done when
-	// the stage ends, rounded up.
+	// the stage ends, rounded up; with Select the share of those it matches.
 	Percent int `json:"percent,omitempty"`
+	// Select is an expression over node and meta; the stage takes only nodes
+	// that match it, and all of those without Nodes and Percent. Package
+	// orchestrator/selector reads it.
+	Select string `json:"select,omitempty"`
+	// Order names nodes that have their turn first, in this order; without
+	// Nodes, Percent and Select the stage is exactly these.
+	Order []string `json:"order,omitempty"`
 	// MaxParallel bounds the nodes in flight: a sliding window. 0: no bound.
 	MaxParallel int `json:"max_parallel,omitempty"`
 	// Bake is how long the stage is watched after its last node.
 	Bake time.Duration `json:"bake,omitempty"`
 	// Gate names the gates that must pass after the bake.
 	Gate []string `json:"gate,omitempty"`
+	// Promote is "manual" where the next stage waits, after bake and gates,
+	// for an operator to promote this one; "" goes on by itself.
+	Promote string `json:"promote,omitempty"`
+	// Failure is the budget of this stage beside the rollout's; nil: none.
+	Failure *StageFailure `json:"failure,omitempty"`
+}
+
+// PromoteManual is Stage.Promote where an operator decides.
+const PromoteManual = "manual"
+
+// StageFailure is the failure budget of the nodes of one stage. It stands
+// beside the rollout's: what is exceeded first acts, and where both are at
+// once, the graver Then.
+type StageFailure struct {
+	// MaxFailed is how many failed nodes of the stage are still tolerated;
+	// nil: as many as the rollout's budget.
+	MaxFailed *int `json:"max_failed,omitempty"`
+	// MaxUnreachablePercent of the stage's nodes is still tolerated; nil: as
+	// the rollout's budget.
+	MaxUnreachablePercent *int `json:"max_unreachable_percent,omitempty"`
+	// Then is pause, rollback or abort, and does for the stage's gates, too.
+	Then string `json:"then"`
+}
+
+// MaxAttempts bounds Retry.Attempts.
+const MaxAttempts = 10
+
+// Retry is how often a node is given its order before it counts as failed.
+type Retry struct {
+	// Attempts in all, the first one included, 1 to MaxAttempts.
+	Attempts int `json:"attempts"`
+	// Delay before the second attempt; each further one waits twice as long.
+	Delay time.Duration `json:"delay"`
+	// MaxDelay bounds the wait.
+	MaxDelay time.Duration `json:"max_delay"`
+}
+
+// Wait is how long a node waits after so many attempts.
+func (r *Retry) Wait(attempts int) time.Duration {
+	d := r.Delay
+	for range attempts - 1 {
+		if d >= r.MaxDelay/2 {
+			return r.MaxDelay
+		}
+		d *= 2
+	}
+	return min(d, r.MaxDelay)
 }
 
 // Gate is a named question put to the outside after a stage.

@@ -130,8 +130,10 @@ type node struct {
 	// since is when order was given, or confirmed, in Unix nanoseconds.
 	since int64
 	// got has a bit for each config whose answer to order is in.
-	got     uint64
-	class   Class
+	got   uint64
+	class Class
+	// tries is how often the node was given its order, not counting restores.
+	tries   uint8
 	restore bool // order is a restore
 	// flying: in flight. Invariant: flying nodes have an order.
 	flying bool
@@ -141,6 +143,9 @@ type node struct {
 	deferred bool
 	// ready: its turn has come before, and its agent is up now.
 	ready bool
+	// waiting: it failed, and is given its order again. Invariant: waiting
+	// nodes are pending, have an order and are not flying.
+	waiting bool
 }
 
 // at is a node and a time in Unix nanoseconds.
@@ -180,9 +185,20 @@ type State struct {
 	readies   []int // nodes with ready set, and stale ones
 	nReady    int
 
+	// waits has every waiting node once, by the number of its attempts, each
+	// in the order of the time at which it is due.
+	waits    [][]at
+	nWaiting int
+	// whys are the last errors of the waiting nodes.
+	whys map[int]string
+	// doubt is how many nodes have failed and may still succeed: those that
+	// wait for another attempt and those in flight with one.
+	doubt int
+
 	// toRestore are the nodes that a rollback has still to reach.
 	toRestore     []int
 	restoreFailed int
+	stuck         []int // those of them that this process knows
 
 	bakingSince time.Time
 	// baked is how long the stage had baked at bakeFrom; a zero bakeFrom means
@@ -199,10 +215,15 @@ type State struct {
 	pause      *PauseInfo
 	reason     string
 	budget     Budget
+	perStage   []stageUse
 	command    *CommandSeen
 	commands   []CommandSeen
 	superseded string
 	problems   []Problem
+
+	// elapsed is how much of the rollout's deadline is used as of clockAt.
+	elapsed time.Duration
+	clockAt time.Time
 
 	// unconfirmed is how many Assign and Restore effects are not confirmed.
 	unconfirmed int
@@ -221,7 +242,7 @@ func NewState(plan *Plan) *State {
 	s := &State{
 		plan: plan, status: Waiting, open: plan.Spec.Window == nil,
 		nodes: make([]node, len(plan.Nodes)), stageDone: make([]int, len(plan.Ends)),
-		down: map[int]int64{}, createdAt: plan.CreatedAt,
+		down: map[int]int64{}, createdAt: plan.CreatedAt, perStage: make([]stageUse, len(plan.Ends)),
 	}
 	s.counts[ClassPending] = len(plan.Nodes)
 	return s
@@ -305,10 +326,11 @@ func (s *State) baking() time.Duration {
 
 // Idle reports whether nothing can happen now without time passing, a window
 // opening or an operator: nothing is in flight, no order is unconfirmed, no
-// gate is being asked and no node waits for its agent.
+// gate is being asked and no node waits for its agent or its next attempt.
 func (s *State) Idle() bool {
+	retrying := s.nWaiting > 0 && (s.status == Running || s.status == Baking)
 	return s.inFlight == 0 && s.unconfirmed == 0 && len(s.asked) == 0 && s.nDeferred == 0 &&
-		len(s.toRestore) == 0
+		len(s.toRestore) == 0 && !retrying
 }
 
 // Backlog reports whether nodes wait for a place in the window: of the present
@@ -336,6 +358,10 @@ func (s *State) setClass(i int, c Class) {
 	if st >= 0 && c == ClassPending {
 		s.stageDone[st]--
 	}
+	if st >= 0 {
+		s.perStage[st].count(n.class, -1)
+		s.perStage[st].count(c, 1)
+	}
 	for _, x := range [2]Class{n.class, c} {
 		if x == ClassFailed || x == ClassUnreachable || x == ClassSkipped {
 			s.dirty = true
@@ -351,6 +377,9 @@ func (s *State) land(i int) {
 	if n := &s.nodes[i]; n.flying {
 		n.flying = false
 		s.inFlight--
+		if n.again() {
+			s.doubts(i, -1)
+		}
 	}
 }
 
@@ -360,6 +389,9 @@ func (s *State) launch(i int) {
 	if !n.flying {
 		n.flying = true
 		s.inFlight++
+		if n.again() {
+			s.doubts(i, 1)
+		}
 	}
 	n.since = max(s.now.UnixNano(), n.since+1) // never the same twice
 	s.flights = append(s.flights, at{i, n.since})

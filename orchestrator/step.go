@@ -21,6 +21,7 @@ func Step(s *State, ev Event, now time.Time) (*State, []Effect) {
 	if s.Finished() {
 		return s, nil
 	}
+	s.accrue()
 	s.apply(ev)
 	finished := s.advance()
 
@@ -102,6 +103,7 @@ func (s *State) acquired(o Order) {
 			s.launch(i)
 		}
 	}
+	s.awaitAnew()
 }
 
 func (s *State) confirmed(ev Assigned) {
@@ -137,15 +139,18 @@ func (s *State) report(r Report) {
 		n.got = all
 		s.land(r.Node)
 		s.restoreFailed++
+		s.stuck = append(s.stuck, r.Node)
 		s.setClass(r.Node, ClassFailed)
 		s.dirty = true
 		s.problem(r.Node, "could not go back"+because(explain(r)))
 	case bad:
 		n.got = all
 		s.land(r.Node)
-		s.budget.Failed++
-		s.setClass(r.Node, ClassFailed)
-		s.problem(r.Node, explain(r))
+		if s.mayRetry(n, r.Result) {
+			s.await(r.Node, explain(r))
+		} else {
+			s.failed(r.Node, explain(r))
+		}
 	case n.restore || r.Result == ResultApplied:
 		if n.got |= bit; n.got != all {
 			return
@@ -285,6 +290,10 @@ func (s *State) obey(c OperatorCommand) {
 			no("the rollout is %s, not paused", s.status)
 			return
 		}
+		if s.pause.Cause == CausePromotion {
+			no("it waits for its promotion: promote lets it go on, rollback and abort end it")
+			return
+		}
 		s.unpause(by)
 	case Abort:
 		s.setStatus(Aborted, by)
@@ -341,6 +350,12 @@ func (s *State) skip(names []string, no func(string, ...any)) {
 
 func (s *State) pauseFor(cause Cause, why string) {
 	s.pause = &PauseInfo{Cause: cause, Why: why, At: s.now}
+	if s.status == Paused {
+		// It was paused for something else, which matters less now.
+		s.reason, s.dirty = why, true
+		s.tell(TellStatus, -1, "%s%s", Paused, because(why))
+		return
+	}
 	s.setStatus(Paused, why)
 }
 
@@ -351,8 +366,13 @@ func (s *State) unpause(by string) {
 	case CauseFailure:
 		s.budget.ForgivenFailed = s.budget.Failed
 		s.budget.ForgivenUnreachable = s.counts[ClassUnreachable]
+		for i := range s.perStage {
+			s.perStage[i].forgive()
+		}
 	case CauseGate:
 		s.asked, s.answers = nil, nil
+	case CauseDeadline:
+		s.elapsed = 0
 	}
 	s.pause = nil
 	if s.bakingSince.IsZero() {

@@ -78,10 +78,10 @@ func (w *world) step(ev Event, n int) []Effect {
 		case Persist:
 			w.header = e.Header
 		case Assign:
-			w.write(e.Order, e.Nodes, false)
+			w.write(e.Order, e.Nodes, false, e.Attempt)
 			confirm = append(confirm, Assigned{e.Order, e.Nodes})
 		case Restore:
-			w.write(e.Order, e.Nodes, true)
+			w.write(e.Order, e.Nodes, true, 0)
 			confirm = append(confirm, Assigned{e.Order, e.Nodes})
 		case AskGate:
 			w.asks = append(w.asks, e)
@@ -95,12 +95,12 @@ func (w *world) step(ev Event, n int) []Effect {
 	return all
 }
 
-func (w *world) write(o Order, nodes []int, restore bool) {
+func (w *world) write(o Order, nodes []int, restore bool, attempt int) {
 	for _, i := range nodes {
 		if old, ok := w.given[i]; ok && !old.Order.Less(o) {
 			w.t.Fatalf("node %s: order %s after %s", w.plan.Nodes[i], o, old.Order)
 		}
-		w.given[i] = Given{Node: i, Order: o, Restore: restore}
+		w.given[i] = Given{Node: i, Order: o, Restore: restore, Attempt: attempt}
 	}
 }
 

@@ -342,6 +342,9 @@ type Desired struct {
 	Destination string `json:"destination"`
 
 	Action string `json:"action,omitempty"`
+	// Attempt is how often this node was given this revision by the rollout,
+	// from 2 on; 0 is the first time. Agents need not know.
+	Attempt int `json:"attempt,omitempty"`
 	// Mode is the file's permission in octal, such as "0640"; "" is "0644".
 	Mode     string   `json:"mode,omitempty"`
 	Owner    string   `json:"owner,omitempty"`

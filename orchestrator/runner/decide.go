@@ -9,6 +9,7 @@ import (
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/selector"
 )
 
 // job is what a Start has to do.
@@ -88,7 +89,7 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 	now := time.Now().UTC()
 	id := freshID(in.Spec.Name, now)
 	if last == nil || !newest(hy.heads, &in.Spec, last) || last.State != orchestrator.Succeeded && last.Follows == "" {
-		j.plan, err = orchestrator.NewPlan(id, in.Spec, fleet, now)
+		j.plan, err = newPlan(id, in.Spec, fleet, now)
 		return j, nil, err
 	}
 	joiners, err := r.joiners(ctx, hy.chain(last), fleet, wait != untilIdle)
@@ -105,6 +106,15 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 	j.note = fmt.Sprintf("%d nodes have not got the revision of %s", len(joiners), last.ID)
 	j.plan, err = orchestrator.NewFollowUp(id, last.ID, in.Spec, joiners, now)
 	return j, nil, err
+}
+
+// newPlan plans a rollout, selectors included.
+func newPlan(id string, spec orchestrator.Spec, fleet []orchestrator.Node, at time.Time) (*orchestrator.Plan, error) {
+	match, err := selector.Of(&spec)
+	if err != nil {
+		return nil, err
+	}
+	return orchestrator.NewPlan(id, spec, fleet, at, orchestrator.Selecting(match))
 }
 
 // unwanted are the ends after which a content is not begun again by itself.
@@ -170,7 +180,12 @@ func (r *Runner) joiners(ctx context.Context, chain []*orchestrator.Header, flee
 			}
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(fleet), func(n orchestrator.Node) bool { return planned[n.Name] }), nil
+	late := slices.DeleteFunc(slices.Clone(fleet), func(n orchestrator.Node) bool { return planned[n.Name] })
+	match, err := selector.Of(&plans[0].Spec)
+	if err != nil {
+		return nil, err
+	}
+	return orchestrator.Reached(&plans[0].Spec, late, orchestrator.Selecting(match))
 }
 
 // forgetUnserved takes those nodes out of planned whose order stands and was

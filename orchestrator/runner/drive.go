@@ -184,7 +184,7 @@ func (d *drive) begin(ctx context.Context) error {
 	}
 	if p := d.header.Paused; p != nil && d.state.Status() == orchestrator.Paused {
 		d.r.tell(Progress{Kind: orchestrator.TellStatus, Header: d.present(),
-			Text: fmt.Sprintf("it is paused (%s); `aimlock rollout resume %s` lets it go on", p.Why, d.plan.ID)})
+			Text: fmt.Sprintf("it is paused (%s); `aimlock rollout %s %s` lets it go on", p.Why, p.Cause.Way(), d.plan.ID)})
 	}
 	return nil
 }
@@ -204,9 +204,15 @@ func (d *drive) stop() bool {
 		d.reopens = d.change
 		return true
 	}
-	// A failure or a gate has stopped it: whoever started it is told. An
-	// operator who pauses it means to resume, and the lock is kept for that.
-	return s.Status() == orchestrator.Paused && d.header.Paused != nil && d.header.Paused.Cause != orchestrator.CauseOperator && s.Idle()
+	// A failure, a gate or the deadline has stopped it: whoever started it is
+	// told. An operator who pauses it means to resume, and one who is to
+	// promote a stage means to do so: the lock is kept for that.
+	return s.Status() == orchestrator.Paused && d.header.Paused != nil && !awaited(d.header.Paused.Cause) && s.Idle()
+}
+
+// awaited are the causes of a pause that an operator is expected to end.
+func awaited(c orchestrator.Cause) bool {
+	return c == orchestrator.CauseOperator || c == orchestrator.CausePromotion
 }
 
 // next waits for the next event.
@@ -321,9 +327,9 @@ func (d *drive) do(ctx context.Context, e orchestrator.Effect) error {
 		d.header = d.dress(e.Header)
 		return d.write(ctx, &d.header)
 	case orchestrator.Assign:
-		return d.give(ctx, e.Order, e.Nodes, records.ActionApply)
+		return d.give(ctx, e.Order, e.Nodes, records.ActionApply, e.Attempt)
 	case orchestrator.Restore:
-		return d.give(ctx, e.Order, e.Nodes, records.ActionRestore)
+		return d.give(ctx, e.Order, e.Nodes, records.ActionRestore, 0)
 	case orchestrator.AskGate:
 		d.f.ask(ctx, e)
 	case orchestrator.Tell:
@@ -336,13 +342,15 @@ func (d *drive) do(ctx context.Context, e orchestrator.Effect) error {
 
 // give writes the orders for some nodes, each node's in one transaction, and
 // confirms them to the core.
-func (d *drive) give(ctx context.Context, o orchestrator.Order, nodes []int, action string) error {
+func (d *drive) give(ctx context.Context, o orchestrator.Order, nodes []int, action string, attempt int) error {
 	b := newBatcher(ctx, d.h)
 	configs := d.plan.Spec.Configs
 	for _, i := range nodes {
 		ops := make([]consulkv.Op, len(configs))
 		for ci, c := range configs {
-			ops[ci] = consulkv.Set(d.r.keys.Desired(c.Name, d.plan.Nodes[i]), records.Encode(d.desired(i, ci, c, o, action)))
+			want := d.desired(i, ci, c, o, action)
+			want.Attempt = attempt
+			ops[ci] = consulkv.Set(d.r.keys.Desired(c.Name, d.plan.Nodes[i]), records.Encode(want))
 		}
 		b.add(ops...)
 	}

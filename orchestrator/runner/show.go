@@ -140,7 +140,7 @@ func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
 		if err != nil {
 			return nil, err
 		}
-		if p.Plan, err = orchestrator.NewPlan(done.ID, in.Spec, fleet, time.Now().UTC()); err != nil {
+		if p.Plan, err = newPlan(done.ID, in.Spec, fleet, time.Now().UTC()); err != nil {
 			return nil, err
 		}
 	} else {

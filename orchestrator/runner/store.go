@@ -332,7 +332,7 @@ func (r *Runner) standing(ctx context.Context, plan *orchestrator.Plan, fresh bo
 					return nil, err
 				}
 				if d.Rollout == plan.ID {
-					out.given = append(out.given, orchestrator.Given{Node: i, Config: ci, Order: d.Order, Restore: d.Action == records.ActionRestore})
+					out.given = append(out.given, orchestrator.Given{Node: i, Config: ci, Order: d.Order, Restore: d.Action == records.ActionRestore, Attempt: d.Attempt})
 				}
 			}
 		}

@@ -73,13 +73,14 @@ func (d *decoder) rollout(b *hcl.Block) {
 	s.Name = b.Labels[0]
 	d.name("rollout", b)
 	c := d.content(b.Body, &hcl.BodySchema{
-		Attributes: attrs("node_deadline"),
-		Blocks:     blocks("config name", "fleet", "lock", "stage name", "gate name", "failure", "window"),
+		Attributes: attrs("node_deadline", "deadline"),
+		Blocks:     blocks("config name", "fleet", "lock", "stage name", "gate name", "failure", "retry", "window"),
 	})
 	s.NodeDeadline = orchestrator.DefaultNodeDeadline
 	if v, _, ok := d.duration(c, "node_deadline", time.Second, day); ok {
 		s.NodeDeadline = v
 	}
+	s.Deadline, _, _ = d.duration(c, "deadline", time.Second, 365*day)
 	d.configs(b, c)
 	if fl := d.single(c, "fleet"); fl != nil {
 		d.fleet(fl)
@@ -88,8 +89,10 @@ func (d *decoder) rollout(b *hcl.Block) {
 	}
 	d.lock(d.single(c, "lock"))
 	gates := d.gates(c)
+	d.retry(d.single(c, "retry"))
 	d.stages(b, c, gates)
 	d.failure(d.single(c, "failure"))
+	d.stageThens()
 	d.window(d.single(c, "window"))
 }
 
@@ -273,109 +276,6 @@ func (d *decoder) consulChecks(g *orchestrator.Gate, b *hcl.Block) {
 	g.Service, _, _ = d.text(c, "service")
 	if n, _, ok := d.number(c, "min_passing_percent", 1, 100); ok {
 		g.MinPassingPercent = n
-	}
-}
-
-func (d *decoder) stages(rollout *hcl.Block, c *hcl.BodyContent, gates map[string]*hcl.Block) {
-	seen := map[string]*hcl.Block{}
-	used := map[string]bool{}
-	var last *hcl.Block
-	percent, whole := 0, false
-	for i, b := range c.Blocks.OfType("stage") {
-		if last = b; i == orchestrator.MaxStages {
-			d.fail(b.DefRange, "Too many stages", "A rollout has %d stages at most.", orchestrator.MaxStages)
-		}
-		d.name("stage", b)
-		d.unique(seen, b)
-		st := orchestrator.Stage{Name: b.Labels[0]}
-		sc := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("nodes", "percent", "max_parallel", "bake", "gate")})
-		st.Nodes, _, _ = d.number(sc, "nodes", 1, maxNodes)
-		if n, a, ok := d.number(sc, "percent", 1, 100); ok {
-			if n < percent {
-				d.bad(a, "Percent falls", "A stage before this one ends at %d percent: percent is the share of the whole fleet that is done when the stage ends.", percent)
-			}
-			st.Percent, percent = n, max(n, percent)
-			whole = whole || n == 100
-		}
-		switch n, p := sc.Attributes["nodes"], sc.Attributes["percent"]; {
-		case n != nil && p != nil:
-			d.bad(p, "Nodes and percent", "Stage %q has both nodes and percent: nodes adds that many, percent is a share of the whole fleet.", st.Name)
-		case n == nil && p == nil:
-			d.fail(b.DefRange, "Stage without nodes", "Stage %q needs nodes or percent: how far it goes.", st.Name)
-		}
-		st.MaxParallel, _, _ = d.number(sc, "max_parallel", 1, maxNodes)
-		st.Bake, _, _ = d.duration(sc, "bake", 0, 30*day)
-		names, a, _ := d.strings(sc, "gate")
-		for _, g := range names {
-			switch {
-			case gates[g] == nil:
-				d.bad(a, "Unknown gate", "There is no gate %q in this rollout.%s", g, meant(g, labels(gates)))
-			case slices.Contains(st.Gate, g):
-				d.bad(a, "Duplicate gate", "Gate %q is named twice.", g)
-			default:
-				st.Gate = append(st.Gate, g)
-			}
-			used[g] = true
-		}
-		d.file.Spec.Stages = append(d.file.Spec.Stages, st)
-	}
-	if last == nil {
-		d.file.Spec.Stages = []orchestrator.Stage{{Name: "all", Percent: 100}}
-		d.warn(rollout.DefRange, "No stages", "Without a stage block the config goes to the whole fleet at once.")
-		return
-	}
-	for _, b := range c.Blocks.OfType("gate") {
-		if !used[b.Labels[0]] {
-			d.add(hcl.DiagWarning, b.LabelRanges[0], b.DefRange, "Gate is not used", "No stage names gate %q: it is never asked.", b.Labels[0])
-		}
-	}
-	if !whole {
-		d.reach(last)
-	}
-}
-
-// reach warns where the stages end before the whole fleet does. Of a fleet
-// that is not known here only percent = 100 is sure to reach it.
-func (d *decoder) reach(last *hcl.Block) {
-	nodes := d.file.Fleet.Nodes
-	if len(nodes) == 0 {
-		d.warn(last.DefRange, "Stages may not reach the whole fleet", "No stage has percent = 100: nodes that no stage reaches are skipped.")
-		return
-	}
-	plan, err := orchestrator.NewPlan("", d.file.Spec, nodes, time.Time{})
-	if err != nil {
-		return // said elsewhere
-	}
-	if end := plan.Ends[len(plan.Ends)-1]; end < len(nodes) {
-		d.warn(last.DefRange, "Stages do not reach the whole fleet", "They end after %d of %d nodes: the rest is skipped. A last stage with percent = 100 reaches all.", end, len(nodes))
-	}
-}
-
-func labels(m map[string]*hcl.Block) []string {
-	var out []string
-	for n := range m {
-		out = append(out, n)
-	}
-	slices.Sort(out)
-	return out
-}
-
-func (d *decoder) failure(b *hcl.Block) {
-	f := &d.file.Spec.Failure
-	*f = orchestrator.Failure{MaxUnreachablePercent: 100, Then: orchestrator.ThenPause}
-	if b == nil {
-		return
-	}
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("max_failed", "max_unreachable_percent", "then")})
-	f.MaxFailed, _, _ = d.number(c, "max_failed", 0, maxNodes)
-	if n, _, ok := d.number(c, "max_unreachable_percent", 0, 100); ok {
-		f.MaxUnreachablePercent = n
-	}
-	if s, a, ok := d.str(c, "then"); ok {
-		known := []string{orchestrator.ThenPause, orchestrator.ThenRollback, orchestrator.ThenAbort}
-		if f.Then = s; !slices.Contains(known, s) {
-			d.bad(a, "Unknown action", "\"then\" must be %q, %q or %q.%s", known[0], known[1], known[2], meant(s, known))
-		}
 	}
 }
 
