@@ -174,7 +174,7 @@ func (s *State) bake() (ended bool) {
 		s.assign()
 	}
 	if !s.promoted {
-		if s.baking() < s.plan.Spec.Stages[s.stage].Bake || !s.gatesPass() {
+		if !s.gatesPass(s.baking() >= s.plan.Spec.Stages[s.stage].Bake) {
 			return false
 		}
 		if st := &s.plan.Spec.Stages[s.stage]; st.Promote == PromoteManual {
@@ -184,7 +184,8 @@ func (s *State) bake() (ended bool) {
 	}
 	if s.stage+1 < len(s.plan.Ends) {
 		s.stage++
-		s.bakingSince, s.promoted, s.asked, s.answers, s.dirty = time.Time{}, false, nil, nil, true
+		s.closeGates()
+		s.bakingSince, s.promoted, s.dirty = time.Time{}, false, true
 		s.baked, s.bakeFrom = 0, time.Time{}
 		s.status = Running
 		s.announce()
@@ -222,53 +223,6 @@ func (s *State) leaveOrders() bool {
 		s.order(Assign{Order: s.hold.next(), Nodes: batch})
 	}
 	return len(batch) > 0
-}
-
-// gatesPass asks the stage's gates once after its bake, and reports whether
-// all have passed. A fail does what the failure block says; anything that is
-// neither pass nor fail pauses.
-func (s *State) gatesPass() bool {
-	names := s.plan.Spec.Stages[s.stage].Gate
-	if len(names) == 0 {
-		return true
-	}
-	if s.asked == nil {
-		s.ask++
-		s.asked, s.answers = map[string]bool{}, map[string]GateAnswered{}
-		for _, name := range names {
-			i := slices.IndexFunc(s.plan.Spec.Gates, func(g Gate) bool { return g.Name == name })
-			if i < 0 {
-				s.answers[name] = GateAnswered{Gate: name, Answer: Unknown, Why: "the spec does not define it"}
-				continue
-			}
-			s.asked[name] = true
-			s.effects = append(s.effects, AskGate{Ask: s.ask, Gate: s.plan.Spec.Gates[i]})
-		}
-	}
-	if len(s.asked) > 0 {
-		return false
-	}
-	verdict, why := Pass, ""
-	for _, name := range names {
-		switch a := s.answers[name]; {
-		case a.Answer == Pass:
-		case a.Answer == Fail:
-			if verdict != Fail {
-				verdict, why = Fail, fmt.Sprintf("gate %q failed%s", name, because(a.Why))
-			}
-		case verdict == Pass:
-			verdict, why = Unknown, fmt.Sprintf("gate %q is unknown%s", name, because(a.Why))
-		}
-	}
-	switch verdict {
-	case Pass:
-		return true
-	case Fail:
-		s.then(CauseGate, why)
-	default:
-		s.pauseFor(CauseGate, why)
-	}
-	return false
 }
 
 // beginRollback turns round: from here on every node that was given an order
@@ -417,11 +371,7 @@ func (s *State) NextWake() time.Time {
 	if t := s.runsOut(); t > 0 {
 		earlier(t)
 	}
-	if s.status == Baking && !s.promoted && s.asked == nil {
-		if t := s.Baked(); t.After(s.now) {
-			earlier(t.UnixNano())
-		}
-	}
+	s.gatesWake(earlier)
 	if wake == 0 || s.Finished() {
 		return time.Time{}
 	}

@@ -62,11 +62,13 @@ type Assigned struct {
 // Answer is what a gate says.
 type Answer string
 
-// Answers of gates. What is none of pass and fail is unknown.
+// Answers of gates. What is none of these is unknown.
 const (
 	Pass    Answer = "pass"
 	Fail    Answer = "fail"
 	Unknown Answer = "unknown"
+	// Pending: the answer is not there yet, and will be.
+	Pending Answer = "pending"
 )
 
 // GateAnswered brings the answer to an AskGate. An answer to a question that
@@ -75,7 +77,10 @@ type GateAnswered struct {
 	Ask    int
 	Gate   string
 	Answer Answer
-	Why    string
+	// Error: the answer is unknown because the question itself failed.
+	Error bool
+	// Value is what was measured, and Why what the answer rests on, for people.
+	Value, Why string
 }
 
 // Verb is an operator's command.
@@ -160,8 +165,9 @@ type Restore struct {
 // AskGate asks a gate. It is done in the background; its answer is fed as
 // GateAnswered, whatever happens: a gate that cannot be asked is unknown.
 type AskGate struct {
-	Ask  int
-	Gate Gate
+	Ask   int
+	Gate  Gate
+	Stage string
 }
 
 // Finish: the rollout has ended and nothing is in flight. It comes once, as

@@ -73,6 +73,9 @@ type Header struct {
 	// Commands are the last ones taken, the newest last, so that of several
 	// operators each finds what became of his own.
 	Commands []CommandSeen `json:"commands,omitempty"`
+	// Gates are those of the present stage, if they are asked or were, and the
+	// last ones of the stages before it.
+	Gates []GateStatus `json:"gates,omitempty"`
 	// Problems are the last failures, for people.
 	Problems     []Problem `json:"problems,omitempty"`
 	Follows      string    `json:"follows,omitempty"`
@@ -232,7 +235,7 @@ func (s *State) Header() Header {
 	h.Commands, h.Baked = slices.Clone(s.commands), s.baking()
 	h.Confirmed, h.Budget, h.RestoreFailed = s.nConfirmed, s.budget, s.restoreFailed
 	h.Budget.Stages, h.Retrying, h.Elapsed = s.forgiven(), s.doubt, s.elapsed
-	h.Problems = slices.Clone(s.problems)
+	h.Problems, h.Gates = slices.Clone(s.problems), s.gateStatuses()
 	h.Follows, h.SupersededBy = s.plan.Follows, s.superseded
 	if s.Finished() || s.counts[ClassFailed]+s.counts[ClassUnreachable]+s.counts[ClassSkipped] > 0 {
 		for i := range s.nodes {
@@ -329,6 +332,7 @@ func Recover(plan *Plan, h Header, given []Given, reports []Report) (*State, err
 	s.commands, s.baked = slices.Clone(h.Commands), h.Baked
 	s.budget, s.restoreFailed, s.superseded = h.Budget, h.RestoreFailed, h.SupersededBy
 	s.problems = slices.Clone(h.Problems)
+	s.recoverGates(h.Gates)
 	s.elapsed, s.clockAt = h.Elapsed, h.UpdatedAt
 	for i, f := range h.Budget.Stages {
 		if i < len(s.perStage) {

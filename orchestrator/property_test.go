@@ -28,12 +28,20 @@ func drawSpec(t *rapid.T) Spec {
 			st.Percent = percent
 		}
 		if rapid.IntRange(0, 2).Draw(t, "gated") == 0 {
-			st.Gate = []string{"g"}
+			st.Gate = rapid.SampledFrom([][]string{{"g"}, {"g", "h"}, {"h"}}).Draw(t, "gates")
 		}
 		stages = append(stages, st)
 	}
 	spec := testSpec(stages...)
-	spec.Gates = []Gate{{Name: "g", Kind: "consul_checks"}}
+	for _, name := range []string{"g", "h"} {
+		limit := func(what string, most int) int { return rapid.IntRange(0, most).Draw(t, what) }
+		spec.Gates = append(spec.Gates, Gate{
+			Name: name, Kind: GateConsulChecks,
+			SuccessLimit: limit("success_limit", 3), FailureLimit: limit("failure_limit", 2),
+			UnknownLimit: limit("unknown_limit", 2), ConsecutiveErrorLimit: limit("consecutive_error_limit", 2),
+			During: rapid.SampledFrom([]string{"", DuringBake}).Draw(t, "during"),
+		})
+	}
 	spec.Failure = Failure{
 		MaxFailed:             rapid.IntRange(0, 3).Draw(t, "max_failed"),
 		MaxUnreachablePercent: rapid.SampledFrom([]int{0, 20, 100}).Draw(t, "max_unreachable"),
@@ -49,9 +57,10 @@ func drawSpec(t *rapid.T) Spec {
 type model struct {
 	*world
 	failed, forgiven map[int]bool // nodes that failed to apply
-	passed           map[int]bool // stages whose gate passed or was promoted
-	stageAsked       map[int]int  // ask -> stage
-	ended            Status       // terminal or rolling back: no way out
+	promoted         map[int]bool // stages that an operator promoted
+	measures         map[measure]*tally
+	stageAsked       map[*State]map[int]int // of a process, ask -> stage
+	ended            Status                 // terminal or rolling back: no way out
 	open             bool
 }
 
@@ -71,7 +80,7 @@ func newModel(t *rapid.T, tb testing.TB) *model {
 	}
 	m := &model{
 		world: newWorld(tb, plan), failed: map[int]bool{}, forgiven: map[int]bool{},
-		passed: map[int]bool{}, stageAsked: map[int]int{}, open: spec.Window == nil,
+		promoted: map[int]bool{}, measures: map[measure]*tally{}, stageAsked: map[*State]map[int]int{}, open: spec.Window == nil,
 	}
 	m.check = func(ev Event, effects []Effect) { m.verify(t, effects) }
 	return m
@@ -118,8 +127,7 @@ func (m *model) verify(t *rapid.T, effects []Effect) {
 				t.Fatalf("restore while %s is persisted", persisted.State)
 			}
 		case AskGate:
-			m.stageAsked[e.Ask] = s.Stage()
-			m.passed[s.Stage()] = false
+			m.verifyAsk(t, e)
 		case Finish:
 			if i != len(effects)-1 || persisted.FinishedAt == nil || persisted.State != e.Status {
 				t.Fatal("finish before its header")
@@ -157,8 +165,8 @@ func (m *model) verifyAssign(t *rapid.T, e Assign, persisted Header) {
 	// Never past a gate that did not pass, and that is durable first.
 	for st := range stage {
 		from, end := m.plan.Stage(st)
-		if len(m.plan.Spec.Stages[st].Gate) > 0 && from < end && !m.passed[st] {
-			t.Fatalf("assigned in stage %d past the gate of stage %d", stage, st)
+		if from < end && !m.promoted[st] {
+			m.verifyGates(t, st, persisted)
 		}
 	}
 	if persisted.StageIndex != stage || persisted.State.Terminal() || persisted.State == Paused || persisted.State == RollingBack {
@@ -228,12 +236,8 @@ func (m *model) act(t *rapid.T) Event {
 			return Tick{}
 		}
 		ask := m.asks[len(m.asks)-1]
-		a := rapid.SampledFrom([]Answer{Pass, Pass, Pass, Fail, Unknown}).Draw(t, "answer")
-		if st := m.stageAsked[ask.Ask]; a == Pass && st == m.s.Stage() && ask.Ask == m.s.ask {
-			m.passed[st] = true
-		}
 		m.asks = m.asks[:len(m.asks)-1]
-		return GateAnswered{Ask: ask.Ask, Gate: ask.Gate.Name, Answer: a}
+		return m.gateAnswer(t, ask, rapid.SampledFrom([]Answer{Pass, Pass, Pass, Pass, Fail, Unknown, Pending, "error", "nonsense"}).Draw(t, "answer"))
 	case 10:
 		verb := rapid.SampledFrom([]Verb{Pause, Pause, Resume, Resume, Resume, Promote, Skip, Abort, Rollback}).Draw(t, "verb")
 		n := uint64(1)
@@ -251,7 +255,10 @@ func (m *model) act(t *rapid.T) Event {
 			}
 		}
 		if verb == Promote && !m.s.Status().Terminal() && m.s.Status() != RollingBack && !(p != nil && p.Cause == CauseFailure) {
-			m.passed[m.s.Stage()] = true
+			m.promoted[m.s.Stage()] = true
+		}
+		if p != nil && p.Cause == CauseGate && verb == Resume {
+			m.measureAnew()
 		}
 		return c
 	}
@@ -329,16 +336,16 @@ func (m *model) calm(t *rapid.T) {
 		asks := m.asks
 		m.asks = nil
 		for _, a := range asks {
-			if m.stageAsked[a.Ask] == m.s.Stage() {
-				m.passed[m.s.Stage()] = true
-			}
-			m.step(GateAnswered{Ask: a.Ask, Gate: a.Gate.Name, Answer: Pass}, -1)
+			m.step(m.gateAnswer(t, a, Pass), -1)
 		}
 		if m.s.Status() == Paused && !m.finished {
 			if m.s.pause.Cause == CauseFailure {
 				for i := range m.failed {
 					m.forgiven[i] = true
 				}
+			}
+			if m.s.pause.Cause == CauseGate {
+				m.measureAnew()
 			}
 			n := uint64(1)
 			if m.header.Command != nil {

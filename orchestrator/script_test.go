@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -18,7 +19,9 @@ import (
 //	start                        a process takes the lock and recovers
 //	answer [node …] [fail=why]   agents answer; without nodes all that can
 //	up|down node …               health of agents
-//	gate pass|fail|unknown       answers the oldest question
+//	gate ANSWER [NAME] [why=…] [value=…]  answers the oldest question (of NAME);
+//	                             ANSWER is pass, fail, unknown, pending or error
+//	gates                        how the gates stand
 //	window open|closed
 //	command VERB [node …]
 //	supersede ID
@@ -42,6 +45,9 @@ func (sc *script) run(t *testing.T, d *datadriven.TestData) string {
 	if cmd == "die" {
 		n, _ = strconv.Atoi(args[0].Vals[0])
 		cmd, args = args[1].Key, args[2:]
+	}
+	if cmd == "gates" {
+		return sc.gates()
 	}
 	if cmd == "start" {
 		return sc.show(sc.w.start())
@@ -85,9 +91,27 @@ func (sc *script) event(t *testing.T, d *datadriven.TestData, cmd string, args [
 		if len(w.asks) == 0 {
 			d.Fatalf(t, "no gate is asked")
 		}
-		a := w.asks[0]
-		w.asks = w.asks[1:]
-		return GateAnswered{Ask: a.Ask, Gate: a.Gate.Name, Answer: Answer(args[0].Key)}
+		which := 0
+		ev := GateAnswered{Answer: Answer(args[0].Key)}
+		if args[0].Key == "error" {
+			ev.Answer, ev.Error = Unknown, true
+		}
+		for _, a := range args[1:] {
+			switch a.Key {
+			case "why":
+				ev.Why = strings.Join(a.Vals, " ")
+			case "value":
+				ev.Value = strings.Join(a.Vals, " ")
+			default:
+				which = slices.IndexFunc(w.asks, func(g AskGate) bool { return g.Gate.Name == a.Key })
+				if which < 0 {
+					d.Fatalf(t, "gate %s is not asked", a.Key)
+				}
+			}
+		}
+		ev.Ask, ev.Gate = w.asks[which].Ask, w.asks[which].Gate.Name
+		w.asks = slices.Delete(w.asks, which, which+1)
+		return ev
 	case "window":
 		return WindowChanged{Open: args[0].Key == "open"}
 	case "command":
@@ -113,7 +137,20 @@ func (sc *script) event(t *testing.T, d *datadriven.TestData, cmd string, args [
 	return nil
 }
 
-// plan reads "stage NAME key=value …", "failure key=value …" and "window".
+func (sc *script) gates() string {
+	var b strings.Builder
+	for _, g := range sc.w.header.Gates {
+		fmt.Fprintf(&b, "%s/%s %s: %d of %d passed, %d failed, %d unknown, %d errors", g.Stage, g.Name, g.State, g.Passed, g.Needs, g.Failed, g.Unknown, g.Errors)
+		if g.Last != "" {
+			fmt.Fprintf(&b, "; last %s%s%s", g.Last, g.Value, because(g.Why))
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// plan reads "stage NAME key=value …", "gate NAME key=value …",
+// "failure key=value …" and "window".
 func (sc *script) plan(t *testing.T, d *datadriven.TestData) string {
 	spec := testSpec()
 	num := func(s string) int {
@@ -125,7 +162,7 @@ func (sc *script) plan(t *testing.T, d *datadriven.TestData) string {
 	}
 	for line := range strings.Lines(d.Input) {
 		f := strings.Fields(line)
-		st := Stage{}
+		st, g := Stage{}, Gate{Kind: GateConsulChecks}
 		for _, kv := range f[1:] {
 			k, v, ok := strings.Cut(kv, "=")
 			switch {
@@ -141,7 +178,21 @@ func (sc *script) plan(t *testing.T, d *datadriven.TestData) string {
 				st.Bake, _ = time.ParseDuration(v)
 			case k == "gate":
 				st.Gate = append(st.Gate, v)
-				spec.Gates = append(spec.Gates, Gate{Name: v, Kind: "consul_checks"})
+				spec.Gates = append(spec.Gates, Gate{Name: v, Kind: GateConsulChecks})
+			case k == "interval":
+				g.Interval, _ = time.ParseDuration(v)
+			case k == "success_limit":
+				g.SuccessLimit = num(v)
+			case k == "failure_limit":
+				g.FailureLimit = num(v)
+			case k == "unknown_limit":
+				g.UnknownLimit = num(v)
+			case k == "consecutive_error_limit":
+				g.ConsecutiveErrorLimit = num(v)
+			case k == "during":
+				g.During = v
+			case k == "wait":
+				g.Wait, _ = time.ParseDuration(v)
 			case k == "max_failed":
 				spec.Failure.MaxFailed = num(v)
 			case k == "max_unreachable_percent":
@@ -155,6 +206,9 @@ func (sc *script) plan(t *testing.T, d *datadriven.TestData) string {
 		switch f[0] {
 		case "stage":
 			spec.Stages = append(spec.Stages, st)
+		case "gate":
+			g.Name = st.Name
+			spec.Gates = append(spec.Gates, g)
 		case "window":
 			spec.Window = &Window{}
 		}

@@ -133,16 +133,6 @@ func (r *Retry) Wait(attempts int) time.Duration {
 	return min(d, r.MaxDelay)
 }
 
-// Gate is a named question put to the outside after a stage.
-type Gate struct {
-	Name string `json:"name"`
-	// Kind is "consul_checks".
-	Kind string `json:"kind"`
-	// Service and MinPassingPercent are for consul_checks.
-	Service           string `json:"service,omitempty"`
-	MinPassingPercent int    `json:"min_passing_percent,omitempty"`
-}
-
 // What a rollout does when its failure budget is exceeded.
 const (
 	ThenPause    = "pause"

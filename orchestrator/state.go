@@ -206,11 +206,11 @@ type State struct {
 	baked    time.Duration
 	bakeFrom time.Time
 	promoted bool
-	// ask numbers the questions to gates; asked holds the gates without an
-	// answer yet, nil when none was asked for this bake.
-	ask     int
-	asked   map[string]bool
-	answers map[string]GateAnswered
+	// ask numbers the questions to gates; gates are those of the present stage,
+	// nil when none was asked yet, and pastGates the last ones of others.
+	ask       int
+	gates     []*gate
+	pastGates []GateStatus
 
 	pause      *PauseInfo
 	reason     string
@@ -329,7 +329,7 @@ func (s *State) baking() time.Duration {
 // gate is being asked and no node waits for its agent or its next attempt.
 func (s *State) Idle() bool {
 	retrying := s.nWaiting > 0 && (s.status == Running || s.status == Baking)
-	return s.inFlight == 0 && s.unconfirmed == 0 && len(s.asked) == 0 && s.nDeferred == 0 &&
+	return s.inFlight == 0 && s.unconfirmed == 0 && s.asking() == 0 && s.nDeferred == 0 &&
 		len(s.toRestore) == 0 && !retrying
 }
 

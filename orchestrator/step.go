@@ -60,11 +60,7 @@ func (s *State) apply(ev Event) {
 	case Assigned:
 		s.confirmed(ev)
 	case GateAnswered:
-		if ev.Ask == s.ask && s.asked[ev.Gate] {
-			delete(s.asked, ev.Gate)
-			s.answers[ev.Gate] = ev
-			s.tell(TellGate, -1, "gate %q: %s%s", ev.Gate, ev.Answer, because(ev.Why))
-		}
+		s.measured(ev)
 	case OperatorCommand:
 		if s.command == nil || ev.N > s.command.N {
 			s.obey(ev)
@@ -308,7 +304,8 @@ func (s *State) obey(c OperatorCommand) {
 			no("it is paused for failures, which promote does not overrule: resume does")
 			return
 		}
-		s.promoted, s.asked, s.answers = true, nil, nil
+		s.promoted = true
+		s.overruleGates()
 		s.tell(TellStage, -1, "bake and gates of this stage are taken as passed %s", by)
 		if s.status == Paused {
 			s.unpause(by)
@@ -370,7 +367,7 @@ func (s *State) unpause(by string) {
 			s.perStage[i].forgive()
 		}
 	case CauseGate:
-		s.asked, s.answers = nil, nil
+		s.gates = nil
 	case CauseDeadline:
 		s.elapsed = 0
 	}
