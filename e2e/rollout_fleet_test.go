@@ -95,18 +95,24 @@ func newFleet(t testing.TB, c *harness.Consul, id string, n int, extra string) *
 	for _, node := range f.nodes {
 		f.startAgent(node)
 	}
-	// A node without a passing check is unreachable, and the rollout goes on
-	// without it.
+	waitForAgents(t, c, f.nodes)
+	return f
+}
+
+// waitForAgents waits until all agents have checked in: a node without a passing
+// check is unreachable, and a rollout goes on without it.
+func waitForAgents(t testing.TB, c *harness.Consul, nodes []string) {
+	t.Helper()
+	client := c.Client()
 	harness.Eventually(t, fleetLimit, "all agents have checked in", func() bool {
-		for _, node := range f.nodes {
-			checks, _, err := f.client.API().Health().Checks(agent.ServiceName, &api.QueryOptions{Filter: fmt.Sprintf("ServiceID == %q", agent.ServiceID(node))})
+		for _, node := range nodes {
+			checks, _, err := client.Health().Checks(agent.ServiceName, &api.QueryOptions{Filter: fmt.Sprintf("ServiceID == %q", agent.ServiceID(node))})
 			if err != nil || len(checks) != 1 || checks[0].Status != api.HealthPassing {
 				return false
 			}
 		}
 		return true
 	})
-	return f
 }
 
 func (f *fleet) write(name, text string) {

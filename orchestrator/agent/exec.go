@@ -22,7 +22,7 @@ const (
 	defaultTimeout = 30 * time.Second
 	// maxTimeout bounds what an entry can ask for: the config is locked while
 	// its commands run.
-	maxTimeout = time.Hour
+	maxTimeout = 24 * time.Hour
 	// pipeDelay is how long the output of a command that has ended is still
 	// read: a child of it may hold the pipe for ever.
 	pipeDelay = time.Second

@@ -175,7 +175,7 @@ func (d *decoder) config(b *hcl.Block) (orchestrator.Config, *hcl.Attribute) {
 	}
 	cfg.Owner, _, _ = d.text(c, "owner")
 	cfg.Group, _, _ = d.text(c, "group")
-	timeout, _, _ := d.duration(c, "timeout", time.Second, time.Hour)
+	timeout, _, _ := d.duration(c, "timeout", time.Second, day)
 	cfg.Validate = d.command(c, "validate", timeout)
 	cfg.Reload = d.command(c, "reload", timeout)
 	cfg.Healthy = d.command(c, "healthy", timeout)

@@ -9,9 +9,9 @@ import (
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
-// TestExamples reads and plans every rollout in examples/rollouts.
+// TestExamples reads and plans every rollout in examples.
 func TestExamples(t *testing.T) {
-	paths, err := filepath.Glob("../../examples/rollouts/*.hcl")
+	paths, err := filepath.Glob("../../examples/[rd]*/*.hcl")
 	if err != nil {
 		t.Fatal(err)
 	}
