@@ -180,6 +180,13 @@ func (m *Meta) Color(w io.Writer) bool {
 	return ok
 }
 
+// UTF8 tells whether the terminal shows more than ASCII, by the locale that
+// the environment names: LC_ALL before LC_CTYPE before LANG, as POSIX has it.
+func (m *Meta) UTF8() bool {
+	locale := strings.ToLower(first(m.Env("LC_ALL"), m.Env("LC_CTYPE"), m.Env("LANG")))
+	return strings.Contains(locale, "utf-8") || strings.Contains(locale, "utf8")
+}
+
 // Diagnostics prints what is wrong in HCL files, with snippets from files, and
 // returns the error to end the command with: nil if there are only warnings.
 func (m *Meta) Diagnostics(files map[string]*hcl.File, diags hcl.Diagnostics) error {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/board"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/runner"
@@ -145,7 +146,7 @@ func rolloutText(h *orchestrator.Header) string {
 	for _, c := range h.Configs {
 		line("config", "%s revision %s", c.Name, c.Revision)
 	}
-	line("nodes", "%s", countsText(h))
+	line("nodes", "%s", board.Counts(h))
 	for i, s := range h.Stages {
 		mark := " "
 		if i == h.StageIndex && h.FinishedAt == nil {
@@ -170,20 +171,6 @@ func pausedWhy(h *orchestrator.Header) string {
 		return h.Paused.Why
 	}
 	return ""
-}
-
-// countsText names the classes that have nodes.
-func countsText(h *orchestrator.Header) string {
-	parts := []string{fmt.Sprintf("%d in all", h.Total)}
-	for _, c := range []orchestrator.Class{
-		orchestrator.ClassApplied, orchestrator.ClassFailed, orchestrator.ClassUnreachable, orchestrator.ClassSkipped,
-		orchestrator.ClassRolledBack, orchestrator.ClassSuperseded, orchestrator.ClassPending,
-	} {
-		if n := h.Counts[c]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, c))
-		}
-	}
-	return strings.Join(parts, ", ")
 }
 
 // findRollout finds the rollout that an optional argument means.

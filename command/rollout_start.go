@@ -3,9 +3,7 @@ package command
 import (
 	"context"
 	"flag"
-	"fmt"
 
-	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
@@ -132,9 +130,4 @@ func (m *Meta) busy(out *runner.Outcome, detailed bool) error {
 		return exit(ExitMore)
 	}
 	return nil
-}
-
-// headline is one line about where a rollout stands.
-func headline(h *orchestrator.Header) string {
-	return fmt.Sprintf("%s, stage %s: %s", h.State, h.Stage, countsText(h))
 }

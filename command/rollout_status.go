@@ -1,14 +1,11 @@
 package command
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"text/tabwriter"
-	"time"
 
 	"github.com/aim-control/aimlock/orchestrator"
-	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
 func newRolloutStatus(m *Meta) *command {
@@ -89,58 +86,4 @@ of the last decision; "rollout status" has them as of now.`,
 			return w.Flush()
 		},
 	}
-}
-
-func newRolloutWatch(m *Meta) *command {
-	return &command{
-		Meta:     m,
-		Synopsis: "Follow a rollout until it ends",
-		Usage:    "[options] [ID|NAME]",
-		Description: `Follows a rollout by blocking queries and shows its stages: as bars on a terminal,
-as plain lines elsewhere, with -json as one object a line. It ends with the
-rollout, and changes nothing.`,
-		Examples: []example{{"Look on", "aimlock rollout watch"}},
-		Groups:   groupConsul | groupJSON,
-		MaxArgs:  1,
-		Run: func(ctx context.Context, in *input) error {
-			r, err := m.runner(nil)
-			if err != nil {
-				return err
-			}
-			id, err := m.findRollout(ctx, r, in.Args)
-			if err != nil {
-				return err
-			}
-			return m.watchRollout(ctx, r, id)
-		},
-	}
-}
-
-func (m *Meta) watchRollout(ctx context.Context, r *runner.Runner, id string) error {
-	show := m.progress()
-	var end *orchestrator.Header
-	var failed error
-	last := ""
-	err := r.Watch(ctx, id, func(h *orchestrator.Header) bool {
-		end = h
-		switch line := headline(h); {
-		case m.JSON:
-			failed = m.printLine(viewRollout(h, ""))
-			return failed == nil
-		case show.live:
-			show.draw(h)
-		case line != last:
-			last = line
-			m.Printf("%s  %s\n", time.Now().UTC().Format("15:04:05"), line)
-		}
-		return true
-	})
-	show.close()
-	if err != nil || failed != nil {
-		return rolloutError(cmp.Or(err, failed))
-	}
-	if !m.JSON {
-		m.Printf("%s", rolloutText(end))
-	}
-	return nil
 }

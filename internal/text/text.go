@@ -49,3 +49,25 @@ func Clip(s string, n int) string {
 	}
 	return s[:n] + "…"
 }
+
+// ASCII is s for a terminal that knows no more: every other character becomes a
+// question mark, but for those that have a likeness.
+func ASCII(s string) string {
+	if plain(s) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		switch {
+		case r == '…':
+			b.WriteString("...")
+		case r == '–' || r == '—':
+			b.WriteByte('-')
+		case r > '~' || r < ' ':
+			b.WriteByte('?')
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}

@@ -23,6 +23,11 @@ func (r *Runner) Show(ctx context.Context, id string) (*orchestrator.Header, err
 	return r.live(ctx, h)
 }
 
+// PlanOf reads the plan of a rollout.
+func (r *Runner) PlanOf(ctx context.Context, h *orchestrator.Header) (*orchestrator.Plan, error) {
+	return r.plan(ctx, h)
+}
+
 // live brings a header's counts up to date: they are persisted at decisions
 // only.
 func (r *Runner) live(ctx context.Context, h *orchestrator.Header) (*orchestrator.Header, error) {

@@ -1,0 +1,445 @@
+// Package board draws how a rollout stands as lines of text: for rollout watch,
+// and for whoever drives one on a terminal. It is pure: what it draws depends on
+// what it is handed, so that it is tested at every width. It imports the core,
+// records and text, and lipgloss and its progress bar for bars and colours.
+package board
+
+import (
+	"fmt"
+	"image/color"
+	"slices"
+	"strings"
+	"time"
+
+	"charm.land/bubbles/v2/progress"
+	"charm.land/lipgloss/v2"
+	"github.com/charmbracelet/x/ansi"
+
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator"
+)
+
+// Screen is what is drawn on.
+type Screen struct {
+	// Width is the columns that a line may take, Height the lines; a Height of
+	// 0 is no bound.
+	Width, Height int
+	// Color allows the sixteen colours of terminals.
+	Color bool
+	// UTF8 allows what is not ASCII.
+	UTF8 bool
+}
+
+// Model is what is drawn.
+type Model struct {
+	Header *orchestrator.Header
+	// Stages of the spec, for the estimate; nil where they are not known.
+	Stages []orchestrator.Stage
+	// Events are the last ones of the log, the newest last.
+	Events []records.RolloutEvent
+	// Note says what cannot be read now.
+	Note string
+	// Hint is the last line: the keys.
+	Hint string
+	Now  time.Time
+}
+
+const (
+	// minBar is the least bar worth to be drawn, maxBar the widest.
+	minBar, maxBar = 6, 72
+	maxName        = 24
+)
+
+// Render draws the whole board: never more lines than Height, none wider than
+// Width.
+func Render(m Model, s Screen) []string {
+	s.Width = max(s.Width, 10)
+	p := &painter{s: s, m: &m, h: m.Header}
+	head := p.head()
+	var tail []string
+	if m.Note != "" {
+		tail = append(tail, p.paint(p.fit(p.clean(m.Note), s.Width), yellow))
+	}
+	if m.Hint != "" {
+		tail = append(tail, p.fit(p.clean(m.Hint), s.Width))
+	}
+	facts := p.facts()
+	stages := p.stages()
+	rest := p.failures()
+	rest = append(rest, p.log()...)
+	if s.Height > 0 {
+		room := s.Height - len(head) - len(tail)
+		facts = facts[:min(len(facts), max(0, room-min(3, len(stages))))]
+		room -= len(facts)
+		stages = p.around(stages, max(0, room))
+		room -= len(stages)
+		rest = rest[:min(len(rest), max(0, room))]
+	}
+	out := slices.Concat(head, stages, facts, rest, tail)
+	if s.Height > 0 && len(out) > s.Height {
+		out = out[:s.Height]
+	}
+	return out
+}
+
+// Bars draws the stages alone.
+func Bars(h *orchestrator.Header, s Screen) []string {
+	s.Width = max(s.Width, 10)
+	p := &painter{s: s, m: &Model{Header: h}, h: h}
+	return p.stages()
+}
+
+// Headline is one line about where a rollout stands.
+func Headline(h *orchestrator.Header) string {
+	return fmt.Sprintf("%s, stage %s: %s", h.State, h.Stage, Counts(h))
+}
+
+// Counts names the classes that have nodes.
+func Counts(h *orchestrator.Header) string {
+	parts := []string{fmt.Sprintf("%d in all", h.Total)}
+	for _, c := range []orchestrator.Class{
+		orchestrator.ClassApplied, orchestrator.ClassFailed, orchestrator.ClassUnreachable, orchestrator.ClassSkipped,
+		orchestrator.ClassRolledBack, orchestrator.ClassSuperseded, orchestrator.ClassPending,
+	} {
+		if n := h.Counts[c]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, c))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// The colours are those of the terminal's own palette.
+const (
+	red, green, yellow, cyan = lipgloss.Red, lipgloss.Green, lipgloss.Yellow, lipgloss.Cyan
+	dim                      = lipgloss.BrightBlack
+)
+
+type painter struct {
+	s Screen
+	m *Model
+	h *orchestrator.Header
+}
+
+// clean makes foreign text safe for the terminal at hand.
+func (p *painter) clean(s string) string {
+	s = text.Printable(s)
+	if p.s.UTF8 {
+		return s
+	}
+	return text.ASCII(s)
+}
+
+func (p *painter) dots() string {
+	if p.s.UTF8 {
+		return "…"
+	}
+	return "..."
+}
+
+// fit cuts a line of clean text to a number of columns.
+func (p *painter) fit(s string, n int) string {
+	if ansi.StringWidth(s) <= n {
+		return s
+	}
+	return ansi.Truncate(s, max(0, n), p.dots())
+}
+
+func (p *painter) paint(s string, c color.Color) string {
+	if !p.s.Color || c == nil {
+		return s
+	}
+	return lipgloss.NewStyle().Foreground(c).Render(s)
+}
+
+// StateColor is the colour of a rollout's state.
+func StateColor(st orchestrator.Status) color.Color {
+	switch st {
+	case orchestrator.Failed, orchestrator.RolledBack, orchestrator.RollingBack:
+		return red
+	case orchestrator.Paused, orchestrator.Aborted, orchestrator.Superseded, orchestrator.Waiting:
+		return yellow
+	case orchestrator.Succeeded:
+		return green
+	}
+	return cyan
+}
+
+// head names the rollout, its state and why.
+func (p *painter) head() []string {
+	h := p.h
+	state := string(h.State)
+	age := ""
+	if h.StartedAt != nil {
+		end := p.m.Now
+		if h.FinishedAt != nil {
+			end = *h.FinishedAt
+		}
+		age = Duration(end.Sub(*h.StartedAt))
+	}
+	tail := state
+	if age != "" {
+		tail += "  " + age
+	}
+	id := p.fit(p.clean(h.ID), max(8, p.s.Width-ansi.StringWidth(tail)-2))
+	first := id + "  " + p.paint(state, StateColor(h.State))
+	if age != "" {
+		first += "  " + age
+	}
+	out := []string{p.fit(first, p.s.Width)}
+	if why := Why(h); why != "" {
+		out = append(out, p.wrap("  ", why, 2, StateColor(h.State))...)
+	}
+	for _, c := range h.Configs {
+		out = append(out, p.fit(p.clean(fmt.Sprintf("  %s %s", c.Name, c.Revision)), p.s.Width))
+	}
+	return append(out, "")
+}
+
+// Why says why a rollout is in its state, where there is something to say.
+func Why(h *orchestrator.Header) string {
+	if h.Paused != nil {
+		return h.Paused.Why
+	}
+	return h.Reason
+}
+
+// few is how many lines a text may take.
+func (p *painter) few() int {
+	if p.s.Width < 60 {
+		return 3
+	}
+	return 2
+}
+
+// wrap breaks a text into at most n lines.
+func (p *painter) wrap(margin, s string, n int, c color.Color) []string {
+	w := max(8, p.s.Width-len(margin))
+	lines := strings.Split(ansi.Wrap(p.clean(s), w, ""), "\n")
+	if len(lines) > n {
+		rest := strings.Join(lines[n-1:], " ")
+		lines = append(lines[:n-1], p.fit(rest, w))
+	}
+	for i, l := range lines {
+		lines[i] = p.paint(p.fit(margin+strings.TrimRight(l, " "), p.s.Width), c)
+	}
+	return lines
+}
+
+// marks of a stage: done, at work, to come.
+func (p *painter) mark(i int) (string, color.Color) {
+	utf, ascii, c := " ", " ", color.Color(dim)
+	switch hs := p.h.Stages[i]; {
+	case i == p.h.StageIndex && p.h.FinishedAt == nil:
+		utf, ascii, c = "▶", ">", StateColor(p.h.State)
+	case hs.Done == hs.End-hs.From && i <= p.h.StageIndex:
+		utf, ascii, c = "✓", "+", green
+	}
+	if p.s.UTF8 {
+		return utf, c
+	}
+	return ascii, c
+}
+
+// stages are the bars, one line a stage.
+func (p *painter) stages() []string {
+	name, tail := 4, 0
+	for i := range p.h.Stages {
+		hs := &p.h.Stages[i]
+		name = max(name, min(ansi.StringWidth(p.clean(hs.Name)), maxName))
+		tail = max(tail, len(fmt.Sprintf("%d/%d", hs.Done, hs.End-hs.From)))
+	}
+	name = min(name, max(4, p.s.Width/4))
+	width := min(maxBar, p.s.Width-name-tail-4)
+	for i := range p.h.Stages {
+		if n := len(p.stageNote(i)); n > 0 && width-n-2 >= 2*minBar {
+			width = min(width, p.s.Width-name-tail-6-n)
+		}
+	}
+	out := make([]string, 0, len(p.h.Stages))
+	for i := range p.h.Stages {
+		hs := &p.h.Stages[i]
+		total := hs.End - hs.From
+		mark, c := p.mark(i)
+		label := p.fit(p.clean(hs.Name), name)
+		label += strings.Repeat(" ", max(0, name-ansi.StringWidth(label)))
+		bar := ""
+		if width >= minBar {
+			bar = p.bar(width, hs.Done, total, c) + " "
+		}
+		line := p.paint(mark, c) + " " + label + " " + bar + fmt.Sprintf("%*s", tail, fmt.Sprintf("%d/%d", hs.Done, total))
+		if note := p.stageNote(i); note != "" && ansi.StringWidth(line)+2+len(note) <= p.s.Width {
+			line += "  " + note
+		}
+		out = append(out, p.fit(line, p.s.Width))
+	}
+	return out
+}
+
+// stageNote is what a stage is at beside its nodes.
+func (p *painter) stageNote(i int) string {
+	h := p.h
+	if i != h.StageIndex || h.FinishedAt != nil || h.State != orchestrator.Baking || h.BakingSince == nil {
+		return ""
+	}
+	if i < len(p.m.Stages) {
+		if left := h.BakingSince.Add(p.m.Stages[i].Bake).Sub(p.m.Now); left > 0 {
+			return "bakes " + Duration(left)
+		}
+		if len(p.m.Stages[i].Gate) > 0 {
+			return "asks its gates"
+		}
+	}
+	return "bakes"
+}
+
+// bar is a bar of the progress library, in the colours and the characters that
+// the terminal has.
+func (p *painter) bar(width, done, total int, c color.Color) string {
+	full, empty := '#', '.'
+	if p.s.UTF8 {
+		full, empty = '█', '░'
+	}
+	part := 1.0
+	if total > 0 {
+		part = float64(done) / float64(total)
+	}
+	b := progress.New(progress.WithWidth(width), progress.WithoutPercentage(), progress.WithFillCharacters(full, empty), progress.WithColors(c))
+	b.EmptyColor = dim
+	s := b.ViewAs(part)
+	if !p.s.Color {
+		return ansi.Strip(s)
+	}
+	return s
+}
+
+// around keeps n of the stages' lines, those around the present one.
+func (p *painter) around(lines []string, n int) []string {
+	if len(lines) <= n {
+		return lines
+	}
+	from := min(max(0, p.h.StageIndex-n/2), len(lines)-n)
+	return lines[from : from+n]
+}
+
+// labelWidth is how far the values of facts stand from the margin.
+const labelWidth = 11
+
+// fact is a label and its value, over two lines where one is too short.
+func (p *painter) fact(name, value string) []string {
+	lines := p.wrap(strings.Repeat(" ", labelWidth), value, p.few(), nil)
+	lines[0] = p.fit(fmt.Sprintf("%-*s", labelWidth, name)+strings.TrimLeft(lines[0], " "), p.s.Width)
+	return lines
+}
+
+// facts are the numbers, who is in flight, and how long it still takes.
+func (p *painter) facts() []string {
+	h := p.h
+	out := append([]string{""}, p.fact("nodes", Counts(h))...)
+	if h.InFlight > 0 {
+		words := fmt.Sprint(h.InFlight)
+		for i, f := range h.Flying {
+			sep := ", "
+			if i == 0 {
+				sep = ": "
+			}
+			next := fmt.Sprintf("%s%s for %s", sep, f.Node, Duration(p.m.Now.Sub(f.Since)))
+			if ansi.StringWidth(words+next)+16 > p.s.Width {
+				words += ", " + p.dots()
+				break
+			}
+			words += next
+		}
+		out = append(out, p.fact("in flight", words)...)
+	}
+	if h.FinishedAt == nil && p.m.Stages != nil {
+		out = append(out, p.fact("left", ETA(h, p.m.Stages, p.m.Now))...)
+	}
+	return out
+}
+
+// ETA says how long a rollout still takes, as far as it is known.
+func ETA(h *orchestrator.Header, stages []orchestrator.Stage, now time.Time) string {
+	switch h.State {
+	case orchestrator.Paused:
+		return "until somebody resumes it"
+	case orchestrator.RollingBack:
+		return "until every node is back"
+	}
+	return EstimateText(orchestrator.EstimateRest(h, stages, h.Answers, now), h.Answers)
+}
+
+// EstimateText says an estimate in words.
+func EstimateText(e orchestrator.Estimate, a *orchestrator.Answers) string {
+	words := "unknown: no node of this config was measured yet"
+	if e.Known {
+		words = "about " + Duration(e.Total())
+	}
+	var of []string
+	if e.Known {
+		of = append(of, fmt.Sprintf("%s a node of %d measured", Duration(a.Mean()), a.N))
+	}
+	if e.Bakes > 0 {
+		of = append(of, "bakes "+Duration(e.Bakes))
+	}
+	switch {
+	case e.Gates == 1:
+		of = append(of, "1 gate for as long as it asks")
+	case e.Gates > 1:
+		of = append(of, fmt.Sprintf("%d gates for as long as they ask", e.Gates))
+	}
+	if len(of) > 0 {
+		words += " (" + strings.Join(of, "; ") + ")"
+	}
+	return words
+}
+
+// failures are the nodes that failed, with what they said.
+func (p *painter) failures() []string {
+	n := len(p.h.Problems)
+	if n == 0 {
+		return nil
+	}
+	out := []string{"", p.paint("failures", red)}
+	shown := min(n, 5)
+	for _, x := range slices.Backward(p.h.Problems[n-shown:]) {
+		out = append(out, p.wrap("  ", fmt.Sprintf("%s: %s: %s", x.Node, x.Class, x.Why), p.few(), nil)...)
+	}
+	if n > shown {
+		out = append(out, p.fit(fmt.Sprintf("  and %d more; rollout status shows them", n-shown), p.s.Width))
+	}
+	return out
+}
+
+// log are the last events that are not of nodes, the newest first.
+func (p *painter) log() []string {
+	var out []string
+	for _, e := range slices.Backward(p.m.Events) {
+		if e.Text == "" || e.Kind == records.EventNode {
+			continue
+		}
+		if len(out) == 0 {
+			out = append(out, "", p.paint("log", dim))
+		}
+		out = append(out, p.fit(fmt.Sprintf("  %s  %s", e.At.UTC().Format("15:04:05"), p.clean(e.Text)), p.s.Width))
+	}
+	return out
+}
+
+// Duration shows a duration as people say it: in two units at most.
+func Duration(d time.Duration) string {
+	d = max(0, d)
+	switch {
+	case d < 10*time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	case d < time.Minute:
+		return d.Round(time.Second).String()
+	case d < time.Hour:
+		d = d.Round(time.Second)
+		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour:
+		d = d.Round(time.Minute)
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}

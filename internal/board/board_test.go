@@ -1,0 +1,174 @@
+package board
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/charmbracelet/x/ansi"
+	"pgregory.net/rapid"
+
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+var now = time.Date(2026, 11, 25, 20, 0, 0, 0, time.UTC)
+
+func ago(d time.Duration) *time.Time { t := now.Add(-d); return &t }
+
+// tenThousand is a rollout in its third stage, with everything there is to see.
+func tenThousand() Model {
+	a := &orchestrator.Answers{}
+	for i := range 1000 {
+		a.Add(time.Duration(800+i) * time.Millisecond)
+	}
+	h := &orchestrator.Header{
+		ID: "aim-lock-config-20261125-194800-k3v9", Name: "aim-lock-config", State: orchestrator.Running, Stage: "tenth", StageIndex: 2,
+		Stages: []orchestrator.HeaderStage{
+			{Name: "canary", From: 0, End: 1, Done: 1}, {Name: "one percent of every site", From: 1, End: 100, Done: 99},
+			{Name: "tenth", From: 100, End: 1000, Done: 431}, {Name: "rest", From: 1000, End: 10000},
+		},
+		Configs: []orchestrator.HeaderConfig{{Name: "aim_lock_config.conf", Revision: "0f1e2d3c4b5a"}},
+		Total:   10000, InFlight: 50, StartedAt: ago(12*time.Minute + 4*time.Second), Answers: a,
+		Flying: []orchestrator.Flight{{Node: "drone-0107", Since: *ago(41 * time.Second)}, {Node: "drone-0533", Since: *ago(2 * time.Second)}},
+		Problems: []orchestrator.Problem{
+			{Node: "drone-0017", Class: "failed", Why: "reload: exit status 1: aimd: /etc/aim/aim_lock_config.conf:14: unknown key \"range_m\"\nnothing was changed", At: *ago(time.Minute)},
+			{Node: "größe-7", Class: "unreachable", Why: "it did not answer within 2m0s", At: *ago(10 * time.Second)},
+		},
+	}
+	h.Counts[orchestrator.ClassApplied], h.Counts[orchestrator.ClassFailed], h.Counts[orchestrator.ClassUnreachable], h.Counts[orchestrator.ClassPending] = 529, 1, 1, 9469
+	return Model{
+		Header: h, Now: now, Hint: "q quits; the rollout goes on",
+		Stages: []orchestrator.Stage{{Name: "canary", Nodes: 1}, {Name: "x", Percent: 1}, {Name: "tenth", Percent: 10, MaxParallel: 50, Bake: 10 * time.Minute, Gate: []string{"passing"}}, {Name: "rest", Percent: 100, MaxParallel: 500}},
+		Events: []records.RolloutEvent{
+			{N: 1, At: *ago(12 * time.Minute), Kind: records.EventHold, Text: "driven by ops@control-1"},
+			{N: 2, At: *ago(11 * time.Minute), Kind: records.EventStage, Text: `stage "canary": nodes 1 to 1 of 10000`},
+			{N: 3, At: *ago(time.Minute), Kind: records.EventNode, Node: "drone-0017", Text: "failed: …"},
+		},
+	}
+}
+
+func baking() Model {
+	m := tenThousand()
+	h := *m.Header
+	h.State, h.BakingSince, h.InFlight, h.Flying, h.Problems = orchestrator.Baking, ago(3*time.Minute), 0, nil, nil
+	h.Stages = append([]orchestrator.HeaderStage{}, h.Stages...)
+	h.Stages[2].Done = 900
+	m.Header = &h
+	return m
+}
+
+func paused() Model {
+	m := tenThousand()
+	h := *m.Header
+	h.State = orchestrator.Paused
+	h.Paused = &orchestrator.PauseInfo{Cause: orchestrator.CauseGate, Why: `gate "passing" is unknown: Consul at 127.0.0.1:8500: did not answer within 30s; the page behind it says <html><body>502 Bad Gateway</body></html>`, At: now}
+	m.Header, m.Note = &h, "Consul does not answer: trying again"
+	return m
+}
+
+// The golden files are what a person sees; look at them when they change.
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	for name, m := range map[string]Model{"running": tenThousand(), "baking": baking(), "paused": paused()} {
+		for _, s := range []Screen{
+			{Width: 40, Height: 20, UTF8: true}, {Width: 80, Height: 24, UTF8: true}, {Width: 80, Height: 24}, {Width: 80, Height: 24, UTF8: true, Color: true},
+			{Width: 200, Height: 50, UTF8: true},
+		} {
+			file := fmt.Sprintf("%s-%dx%d", name, s.Width, s.Height)
+			if !s.UTF8 {
+				file += "-ascii"
+			}
+			if s.Color {
+				file += "-color"
+			}
+			t.Run(file, func(t *testing.T) {
+				got := strings.Join(Render(m, s), "\n") + "\n"
+				path := filepath.Join("testdata", file+".txt")
+				if *update {
+					if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got != string(want) {
+					t.Errorf("%s is drawn as\n%s\nnot as\n%s", file, got, want)
+				}
+			})
+		}
+	}
+}
+
+// Whatever stands in a record, no line is wider than the screen, no more lines
+// are drawn than it has, and nothing but our own colours reaches the terminal.
+func TestRenderFits(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		foreign := rapid.OneOf(rapid.String(), rapid.StringMatching(`(\x1b\[[0-9]{0,3}[A-Za-z]|\x1b\]0;x\x07|[a-z ]|日本|é|\r|\n|\x9b31m){0,80}`))
+		m := tenThousand()
+		h := *m.Header
+		h.ID, h.Reason = foreign.Draw(t, "id"), foreign.Draw(t, "why")
+		h.State = rapid.SampledFrom([]orchestrator.Status{orchestrator.Waiting, orchestrator.Baking, orchestrator.Paused, orchestrator.RollingBack, orchestrator.Succeeded}).Draw(t, "state")
+		h.Stages = nil
+		for range rapid.IntRange(0, 30).Draw(t, "stages") {
+			end := rapid.IntRange(0, 1_000_000).Draw(t, "end")
+			h.Stages = append(h.Stages, orchestrator.HeaderStage{Name: foreign.Draw(t, "stage"), End: end, Done: rapid.IntRange(0, end).Draw(t, "done")})
+		}
+		h.StageIndex = max(0, rapid.IntRange(0, 30).Draw(t, "at")%max(1, len(h.Stages)))
+		h.Problems = nil
+		for range rapid.IntRange(0, 20).Draw(t, "problems") {
+			h.Problems = append(h.Problems, orchestrator.Problem{Node: foreign.Draw(t, "node"), Class: "failed", Why: foreign.Draw(t, "output")})
+		}
+		h.Flying = []orchestrator.Flight{{Node: foreign.Draw(t, "flying"), Since: now}}
+		m.Header, m.Note = &h, foreign.Draw(t, "note")
+		m.Events = []records.RolloutEvent{{Text: foreign.Draw(t, "event")}}
+		s := Screen{
+			Width: rapid.IntRange(10, 240).Draw(t, "width"), Height: rapid.IntRange(0, 60).Draw(t, "height"),
+			UTF8: rapid.Bool().Draw(t, "utf8"), Color: rapid.Bool().Draw(t, "color"),
+		}
+		lines := Render(m, s)
+		if s.Height > 0 && len(lines) > s.Height {
+			t.Fatalf("%d lines on %d", len(lines), s.Height)
+		}
+		for _, l := range lines {
+			if w := ansi.StringWidth(l); w > s.Width {
+				t.Fatalf("%d columns on %d: %q", w, s.Width, l)
+			}
+			bare := l
+			if s.Color {
+				bare = ourColors(l)
+			}
+			for _, r := range bare {
+				if r < ' ' || r >= 0x7f && r < 0xa0 || !s.UTF8 && r > '~' {
+					t.Fatalf("%U in %q", r, l)
+				}
+			}
+		}
+	})
+}
+
+// ourColors takes out the codes that choose a colour, and no others.
+func ourColors(l string) string {
+	var b strings.Builder
+	for {
+		i := strings.Index(l, "\x1b[")
+		if i < 0 {
+			return b.String() + l
+		}
+		b.WriteString(l[:i])
+		rest := strings.TrimLeft(l[i+2:], "0123456789;")
+		if !strings.HasPrefix(rest, "m") {
+			return b.String() + l[i:]
+		}
+		l = rest[1:]
+	}
+}

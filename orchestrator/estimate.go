@@ -1,0 +1,64 @@
+package orchestrator
+
+import "time"
+
+// Estimate is about how long a rollout takes, from how long nodes took before.
+// It is for people: nothing is decided by it.
+type Estimate struct {
+	// Known: how long nodes take was measured. Without it Nodes is 0.
+	Known bool
+	// Nodes is the time in which nodes are in flight, Bakes the sum of the
+	// bakes.
+	Nodes, Bakes time.Duration
+	// Gates is how many gates are asked, each for as long as it needs.
+	Gates int
+}
+
+// Total is the sum of what is known.
+func (e Estimate) Total() time.Duration { return e.Nodes + e.Bakes }
+
+func (e *Estimate) stage(st *Stage, left int, a *Answers, bake time.Duration) {
+	if a != nil {
+		e.Nodes += a.Time(left, st.MaxParallel)
+	}
+	e.Bakes += bake
+	e.Gates += len(st.Gate)
+}
+
+// EstimateNew estimates a rollout of a plan that has not begun. a may be nil.
+func EstimateNew(p *Plan, a *Answers) Estimate {
+	e := Estimate{Known: a != nil && a.N > 0}
+	for i := range p.Spec.Stages {
+		st := &p.Spec.Stages[i]
+		from, end := p.Stage(i)
+		if from == end {
+			continue // nothing to be watched
+		}
+		e.stage(st, end-from, a, st.Bake)
+	}
+	return e
+}
+
+// EstimateRest estimates what is left of a rollout as of now, from the header
+// and the stages of its spec. Of one that has ended nothing is left.
+func EstimateRest(h *Header, stages []Stage, a *Answers, now time.Time) Estimate {
+	e := Estimate{Known: a != nil && a.N > 0}
+	if h.FinishedAt != nil {
+		return e
+	}
+	for i, hs := range h.Stages {
+		if i < h.StageIndex || i >= len(stages) || hs.From == hs.End {
+			continue
+		}
+		st, bake := &stages[i], stages[i].Bake
+		switch {
+		case i > h.StageIndex:
+		case h.Promoted:
+			bake = 0
+		case h.BakingSince != nil:
+			bake = max(0, bake-now.Sub(*h.BakingSince))
+		}
+		e.stage(st, hs.End-hs.From-hs.Done, a, bake)
+	}
+	return e
+}
