@@ -142,8 +142,8 @@ var guards = []mutant{
 	{
 		name: "the order check on the node",
 		file: agents + "/fence.go",
-		old:  "	case c < 0:\n		return w.refuse(d)\n",
-		new:  "	case c < 0:\n		w.st.Mark, w.st.Phase, w.st.Prev, w.st.Refused = d.Order, phaseAccepted, nil, nil\n",
+		old:  "	case c < 0:\n		return w.refuse(d, &OlderError{Config: config, Order: d.Order, Highest: w.st.Mark})\n",
+		new:  "",
 		run:  "TestFenceProperty|TestApply",
 	},
 	{
@@ -159,5 +159,19 @@ var guards = []mutant{
 		old:  "func (w *work) recheck() error {\n",
 		new:  "func (w *work) recheck() error {\n	if w.dir != \"\" {\n		return nil\n	}\n",
 		run:  "TestLockFileReplaced",
+	},
+	{
+		name: "several configs of one node: all or none after a crash",
+		file: agents + "/group_resume.go",
+		old:  "	if all && allStaged {\n",
+		new:  "	if allStaged {\n",
+		run:  "TestGroupKilled/group_apply",
+	},
+	{
+		name: "several configs of one node: none where one has a newer order",
+		file: agents + "/group_apply.go",
+		old:  "		if o.Less(w.st.Mark) {\n			return g.refuse(ds, w)\n",
+		new:  "		if o.Less(w.st.Mark) && len(ds) == 0 {\n			return g.refuse(ds, w)\n",
+		run:  "TestGroup$",
 	},
 }

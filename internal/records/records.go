@@ -325,7 +325,22 @@ const (
 	ActionApply = "apply"
 	// ActionRestore puts back what the node had before the rollout named.
 	ActionRestore = "restore"
+	// ActionApplyWith is ActionApply by an agent that knows every feature in
+	// Requires. Agents from before there were features know no such action:
+	// they answer failed, say that they are to be upgraded, and change nothing,
+	// where they would overlook what a field that is new to them asks for.
+	ActionApplyWith = "apply_with"
 )
+
+// Features that an entry may require of an agent.
+const (
+	// FeatureGroups: the entries of Desired.Configs are applied all or none.
+	FeatureGroups = "groups"
+)
+
+// MaxGroup is the most configs that belong together: older servers take 64
+// operations in a transaction.
+const MaxGroup = 64
 
 // Desired is what a node shall have of a config, at desired/<config>/<node>.
 type Desired struct {
@@ -345,6 +360,13 @@ type Desired struct {
 	// Attempt is how often this node was given this revision by the rollout,
 	// from 2 on; 0 is the first time. Agents need not know.
 	Attempt int `json:"attempt,omitempty"`
+	// Requires are features that an agent must know to carry the entry out: one
+	// that does not know them all answers failed.
+	Requires []string `json:"requires,omitempty"`
+	// Configs are the configs, this one among them, whose entries for the node
+	// belong together: they have one order and were written in one transaction,
+	// and the node applies all of them or none. Empty: the entry stands alone.
+	Configs []string `json:"configs,omitempty"`
 	// Mode is the file's permission in octal, such as "0640"; "" is "0644".
 	Mode     string   `json:"mode,omitempty"`
 	Owner    string   `json:"owner,omitempty"`
@@ -394,9 +416,13 @@ type Actual struct {
 	Output string `json:"output,omitempty"`
 	// Previous is the revision that a restore of Rollout would bring back;
 	// empty where there was no file.
-	Previous string    `json:"previous,omitempty"`
-	Time     time.Time `json:"time"`
-	Agent    string    `json:"agent,omitempty"`
+	Previous string `json:"previous,omitempty"`
+	// Waiting says why the newest entry is not carried out yet, where it is one
+	// of several that belong together and not all of them are there. The rest
+	// answers the order before it, and Result is empty where there was none.
+	Waiting string    `json:"waiting,omitempty"`
+	Time    time.Time `json:"time"`
+	Agent   string    `json:"agent,omitempty"`
 }
 
 // ErrNewer is returned by Decode for a record of a later version.

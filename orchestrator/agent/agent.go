@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +21,9 @@ import (
 // defaultLockWait bounds the wait for another process that works on the same
 // config: its commands may take their time-outs.
 const defaultLockWait = 2 * time.Minute
+
+// minLockWait is the least wait for each lock of several.
+const minLockWait = 100 * time.Millisecond
 
 // Config says what one agent does and where.
 type Config struct {
@@ -52,6 +56,7 @@ type Agent struct {
 
 	mu    sync.Mutex
 	bells map[string]chan struct{} // by config: rung when a revision appears
+	turns map[string]chan struct{} // by configs that belong together: full while one works
 }
 
 // New checks the settings and makes the state folder. It does not connect.
@@ -93,12 +98,12 @@ func New(cfg Config) (*Agent, error) {
 	if err := claim(cfg.StateDir, cfg.Node); err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, bells: map[string]chan struct{}{}}
+	a := &Agent{cfg: cfg, bells: map[string]chan struct{}{}, turns: map[string]chan struct{}{}}
 	a.trouble = &trouble{log: cfg.Log}
 	a.reports = newReporter(a)
 	a.fence = &fence{
 		node: cfg.Node, stateDir: cfg.StateDir, root: cfg.Root, agent: cfg.Version, lockWait: cfg.LockWait,
-		now: time.Now, log: cfg.Log, recover: a.lastReport, step: func(string) {},
+		now: time.Now, log: cfg.Log, recover: a.lastReport, settled: a.reports.set, step: func(string) {},
 	}
 	return a, nil
 }
@@ -188,6 +193,9 @@ type Result struct {
 func (a *Agent) Apply(ctx context.Context, s *Staged) (Result, error) {
 	if s.Node != a.cfg.Node {
 		return Result{}, fmt.Errorf("it is staged for node %q, this is node %q", s.Node, a.cfg.Node)
+	}
+	if together(&s.Desired) {
+		return Result{}, fmt.Errorf("it belongs with %s: apply them together", strings.Join(s.Desired.Configs, ", "))
 	}
 	out, err := a.fence.apply(ctx, s.Config, &s.Desired, func(context.Context) ([]byte, error) { return s.Content, nil })
 	if err != nil {

@@ -123,6 +123,7 @@ func crashChild(at string) {
 			_, _ = r.apply(context.Background(), conf, s.entry(os.Getenv("AIMLOCK_TEST_TRACE")), from(s.content))
 		}
 	}
+	groupChild(r, os.Getenv("AIMLOCK_TEST_STORY"))
 }
 
 // TestKilled ends an agent by SIGKILL between any two of its writes. The file

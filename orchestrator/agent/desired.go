@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/keys"
@@ -33,6 +34,19 @@ func checkDesired(d *records.Desired) error {
 	return nil
 }
 
+// features are those that this agent knows.
+var features = []string{records.FeatureGroups}
+
+// checkFeatures refuses what this agent would carry out in part.
+func checkFeatures(d *records.Desired) error {
+	for _, f := range d.Requires {
+		if !slices.Contains(features, f) {
+			return fmt.Errorf("the entry requires %.60q, which this agent does not know: upgrade it", f)
+		}
+	}
+	return nil
+}
+
 // fetchChunks reads a config's content, consistently, and no more of it than
 // the entry says there is.
 func fetchChunks(ctx context.Context, c *consulkv.Client, prefix keys.Prefix, config string, d *records.Desired) ([]byte, error) {
@@ -54,19 +68,22 @@ func fetchChunks(ctx context.Context, c *consulkv.Client, prefix keys.Prefix, co
 	return content, nil
 }
 
-// warnShared tells of another config of this node with the same destination:
+// warnShared tells of another config of this node with a destination of theirs:
 // each has a fence of its own, so neither protects the file from the other.
-func (w *work) warnShared(dest string) {
-	clean, err := cleanDestination(dest)
-	if err != nil {
-		return
+func warnShared(ws ...*work) {
+	mine, configs := map[string]*work{}, map[string]bool{}
+	for _, w := range ws {
+		configs[w.config] = true
+		if clean, err := cleanDestination(w.st.Desired.Destination); err == nil {
+			mine[clean] = w
+		}
 	}
-	for _, st := range states(w.stateDir) {
-		if st.err != nil || st.Config == w.config || st.Desired == nil {
+	for _, st := range states(ws[0].stateDir) {
+		if st.err != nil || configs[st.Config] || st.Desired == nil {
 			continue
 		}
-		if other, err := cleanDestination(st.Desired.Destination); err == nil && other == clean {
-			w.log.Warn("two configs have one destination: they overwrite each other", "config", w.config, "other", st.Config, "destination", clean)
+		if clean, err := cleanDestination(st.Desired.Destination); err == nil && mine[clean] != nil {
+			ws[0].log.Warn("two configs have one destination: they overwrite each other", "config", mine[clean].config, "other", st.Config, "destination", clean)
 		}
 	}
 }

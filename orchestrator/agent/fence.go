@@ -30,6 +30,9 @@ type fence struct {
 	// recover reads this node's last report from Consul; nil and no error
 	// where there is none.
 	recover func(ctx context.Context, config string) (*records.Actual, error)
+	// settled is told of answers for configs beside the one that is applied,
+	// whose group had to be ended first; nil: nobody is told.
+	settled func(config string, rep *records.Actual)
 	// step is called between any two writes; tests end the process there.
 	step func(name string)
 }
@@ -87,48 +90,73 @@ func (f *fence) apply(ctx context.Context, config string, d *records.Desired, co
 	if err := keys.CheckName("config", config); err != nil {
 		return outcome{}, err
 	}
-	w, err := f.open(ctx, config)
+	h, err := f.hold(ctx, config)
 	if err != nil {
 		return outcome{}, err
 	}
-	defer w.close()
+	defer h.close()
+	w := h.by[config]
 
-	switch c := d.Compare(w.st.Mark); {
-	case c < 0:
-		return w.refuse(d)
-	case c == 0 && w.st.Phase == phaseDone:
-		return outcome{Standing: w.st.Report}, nil
-	case c == 0 && w.st.Phase != phaseAccepted:
+	c := d.Compare(w.st.Mark)
+	if c == 0 && !together(w.st.Desired) && (w.st.Phase == phaseStaged || w.st.Phase == phaseFailing) {
 		if out, err := w.resume(ctx); !errors.Is(err, errNotStaged) {
 			return out, err
 		}
-	case c == 0:
-	default:
-		if err := w.settle(ctx); err != nil {
-			return outcome{}, err
+	} else if c >= 0 && h.unfinished(w) {
+		err := h.settle(ctx, w)
+		switch {
+		case ctx.Err() != nil:
+			return outcome{}, context.Cause(ctx)
+		case err != nil && !errors.Is(err, errNotStaged):
+			// It does not hold a newer order up.
+			w.log.Warn("an unfinished order could not be ended", "config", config, "order", w.st.Mark.String(), "error", err)
 		}
-		w.st.Mark, w.st.Phase, w.st.Prev, w.st.Refused = d.Order, phaseAccepted, nil, nil
 	}
-	e := *d
-	w.st.Desired = &e
-	if err := w.save(phaseAccepted); err != nil {
+	switch {
+	case c < 0:
+		return w.refuse(d, &OlderError{Config: config, Order: d.Order, Highest: w.st.Mark})
+	case c == 0 && w.st.Phase == phaseDone:
+		return outcome{Standing: w.st.Report}, nil
+	}
+	if err := w.accept(d); err != nil {
 		return outcome{}, err
 	}
 	return w.carryOut(ctx, content)
 }
 
+// accept makes the order of d the mark. It is the mark already where the order
+// is carried out again.
+func (w *work) accept(d *records.Desired) error {
+	e := *d
+	if w.st.Mark != d.Order {
+		w.st.Refused = nil
+	}
+	w.st.Mark, w.st.Desired, w.st.Prev = d.Order, &e, nil
+	w.st.Waiting, w.st.Changes, w.st.Stays = nil, false, false
+	return w.save(phaseAccepted)
+}
+
 // finish brings an unfinished order to its end after a restart. Orders of
 // which nothing is on disk but the mark wait for their entry.
 func (f *fence) finish(ctx context.Context, config string) (outcome, error) {
-	w, err := f.open(ctx, config)
+	h, err := f.hold(ctx, config)
 	if err != nil {
 		return outcome{}, err
 	}
-	defer w.close()
-	if w.st.Phase != phaseStaged && w.st.Phase != phaseFailing {
+	defer h.close()
+	w := h.by[config]
+	if !h.unfinished(w) {
 		return outcome{}, nil
 	}
-	out, err := w.resume(ctx)
+	var out outcome
+	if together(w.st.Desired) {
+		last := w.st.Report
+		if err = h.settle(ctx, w); err == nil && w.st.Report != last {
+			out.Report = w.st.Report
+		}
+	} else {
+		out, err = w.resume(ctx)
+	}
 	if errors.Is(err, errNotStaged) {
 		err = nil
 	}
@@ -148,17 +176,27 @@ type work struct {
 	fresh bool
 }
 
-func (f *fence) open(ctx context.Context, config string) (*work, error) {
+// open locks one config and reads its state. Where must is false, a state that
+// cannot be read counts as none.
+func (f *fence) open(ctx context.Context, config string, wait time.Duration, must bool) (*work, error) {
 	dir := configDir(f.stateDir, config)
 	if err := folder(dir); err != nil {
 		return nil, fmt.Errorf("state folder of %s: %w", config, err)
 	}
-	l, err := lockConfig(ctx, dir, f.lockWait)
+	l, err := lockConfig(ctx, dir, max(wait, minLockWait))
+	if busy, ok := errors.AsType[*BusyError](err); ok {
+		busy.Waited = f.lockWait
+	}
 	if err != nil {
 		return nil, err
 	}
 	w := &work{fence: f, config: config, dir: dir, lock: l, blobs: blobs{filepath.Join(dir, blobDir)}}
-	if w.st, err = w.load(ctx); err != nil {
+	if must {
+		w.st, err = w.load(ctx)
+	} else if w.st, err = loadState(w.dir, config); err != nil {
+		w.st, err = &state{Config: config, Phase: phaseAccepted}, nil
+	}
+	if err != nil {
 		w.close()
 		return nil, err
 	}
@@ -252,12 +290,12 @@ func (w *work) recheck() error {
 	return nil
 }
 
-// refuse answers an order that is older than the mark, once for each.
-func (w *work) refuse(d *records.Desired) (outcome, error) {
-	older := &OlderError{Config: w.config, Order: d.Order, Highest: w.st.Mark}
+// refuse answers an order that is older than the mark, of this config or of one
+// that belongs with it, once for each.
+func (w *work) refuse(d *records.Desired, older *OlderError) (outcome, error) {
 	said := w.st.Refused != nil && *w.st.Refused == d.Order
 	if !said {
-		w.log.Warn("refused an older order", "config", w.config, "order", d.Order.String(), "mark", w.st.Mark.String(), "rollout", d.Rollout)
+		w.log.Warn("refused an older order", "config", w.config, "order", d.Order.String(), "newer", older.Config, "mark", older.Highest.String(), "rollout", d.Rollout)
 	}
 	rep := w.report(records.ResultRefused, d.Rollout, older.Error(), "")
 	o := d.Order
@@ -306,18 +344,9 @@ func (w *work) report(result, rollout, problem, output string) *records.Actual {
 // stands when the newer one begins is either verified or put back. That it
 // fails does not hold the newer order up.
 func (w *work) settle(ctx context.Context) error {
-	if w.st.Phase != phaseStaged && w.st.Phase != phaseFailing {
-		return nil
-	}
 	_, err := w.resume(ctx)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if err != nil && !errors.Is(err, errNotStaged) {
-		w.log.Warn("an unfinished order could not be ended", "config", w.config, "order", w.st.Mark.String(), "error", err)
-	}
 	w.fresh = w.st.Phase == phaseDone || w.st.Phase == phaseAccepted
-	return nil
+	return err
 }
 
 // target opens a destination of this config.
@@ -343,10 +372,13 @@ func (w *work) env(t *target, staged bool) []string {
 	return environment(vars)
 }
 
+func (w *work) subst(t *target) *strings.Replacer {
+	return strings.NewReplacer("${staged}", t.stagedPath(), "${destination}", t.path)
+}
+
 func (w *work) run(ctx context.Context, what string, c *records.Command, t *target) error {
 	w.step("before " + what)
-	subst := strings.NewReplacer("${staged}", t.stagedPath(), "${destination}", t.path)
-	err := run(ctx, what, c, w.env(t, what == "validate"), subst)
+	err := run(ctx, what, c, w.env(t, what == "validate"), w.subst(t))
 	w.step("after " + what)
 	return err
 }

@@ -89,7 +89,7 @@ func (a *Agent) ensure(ctx context.Context, wg *sync.WaitGroup, config string) {
 	}
 	bell := make(chan struct{}, 1)
 	a.bells[config] = bell
-	wg.Go(func() { a.follow(ctx, config, bell) })
+	wg.Go(func() { a.follow(ctx, wg, config, bell) })
 }
 
 // ring tells all followers that a revision may be on its way.
@@ -106,7 +106,7 @@ func (a *Agent) ring() {
 
 // follow carries out each entry for this node in one config. A key that is
 // deleted changes nothing: the node keeps what it has.
-func (a *Agent) follow(ctx context.Context, config string, bell <-chan struct{}) {
+func (a *Agent) follow(ctx context.Context, wg *sync.WaitGroup, config string, bell <-chan struct{}) {
 	a.conclude(ctx, config)
 	key := a.cfg.Prefix.Desired(config, a.cfg.Node)
 	watch := func() *consulkv.Watcher[*api.KVPair] {
@@ -137,7 +137,7 @@ func (a *Agent) follow(ctx context.Context, config string, bell <-chan struct{})
 		}
 		a.trouble.over()
 		pause = firstMissing
-		if a.handle(ctx, config, kv) {
+		if a.handle(ctx, wg, config, kv) {
 			b.Reset()
 			continue
 		}
@@ -161,7 +161,7 @@ func (a *Agent) conclude(ctx context.Context, config string) {
 }
 
 // handle carries out one entry and reports whether it is answered.
-func (a *Agent) handle(ctx context.Context, config string, kv *api.KVPair) bool {
+func (a *Agent) handle(ctx context.Context, wg *sync.WaitGroup, config string, kv *api.KVPair) bool {
 	var d records.Desired
 	if err := records.Decode(kv.Key, kv.Value, &d); err != nil {
 		// Nobody can answer it; what replaces it will wake the watcher.
@@ -172,6 +172,13 @@ func (a *Agent) handle(ctx context.Context, config string, kv *api.KVPair) bool 
 		a.cfg.Log.Error("entry has no order: nothing is changed", "config", config, "key", kv.Key)
 		return true
 	}
+	if err := checkGroup(config, d.Configs); err != nil {
+		a.cfg.Log.Error("entry cannot be carried out: nothing is changed", "config", config, "error", err)
+		return true
+	}
+	if together(&d) {
+		return a.handleGroup(ctx, wg, config, &d)
+	}
 	out, err := a.fence.apply(ctx, config, &d, func(ctx context.Context) ([]byte, error) {
 		return fetchChunks(ctx, a.cfg.Consul, a.cfg.Prefix, config, &d)
 	})
@@ -179,14 +186,7 @@ func (a *Agent) handle(ctx context.Context, config string, kv *api.KVPair) bool 
 		a.unanswered(ctx, config, err)
 		return false
 	}
-	switch {
-	case out.Report != nil:
-		a.reports.set(config, out.Report)
-	case out.Standing != nil:
-		// It was answered before: the entry is here again because a restore of
-		// Consul brought it back, and may have taken the answer away.
-		a.reports.again(config, out.Standing)
-	}
+	a.report(config, out)
 	return true
 }
 

@@ -17,21 +17,13 @@ type plan struct {
 	want    file // what shall stand
 	result  string
 	content []byte // of want, where it exists and is known already
+	changes bool   // of a group: the file is not as wanted
 }
 
 // carryOut does the order at the mark, from the beginning.
 func (w *work) carryOut(ctx context.Context, content source) (outcome, error) {
-	d := w.st.Desired
-	var p *plan
-	var err error
-	switch d.Action {
-	case "", records.ActionApply:
-		p, err = w.planApply(d)
-	case records.ActionRestore:
-		p, err = w.planRestore(d)
-	default:
-		err = fmt.Errorf("action %q is not known to this agent: upgrade it", d.Action)
-	}
+	warnShared(w)
+	p, err := w.plan(w.st.Desired)
 	if err != nil {
 		return w.fail(file{}, err)
 	}
@@ -39,10 +31,14 @@ func (w *work) carryOut(ctx context.Context, content source) (outcome, error) {
 		return w.done(p, false)
 	}
 	defer p.t.close()
-	if p.prev.same(p.want) && ownerStands(d, p) && w.fresh {
+	if w.stands(p) {
 		return w.done(p, false)
 	}
-	if err := w.prepare(ctx, p, content); err != nil {
+	err = w.prepare(ctx, p, content)
+	if err == nil {
+		err = w.validate(ctx, p)
+	}
+	if err != nil {
 		p.t.unstage()
 		if retry := unanswered(ctx, err); retry != nil {
 			return outcome{}, retry
@@ -64,6 +60,26 @@ func (w *work) carryOut(ctx context.Context, content source) (outcome, error) {
 	return w.verify(ctx, p)
 }
 
+// plan looks at what the entry asks for and at what there is.
+func (w *work) plan(d *records.Desired) (*plan, error) {
+	if err := checkFeatures(d); err != nil {
+		return nil, err
+	}
+	switch d.Action {
+	case "", records.ActionApply, records.ActionApplyWith:
+		return w.planApply(d)
+	case records.ActionRestore:
+		return w.planRestore(d)
+	}
+	return nil, fmt.Errorf("action %q is not known to this agent: upgrade it", d.Action)
+}
+
+// stands reports whether there is nothing to do: the file is as wanted, and so
+// its program has been told of it.
+func (w *work) stands(p *plan) bool {
+	return p.prev.same(p.want) && ownerStands(w.st.Desired, p) && w.fresh
+}
+
 // ownerStands reports whether an owner that the entry names is in place.
 func ownerStands(d *records.Desired, p *plan) bool {
 	return (d.Owner == "" || p.prev.UID == p.want.UID) && (d.Group == "" || p.prev.GID == p.want.GID)
@@ -74,7 +90,6 @@ func (w *work) planApply(d *records.Desired) (*plan, error) {
 	if err := checkDesired(d); err != nil {
 		return nil, err
 	}
-	w.warnShared(d.Destination)
 	t, err := w.target(d.Destination, true)
 	if err != nil {
 		return nil, err
@@ -147,8 +162,8 @@ func (w *work) look(p *plan) error {
 	return nil
 }
 
-// prepare brings the content, stages it and validates it: all that can fail
-// before the file is touched.
+// prepare brings the content and stages it. With validate it is all that can
+// fail before the file is touched.
 func (w *work) prepare(ctx context.Context, p *plan, content source) error {
 	if !p.want.Exists {
 		return nil
@@ -166,10 +181,16 @@ func (w *work) prepare(ctx context.Context, p *plan, content source) error {
 		return err
 	}
 	w.step("after stage")
-	if p.result == records.ResultApplied {
-		return w.run(ctx, "validate", d.Validate, p.t)
-	}
 	return nil
+}
+
+// validate asks the program about a staged copy. What stood before a rollout
+// is put back unasked.
+func (w *work) validate(ctx context.Context, p *plan) error {
+	if !p.want.Exists || p.result != records.ResultApplied {
+		return nil
+	}
+	return w.run(ctx, "validate", w.st.Desired.Validate, p.t)
 }
 
 // fetch takes the content from a copy on this node, or from where it comes.
@@ -291,7 +312,6 @@ func (w *work) restore(t *target, prev file) error {
 
 // resume goes on where a crash or a stop ended the order at the mark.
 func (w *work) resume(ctx context.Context) (outcome, error) {
-	d := w.st.Desired
 	t, err := w.target(w.st.Prev.Destination, true)
 	if err != nil {
 		return w.fail(*w.st.Prev, err)
@@ -305,15 +325,8 @@ func (w *work) resume(ctx context.Context) (outcome, error) {
 	if w.st.Phase == phaseFailing {
 		return w.putBack(ctx, t, *w.st.Prev)
 	}
-	p := &plan{t: t, prev: *w.st.Prev, result: records.ResultApplied}
-	if d.Action == records.ActionRestore {
-		p.result = records.ResultRolledBack
-		sn := w.st.snapshot(d.Rollout)
-		if sn == nil {
-			return w.fail(cur, fmt.Errorf("what stood before rollout %q is not known", d.Rollout))
-		}
-		p.want = sn.File
-	} else if p.want, err = wanted(d, p.prev); err != nil {
+	p := &plan{t: t, prev: *w.st.Prev}
+	if err := w.again(p); err != nil {
 		return w.fail(cur, err)
 	}
 	if cur.same(p.want) {
@@ -326,11 +339,39 @@ func (w *work) resume(ctx context.Context) (outcome, error) {
 	return outcome{}, errNotStaged
 }
 
+// again tells what the order at the mark, which is staged, asks for.
+func (w *work) again(p *plan) (err error) {
+	d := w.st.Desired
+	if d.Action != records.ActionRestore {
+		p.result = records.ResultApplied
+		p.want, err = wanted(d, p.prev)
+		return err
+	}
+	p.result = records.ResultRolledBack
+	sn := w.st.snapshot(d.Rollout)
+	if sn == nil {
+		return fmt.Errorf("what stood before rollout %q is not known", d.Rollout)
+	}
+	p.want = sn.File
+	return nil
+}
+
 // errNotStaged: an unfinished order of which the disk shows nothing.
 var errNotStaged = errors.New("nothing of the order stands on disk: it is carried out again")
 
 // done answers the order at the mark.
 func (w *work) done(p *plan, changed bool) (outcome, error) {
+	w.st.Report, w.st.Prev = w.success(p), nil
+	if err := w.save(phaseDone); err != nil {
+		return outcome{}, err
+	}
+	w.tidy()
+	w.log.Info(w.st.Report.Result, "config", w.config, "order", w.st.Mark.String(), "revision", w.st.Report.Revision, "changed", changed)
+	return outcome{Report: w.st.Report, Changed: changed}, nil
+}
+
+// success is the answer where the file stands as wanted.
+func (w *work) success(p *plan) *records.Actual {
 	d := w.st.Desired
 	rep := w.report(p.result, d.Rollout, "", "")
 	switch {
@@ -345,13 +386,7 @@ func (w *work) done(p *plan, changed bool) (outcome, error) {
 	if sn := w.st.snapshot(d.Rollout); sn != nil {
 		rep.Previous = sn.File.revision()
 	}
-	w.st.Report, w.st.Prev = rep, nil
-	if err := w.save(phaseDone); err != nil {
-		return outcome{}, err
-	}
-	w.tidy()
-	w.log.Info(rep.Result, "config", w.config, "order", w.st.Mark.String(), "revision", rep.Revision, "changed", changed)
-	return outcome{Report: rep, Changed: changed}, nil
+	return rep
 }
 
 func (w *work) failure(stands file, cause error) *records.Actual {
@@ -370,8 +405,8 @@ func (w *work) failure(stands file, cause error) *records.Actual {
 
 // fail answers the order at the mark where stands is still what stood.
 func (w *work) fail(stands file, cause error) (outcome, error) {
-	if stands == (file{}) && w.st.Report != nil {
-		stands = file{Exists: w.st.Report.SHA256 != "", SHA256: w.st.Report.SHA256}
+	if stands == (file{}) {
+		stands = w.believed()
 	}
 	w.st.Report, w.st.Prev = w.failure(stands, cause), nil
 	if err := w.save(phaseDone); err != nil {
@@ -380,6 +415,14 @@ func (w *work) fail(stands file, cause error) (outcome, error) {
 	w.tidy()
 	w.log.Error("failed", "config", w.config, "order", w.st.Mark.String(), "revision", w.st.Desired.Revision, "error", cause)
 	return outcome{Report: w.st.Report}, nil
+}
+
+// believed is what stands as far as the last answer tells.
+func (w *work) believed() file {
+	if rep := w.st.Report; rep != nil && isSHA256(rep.SHA256) {
+		return file{Exists: true, SHA256: rep.SHA256}
+	}
+	return file{}
 }
 
 // tidy drops the copies that nothing refers to any more.

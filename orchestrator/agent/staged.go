@@ -65,6 +65,9 @@ func ParseStaged(b []byte) (*Staged, error) {
 	if s.Desired.Order.IsZero() {
 		return nil, errors.New("its entry has no order")
 	}
+	if err := checkGroup(s.Config, s.Desired.Configs); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 

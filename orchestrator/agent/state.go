@@ -91,6 +91,14 @@ type state struct {
 	Prev *file `json:"prev,omitempty"`
 	// Snapshots, oldest first.
 	Snapshots []snapshot `json:"snapshots,omitempty"`
+	// Changes: the order at the mark, one of a group's, changes the file. Set
+	// with phase staged.
+	Changes bool `json:"changes,omitempty"`
+	// Stays is the verdict on a group's order, with phase done: its files stay.
+	// Where it is false they were taken back, or never touched.
+	Stays bool `json:"stays,omitempty"`
+	// Waiting is the newest entry where it waits for others of its group.
+	Waiting *waiting `json:"waiting,omitempty"`
 	// Report answers the mark.
 	Report *records.Actual `json:"report,omitempty"`
 	// Refused is the last order refused, so that each is reported once.
@@ -98,6 +106,12 @@ type state struct {
 	// Recovered names the rollout that had touched this node when its state
 	// was lost: what stood before that one is not known.
 	Recovered string `json:"recovered,omitempty"`
+}
+
+// waiting is an entry of a group that is not whole.
+type waiting struct {
+	orchestrator.Order
+	Why string `json:"why"`
 }
 
 func (s *state) snapshot(rollout string) *snapshot {
@@ -222,6 +236,11 @@ func parseState(b []byte, config string) (*state, error) {
 	}
 	if s.Desired != nil && s.Desired.Compare(s.Mark) != 0 {
 		return nil, errors.New("its entry is not the one at the mark")
+	}
+	if s.Desired != nil {
+		if err := checkGroup(s.Config, s.Desired.Configs); err != nil {
+			return nil, err
+		}
 	}
 	files := []*file{s.Prev}
 	for i := range s.Snapshots {

@@ -16,22 +16,28 @@ type Status struct {
 	Config string `json:"config"`
 	// Order is the mark: nothing older is accepted.
 	Order orchestrator.Order `json:"order"`
-	// State is the result answered to the order, or "unfinished", or "damaged".
-	State       string              `json:"state"`
-	Revision    string              `json:"revision"`
-	SHA256      string              `json:"sha256"`
-	Destination string              `json:"destination"`
-	Rollout     string              `json:"rollout"`
-	Error       string              `json:"error"`
-	Output      string              `json:"output"`
-	Refused     *orchestrator.Order `json:"refused"`
-	Time        *time.Time          `json:"time"`
+	// State is the result answered to the order, or "unfinished", "waiting" or
+	// "damaged".
+	State       string `json:"state"`
+	Revision    string `json:"revision"`
+	SHA256      string `json:"sha256"`
+	Destination string `json:"destination"`
+	Rollout     string `json:"rollout"`
+	// Configs are those that it is applied with, all or none, itself among
+	// them; left out where it stands alone.
+	Configs []string            `json:"configs,omitempty"`
+	Error   string              `json:"error"`
+	Output  string              `json:"output"`
+	Refused *orchestrator.Order `json:"refused"`
+	Time    *time.Time          `json:"time"`
 }
 
 // States beside the results of a report.
 const (
 	StateUnfinished = "unfinished"
-	StateDamaged    = "damaged"
+	// StateWaiting: a newer entry is there, but not all that belong with it.
+	StateWaiting = "waiting"
+	StateDamaged = "damaged"
 )
 
 // ReadStatus reads a state folder. It needs no Consul, takes no locks and
@@ -48,7 +54,7 @@ func ReadStatus(stateDir string) ([]Status, error) {
 		}
 		s := Status{Config: st.Config, Order: st.Mark, State: StateUnfinished, Refused: st.Refused}
 		if d := st.Desired; d != nil {
-			s.Destination, s.Rollout = d.Destination, d.Rollout
+			s.Destination, s.Rollout, s.Configs = d.Destination, d.Rollout, d.Configs
 		}
 		if r := st.Report; r != nil {
 			// The last answer, even while the next is on its way.
@@ -56,6 +62,9 @@ func ReadStatus(stateDir string) ([]Status, error) {
 			if st.Phase == phaseDone {
 				s.State, s.Error, s.Output = r.Result, r.Error, r.Output
 			}
+		}
+		if wt := st.Waiting; wt != nil {
+			s.State, s.Error, s.Output = StateWaiting, fmt.Sprintf("order %s waits: %s", wt.Order, wt.Why), ""
 		}
 		all = append(all, s)
 	}

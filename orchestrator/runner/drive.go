@@ -369,6 +369,15 @@ func (d *drive) desired(node, ci int, c orchestrator.Config, o orchestrator.Orde
 		Action: action, Mode: c.Mode, Owner: c.Owner, Group: c.Group,
 		Validate: command(c.Validate), Reload: command(c.Reload), Healthy: command(c.Healthy),
 	}
+	if configs := d.plan.Spec.Configs; len(configs) > 1 {
+		out.Requires = append(out.Requires, records.FeatureGroups)
+		for _, c := range configs {
+			out.Configs = append(out.Configs, c.Name)
+		}
+	}
+	if action == records.ActionApply && len(out.Requires) > 0 {
+		out.Action = records.ActionApplyWith
+	}
 	if action == records.ActionRestore {
 		// The node itself keeps what it goes back to.
 		out.Revision = d.prev[[2]int{node, ci}]
