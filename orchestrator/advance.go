@@ -69,7 +69,7 @@ func (s *State) run() {
 		return
 	}
 	s.assign()
-	if s.next == end && s.nReady == 0 && s.nDeferred == 0 && s.nWaiting == 0 && s.inFlight == 0 {
+	if s.next == end && s.nReady == 0 && s.nDeferred == 0 && s.nWaiting == 0 && s.inFlight == 0 && s.unconfirmed == 0 {
 		// A stage without nodes changed nothing: there is nothing to watch.
 		s.bakingSince, s.promoted = s.now, s.promoted || s.from() == end
 		s.baked, s.bakeFrom = 0, s.now
@@ -191,8 +191,10 @@ func (s *State) bake() (ended bool) {
 		s.announce()
 		return false
 	}
-	if !s.open {
-		s.giveUp() // another attempt would be outside of the window
+	if !s.open && s.nWaiting > 0 {
+		// Another attempt would be outside of the window.
+		s.giveUp()
+		return s.bake()
 	}
 	if s.inFlight > 0 || s.nDeferred > 0 || s.nWaiting > 0 || s.unconfirmed > 0 || s.leaveOrders() {
 		return false

@@ -125,24 +125,29 @@ func (s *State) react(then string, cause Cause, why string) {
 // who pauses it stop the clock; a stage that waits to be promoted, a gate that
 // says nothing and an orchestrator that is gone do not.
 func (s *State) ticking() bool {
-	if s.plan.Spec.Deadline <= 0 {
-		return false
-	}
-	switch s.status {
+	return s.plan.Spec.Deadline > 0 && ticks(s.status, s.pause)
+}
+
+// Ticking reports whether the clock of a deadline runs for the rollout of this
+// header, if it has one.
+func (h *Header) Ticking() bool { return h.FinishedAt == nil && ticks(h.State, h.Paused) }
+
+func ticks(st Status, p *PauseInfo) bool {
+	switch st {
 	case Running, Baking:
 		return true
 	case Paused:
-		return s.pause.Cause != CauseOperator && s.pause.Cause != CauseDeadline
+		return p != nil && p.Cause != CauseOperator && p.Cause != CauseDeadline
 	}
 	return false
 }
 
 // accrue adds the time since the last Step to what is used of the deadline.
-// The first Step of a recovered state adds the time for which nobody was
-// there, by the clocks of the two orchestrators; if they say that it was less
-// than none, it was none.
+// Only time under a hold counts here, by the clock of the one who holds: what a
+// clock of another machine said never does. What the runner knows of the time
+// between two holds it adds to the header.
 func (s *State) accrue() {
-	if s.ticking() && !s.clockAt.IsZero() && s.now.After(s.clockAt) {
+	if s.held && s.ticking() && s.now.After(s.clockAt) {
 		s.elapsed += s.now.Sub(s.clockAt)
 	}
 	s.clockAt = s.now
@@ -151,15 +156,21 @@ func (s *State) accrue() {
 // overdue does what the failure block says once the deadline has passed.
 func (s *State) overdue() {
 	limit := s.plan.Spec.Deadline
-	if !s.ticking() || s.elapsed < limit {
+	if !s.ticking() || s.elapsed < limit || s.stopped() {
 		return
 	}
 	s.react(s.plan.Spec.Failure.Then, CauseDeadline, fmt.Sprintf("it is not done within its deadline of %s", limit))
 }
 
+// stopped: a pause is what the deadline asks for, and a failure or a gate has
+// brought it already. One that waits to be promoted is stopped waiting for.
+func (s *State) stopped() bool {
+	return s.status == Paused && s.pause.Cause != CausePromotion && s.plan.Spec.Failure.Then == ThenPause
+}
+
 // runsOut is when the deadline passes, in Unix nanoseconds; 0: not by itself.
 func (s *State) runsOut() int64 {
-	if !s.held || !s.ticking() {
+	if !s.held || !s.ticking() || s.stopped() {
 		return 0
 	}
 	return s.clockAt.Add(max(s.plan.Spec.Deadline-s.elapsed, time.Nanosecond)).UnixNano()

@@ -66,6 +66,8 @@ type Header struct {
 	Retrying int `json:"retrying,omitempty"`
 	// Elapsed is how much of the spec's Deadline is used as of UpdatedAt.
 	Elapsed time.Duration `json:"elapsed,omitempty"`
+	// ElapsedMarks are to Elapsed what BakeMarks are to Baked.
+	ElapsedMarks map[string]float64 `json:"elapsed_marks,omitempty"`
 	// RestoreFailed is how many nodes could not be rolled back.
 	RestoreFailed int `json:"restore_failed,omitempty"`
 	// Command is the last operator's command that was taken.
@@ -333,7 +335,7 @@ func Recover(plan *Plan, h Header, given []Given, reports []Report) (*State, err
 	s.budget, s.restoreFailed, s.superseded = h.Budget, h.RestoreFailed, h.SupersededBy
 	s.problems = slices.Clone(h.Problems)
 	s.recoverGates(h.Gates)
-	s.elapsed, s.clockAt = h.Elapsed, h.UpdatedAt
+	s.elapsed = h.Elapsed
 	for i, f := range h.Budget.Stages {
 		if i < len(s.perStage) {
 			s.perStage[i].forgivenFailed, s.perStage[i].forgivenUnreachable = f.Failed, f.Unreachable

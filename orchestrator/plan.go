@@ -50,8 +50,8 @@ type Plan struct {
 // them nor on the time.
 //
 // It is stable: between two fleets that differ by one node, at most one other
-// node crosses the end of each stage; with Spread or a Select at most one in
-// each direction. Errors about one stage are a *StageError.
+// node crosses the end of each stage; with Spread or Select at most one in
+// each direction, and with Order one more for each node named. Errors about one stage are a *StageError.
 func NewPlan(id string, spec Spec, fleet []Node, at time.Time, opts ...PlanOption) (*Plan, error) {
 	if err := plannable(&spec, fleet); err != nil {
 		return nil, err

@@ -21,11 +21,26 @@ func drawSpec(t *rapid.T) Spec {
 			MaxParallel: rapid.IntRange(0, 5).Draw(t, "max_parallel"),
 			Bake:        time.Duration(rapid.IntRange(0, 2).Draw(t, "bake")) * time.Minute,
 		}
-		if rapid.Bool().Draw(t, "by nodes") {
+		switch rapid.IntRange(0, 5).Draw(t, "by") {
+		case 0, 1:
 			st.Nodes = rapid.IntRange(1, 4).Draw(t, "nodes")
-		} else {
+		case 2:
+			st.Select = rapid.SampledFrom([]string{"a", "b", "none"}).Draw(t, "select")
+		default:
 			percent = rapid.IntRange(max(percent, 1), 100).Draw(t, "percent")
 			st.Percent = percent
+		}
+		if rapid.IntRange(0, 3).Draw(t, "manual") == 0 {
+			st.Promote = PromoteManual
+		}
+		if rapid.IntRange(0, 3).Draw(t, "own budget") == 0 {
+			st.Failure = &StageFailure{Then: rapid.SampledFrom([]string{ThenPause, ThenRollback, ThenAbort}).Draw(t, "stage then")}
+			if n := rapid.IntRange(-1, 2).Draw(t, "stage max_failed"); n >= 0 {
+				st.Failure.MaxFailed = &n
+			}
+			if n := rapid.SampledFrom([]int{-1, 0, 50}).Draw(t, "stage max_unreachable"); n >= 0 {
+				st.Failure.MaxUnreachablePercent = &n
+			}
 		}
 		if rapid.IntRange(0, 2).Draw(t, "gated") == 0 {
 			st.Gate = rapid.SampledFrom([][]string{{"g"}, {"g", "h"}, {"h"}}).Draw(t, "gates")
@@ -47,6 +62,12 @@ func drawSpec(t *rapid.T) Spec {
 		MaxUnreachablePercent: rapid.SampledFrom([]int{0, 20, 100}).Draw(t, "max_unreachable"),
 		Then:                  rapid.SampledFrom([]string{ThenPause, ThenRollback, ThenAbort}).Draw(t, "then"),
 	}
+	if n := rapid.IntRange(0, 3).Draw(t, "attempts"); n > 0 {
+		spec.Retry = &Retry{Attempts: n, Delay: 10 * time.Second, MaxDelay: 30 * time.Second}
+	}
+	if rapid.IntRange(0, 3).Draw(t, "limited") == 0 {
+		spec.Deadline = time.Duration(rapid.IntRange(1, 20).Draw(t, "deadline")) * time.Minute
+	}
 	if rapid.Bool().Draw(t, "window") {
 		spec.Window = &Window{}
 	}
@@ -56,12 +77,15 @@ func drawSpec(t *rapid.T) Spec {
 // model is what the properties rest on, counted apart from the core.
 type model struct {
 	*world
-	failed, forgiven map[int]bool // nodes that failed to apply
-	promoted         map[int]bool // stages that an operator promoted
-	measures         map[measure]*tally
-	stageAsked       map[*State]map[int]int // of a process, ask -> stage
-	ended            Status                 // terminal or rolling back: no way out
-	open             bool
+	failed, forgiven map[int]bool // nodes whose last attempt failed
+	// atRisk is how many nodes had an order without an answer when a node was
+	// given its first one last.
+	atRisk     int
+	promoted   map[int]bool // stages that an operator promoted
+	measures   map[measure]*tally
+	stageAsked map[*State]map[int]int // of a process, ask -> stage
+	ended      Status                 // terminal or rolling back: no way out
+	open       bool
 }
 
 func TestMain(m *testing.M) {
@@ -74,7 +98,7 @@ func TestMain(m *testing.M) {
 
 func newModel(t *rapid.T, tb testing.TB) *model {
 	spec := drawSpec(t)
-	plan, err := NewPlan("r-1", spec, fleet(rapid.IntRange(1, 25).Draw(t, "fleet")), t0)
+	plan, err := NewPlan("r-1", spec, fleet(rapid.IntRange(1, 25).Draw(t, "fleet"), "a", "b", "c"), t0, Selecting(inZone(&spec)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,6 +128,12 @@ func (m *model) verify(t *rapid.T, effects []Effect) {
 	slices.Sort(list)
 	if flying != s.InFlight() || len(slices.Compact(list)) != flying {
 		t.Fatalf("in flight %d, listed %v, and the nodes say %d", s.InFlight(), list, flying)
+	}
+	m.verifyBooks(t)
+	for _, i := range m.header.Failed {
+		if g := m.given[i]; !g.Restore && m.reports[i].Order == g.Order && m.reports[i].Result == ResultFailed {
+			m.failed[i] = true // also where it was given up with attempts left
+		}
 	}
 	// Abort and rollback are terminal, once they are durable.
 	if st := m.header.State; st.Terminal() || st == RollingBack {
@@ -158,8 +188,13 @@ func (m *model) verifyAssign(t *rapid.T, e Assign, persisted Header) {
 		if !m.s.Flying(i) {
 			lost++
 		}
-		if _, twice := m.given[i]; twice {
-			t.Fatalf("node %d assigned twice", i)
+		old, twice := m.given[i]
+		switch {
+		case !twice && e.Attempt == 0:
+		case twice && e.Attempt == max(old.Attempt, 1)+1 && e.Attempt <= m.plan.Spec.Retry.Attempts &&
+			m.reports[i].Order == old.Order && m.reports[i].Result == ResultFailed:
+		default:
+			t.Fatalf("node %d assigned twice: attempt %d after %+v", i, e.Attempt, old)
 		}
 	}
 	// Never past a gate that did not pass, and that is durable first.
@@ -168,6 +203,14 @@ func (m *model) verifyAssign(t *rapid.T, e Assign, persisted Header) {
 		if from < end && !m.promoted[st] {
 			m.verifyGates(t, st, persisted)
 		}
+	}
+	for st := range stage {
+		if from, end := m.plan.Stage(st); m.plan.Spec.Stages[st].Promote == PromoteManual && from < end && !m.promoted[st] {
+			t.Fatalf("assigned in stage %d, and stage %d was not promoted", stage, st)
+		}
+	}
+	if d := m.plan.Spec.Deadline; d > 0 && m.s.elapsed >= d && m.s.Status() != Waiting {
+		t.Fatalf("assigned after %s, and the deadline is %s", m.s.elapsed, d)
 	}
 	if persisted.StageIndex != stage || persisted.State.Terminal() || persisted.State == Paused || persisted.State == RollingBack {
 		t.Fatalf("assigned in stage %d while %s in stage %d is persisted", stage, persisted.State, persisted.StageIndex)
@@ -178,19 +221,104 @@ func (m *model) verifyAssign(t *rapid.T, e Assign, persisted Header) {
 	if !m.open && lost == 0 {
 		t.Fatal("assigned outside of the window")
 	}
-	// Never more failures than the budget: what was in flight when it was
-	// used up may still fail, but nothing is added.
-	over := 0
-	for i := range m.failed {
-		if !m.forgiven[i] {
-			over++
-		}
-	}
+	m.verifyBudget(t, e, persisted)
+}
+
+// verifyBudget: never more failures than the budget and what was in flight
+// when it was used up. What is in flight may still fail, but nothing is added;
+// and nodes that are tried again count as failed before any new one is put at
+// risk.
+func (m *model) verifyBudget(t *rapid.T, e Assign, persisted Header) {
+	over, doubt := m.over(-1), m.doubt(-1)
 	if over > m.plan.Spec.Failure.MaxFailed {
 		t.Fatalf("assigned after %d failures, the budget is %d", over, m.plan.Spec.Failure.MaxFailed)
 	}
-	if persisted.Budget.Failed != len(m.failed) {
-		t.Fatalf("assigned while %d failures of %d are persisted", persisted.Budget.Failed, len(m.failed))
+	if n := persisted.Budget.Failed; n < len(m.failed) {
+		t.Fatalf("assigned while %d failures of %d are persisted", n, len(m.failed))
+	}
+	for st := range m.s.Stage() + 1 {
+		if f := m.plan.Spec.Stages[st].Failure; f != nil && f.MaxFailed != nil && m.over(st) > *f.MaxFailed {
+			t.Fatalf("assigned after %d failures in stage %d, its budget is %d", m.over(st), st, *f.MaxFailed)
+		}
+	}
+	if e.Attempt > 0 {
+		return
+	}
+	if doubt > 0 && over+doubt > m.plan.Spec.Failure.MaxFailed {
+		t.Fatalf("new nodes assigned with %d failures and %d in doubt, the budget is %d", over, doubt, m.plan.Spec.Failure.MaxFailed)
+	}
+	for st := range m.s.Stage() + 1 {
+		if f := m.plan.Spec.Stages[st].Failure; f != nil && f.MaxFailed != nil && m.doubt(st) > 0 && m.over(st)+m.doubt(st) > *f.MaxFailed {
+			t.Fatalf("new nodes assigned with %d failures and %d in doubt in stage %d, its budget is %d", m.over(st), m.doubt(st), st, *f.MaxFailed)
+		}
+	}
+	m.atRisk = len(m.unanswered()) + len(e.Nodes)
+}
+
+// over is how many nodes of a stage, or of all for -1, have failed and are not
+// forgiven.
+func (m *model) over(stage int) (n int) {
+	for i := range m.failed {
+		if !m.forgiven[i] && (stage < 0 || m.plan.StageOf(i) == stage) {
+			n++
+		}
+	}
+	return n
+}
+
+// doubt is how many nodes have failed and are tried again.
+func (m *model) doubt(stage int) (n int) {
+	for i := range m.plan.Nodes {
+		g, given := m.given[i]
+		if !given || g.Restore || m.failed[i] || m.s.Class(i) == ClassFailed || stage >= 0 && m.plan.StageOf(i) != stage {
+			continue
+		}
+		answered := m.reports[i].Order == g.Order
+		if answered && m.reports[i].Result == ResultFailed || !answered && g.Attempt > 1 && m.s.Flying(i) {
+			n++
+		}
+	}
+	return n
+}
+
+// forgive is what a resume does.
+func (m *model) forgive() {
+	for i := range m.failed {
+		m.forgiven[i] = true
+	}
+}
+
+// verifyBooks holds what the state counts against the nodes.
+func (m *model) verifyBooks(t *rapid.T) {
+	s := m.s
+	use := make([]stageUse, len(s.perStage))
+	waiting, doubt := 0, 0
+	for i := range s.nodes {
+		n := &s.nodes[i]
+		d := 0
+		if n.waiting || n.flying && n.again() {
+			d = 1
+		}
+		if n.waiting {
+			waiting++
+			if n.flying || n.class != ClassPending || n.order.IsZero() {
+				t.Fatalf("node %d waits for another attempt as %+v", i, *n)
+			}
+		}
+		doubt += d
+		if st := m.plan.StageOf(i); st >= 0 {
+			use[st].count(n.class, 1)
+			use[st].doubt += d
+		}
+	}
+	if waiting != s.nWaiting || doubt != s.doubt {
+		t.Fatalf("%d waiting and %d in doubt, and the nodes say %d and %d", s.nWaiting, s.doubt, waiting, doubt)
+	}
+	for i, u := range use {
+		p := s.perStage[i]
+		if u.forgivenFailed, u.forgivenUnreachable = p.forgivenFailed, p.forgivenUnreachable; u != p {
+			t.Fatalf("stage %d counts %+v, and its nodes say %+v", i, p, u)
+		}
 	}
 }
 
@@ -210,7 +338,7 @@ func (m *model) act(t *rapid.T) Event {
 			r, fresh := m.answer(i, ok, "")
 			if !fresh {
 				r = m.reports[i]
-			} else if !ok && !m.given[i].Restore {
+			} else if g := m.given[i]; !ok && !g.Restore && (m.plan.Spec.Retry == nil || max(g.Attempt, 1) >= m.plan.Spec.Retry.Attempts) {
 				m.failed[i] = true
 			}
 			rs = append(rs, r)
@@ -250,9 +378,7 @@ func (m *model) act(t *rapid.T) Event {
 		}
 		p := m.s.pause
 		if p != nil && p.Cause == CauseFailure && verb == Resume {
-			for i := range m.failed {
-				m.forgiven[i] = true
-			}
+			m.forgive()
 		}
 		if verb == Promote && !m.s.Status().Terminal() && m.s.Status() != RollingBack && !(p != nil && p.Cause == CauseFailure) {
 			m.promoted[m.s.Stage()] = true
@@ -283,12 +409,16 @@ func TestProperties(t *testing.T) {
 			n := -1
 			if rapid.IntRange(0, 7).Draw(rt, "die") == 0 {
 				n = rapid.IntRange(0, 3).Draw(rt, "after")
+				m.torn = rapid.IntRange(0, 5).Draw(rt, "torn")
 			}
 			if m.step(ev, n); m.s == nil {
 				m.restart(rt)
 			}
 		}
 		m.calm(rt)
+		if n := m.over(-1); n > m.plan.Spec.Failure.MaxFailed+m.atRisk {
+			rt.Fatalf("%d failed, the budget is %d, and %d were at risk", n, m.plan.Spec.Failure.MaxFailed, m.atRisk)
+		}
 	})
 }
 
@@ -323,7 +453,7 @@ func (m *model) calm(t *rapid.T) {
 	m.open = true
 	for i := 0; !m.finished; i++ {
 		if i > 400 {
-			t.Fatalf("no end in sight: %s in stage %d, %v, in flight %d", m.s.Status(), m.s.Stage(), m.s.Counts(), m.s.InFlight())
+			t.Fatalf("no end in sight: %s (%s) in stage %d, %v, in flight %d", m.s.Status(), m.s.reason, m.s.Stage(), m.s.Counts(), m.s.InFlight())
 		}
 		m.step(WindowChanged{true}, -1)
 		var rs Reports
@@ -339,10 +469,15 @@ func (m *model) calm(t *rapid.T) {
 			m.step(m.gateAnswer(t, a, Pass), -1)
 		}
 		if m.s.Status() == Paused && !m.finished {
-			if m.s.pause.Cause == CauseFailure {
-				for i := range m.failed {
-					m.forgiven[i] = true
-				}
+			verb := m.s.pause.Cause.Way()
+			switch m.s.pause.Cause {
+			case CauseFailure:
+				m.forgive()
+			case CausePromotion, CauseDeadline:
+				// Where the deadline passes while it waits to be promoted,
+				// promote does for both.
+				verb = Promote
+				m.promoted[m.s.Stage()] = true
 			}
 			if m.s.pause.Cause == CauseGate {
 				m.measureAnew()
@@ -351,7 +486,7 @@ func (m *model) calm(t *rapid.T) {
 			if m.header.Command != nil {
 				n = m.header.Command.N + 1
 			}
-			m.step(OperatorCommand{N: n, Verb: Resume, By: "calm"}, -1)
+			m.step(OperatorCommand{N: n, Verb: verb, By: "calm"}, -1)
 		}
 		if wake := m.s.NextWake(); wake.After(m.now) {
 			m.now = wake

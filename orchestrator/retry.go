@@ -8,7 +8,8 @@ import (
 
 // A node that fails and has attempts left waits, longer each time, and is
 // given its order again. While it waits it is pending and not in flight. It
-// enters the failure budget once: when its last attempt has failed. Until then
+// enters the failure budget once: when its last attempt has failed, or when it
+// has gone away before it. Until then
 // it is in doubt, and nodes in doubt count against the budget before any new
 // node is given its order (see holding).
 //
@@ -95,13 +96,17 @@ func (s *State) giveAgain(room int) (given int) {
 	for k := range s.waits {
 		var batch []int
 		for q := s.waits[k]; given < room && len(q) > 0 && q[0].when <= s.now.UnixNano(); q = s.waits[k] {
-			i := q[0].node
+			i, why := q[0].node, s.whys[q[0].node]
 			s.waits[k] = q[1:]
 			s.unwait(i)
-			batch = append(batch, i)
-			if !s.gone(i) {
-				given++
+			if s.gone(i) {
+				// What made it fail may be what took it away: it is not left out
+				// of the budget as merely unreachable.
+				s.failed(i, why+"; then its agent went down")
+				continue
 			}
+			batch = append(batch, i)
+			given++
 		}
 		if len(batch) == 0 {
 			continue
@@ -110,11 +115,7 @@ func (s *State) giveAgain(room int) (given int) {
 			n := &s.nodes[i]
 			n.order, n.got = s.hold.next(), 0
 			n.tries++
-			if s.gone(i) {
-				s.unreachable(i, "its agent is down: it is tried again when it returns")
-			} else {
-				s.launch(i)
-			}
+			s.launch(i)
 		}
 		s.order(Assign{Order: s.hold.next(), Nodes: batch, Attempt: k + 2})
 	}

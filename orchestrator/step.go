@@ -357,7 +357,8 @@ func (s *State) pauseFor(cause Cause, why string) {
 }
 
 // unpause goes on. What an operator has looked at is forgiven: the failures
-// until now, where they were the cause, so that the budget starts anew.
+// until now, where they were the cause, so that the budget starts anew; and the
+// rollout has its whole deadline again.
 func (s *State) unpause(by string) {
 	switch s.pause.Cause {
 	case CauseFailure:
@@ -368,10 +369,8 @@ func (s *State) unpause(by string) {
 		}
 	case CauseGate:
 		s.gates = nil
-	case CauseDeadline:
-		s.elapsed = 0
 	}
-	s.pause = nil
+	s.pause, s.elapsed = nil, 0
 	if s.bakingSince.IsZero() {
 		s.setStatus(Running, "resumed "+by)
 	} else {

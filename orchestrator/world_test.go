@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"fmt"
+	"reflect"
 	"testing"
 	"time"
 )
@@ -16,6 +17,7 @@ type world struct {
 	token uint64
 
 	// Durable.
+	chunks  [][]byte
 	header  Header
 	given   map[int]Given  // desired/, this rollout's entries
 	reports map[int]Report // actual/
@@ -24,6 +26,9 @@ type world struct {
 	s        *State
 	asks     []AskGate
 	finished bool
+	// torn is how many nodes of the order at whose writing the process dies are
+	// written all the same.
+	torn int
 
 	// check looks at every Step, before its effects are done.
 	check func(ev Event, effects []Effect)
@@ -35,12 +40,23 @@ func newWorld(t testing.TB, plan *Plan) *world {
 		given: map[int]Given{}, reports: map[int]Report{},
 	}
 	w.header = NewHeader(plan.ID, plan.Spec, plan.CreatedAt)
-	w.header.PlanChunks = 1
+	var err error
+	if w.chunks, err = plan.Encode(1 << 12); err != nil {
+		t.Fatal(err)
+	}
+	w.header.PlanChunks = len(w.chunks)
 	return w
 }
 
 // start is a process that takes the lock and recovers what it finds.
 func (w *world) start() []Effect {
+	again, err := DecodePlan(w.chunks)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if chunks, err := again.Encode(1 << 12); err != nil || !reflect.DeepEqual(chunks, w.chunks) {
+		w.t.Fatalf("the plan is read as another (%v):\n%s\n%s", err, chunks, w.chunks)
+	}
 	var given []Given
 	for _, g := range w.given {
 		given = append(given, g)
@@ -71,6 +87,7 @@ func (w *world) step(ev Event, n int) []Effect {
 	var confirm []Event
 	for i, e := range effects {
 		if i == n {
+			w.tear(e)
 			w.s = nil
 			return all
 		}
@@ -93,6 +110,16 @@ func (w *world) step(ev Event, n int) []Effect {
 		all = append(all, w.step(c, -1)...)
 	}
 	return all
+}
+
+// tear does a part of an effect: what is written in several transactions.
+func (w *world) tear(e Effect) {
+	switch e := e.(type) {
+	case Assign:
+		w.write(e.Order, e.Nodes[:min(w.torn, len(e.Nodes))], false, e.Attempt)
+	case Restore:
+		w.write(e.Order, e.Nodes[:min(w.torn, len(e.Nodes))], true, 0)
+	}
 }
 
 func (w *world) write(o Order, nodes []int, restore bool, attempt int) {
@@ -143,6 +170,11 @@ func fleet(n int, zones ...string) []Node {
 		}
 	}
 	return nodes
+}
+
+// inZone reads a Select as the value of the key zone.
+func inZone(spec *Spec) Matcher {
+	return func(stage int, n *Node) (bool, error) { return n.Meta["zone"] == spec.Stages[stage].Select, nil }
 }
 
 var t0 = time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)

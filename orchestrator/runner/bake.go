@@ -57,43 +57,70 @@ var bootClock = func() Clock {
 // bakedBy is how long the present stage of a header has baked: what is noted
 // there, or more where this host's clock proves it.
 func bakedBy(h *orchestrator.Header, clock Clock) time.Duration {
-	name, at := clock()
-	mark, ok := h.BakeMarks[name]
-	if h.BakingSince == nil || name == "" || !ok {
+	if h.BakingSince == nil {
 		return h.Baked
 	}
-	// A mark that is nonsense proves nothing: the longest bake is bounded far
-	// below this.
-	since := at - mark
-	if !(since > 0 && since < float64(math.MaxInt64)/float64(time.Second)/2) {
-		return h.Baked
-	}
-	return max(h.Baked, time.Duration(since*float64(time.Second)))
+	return proved(h.Baked, h.BakeMarks, clock)
 }
 
-// mark notes in a header that is about to be written when its bake would have
-// begun by this host's clock. before is the header written last.
-func mark(h, before *orchestrator.Header, clock Clock) {
-	h.BakeMarks = nil
-	if h.BakingSince == nil {
-		return
+// elapsedBy is how much of the deadline of a header's rollout is used: what is
+// noted there, or more where this host's clock proves it.
+func elapsedBy(h *orchestrator.Header, clock Clock) time.Duration {
+	if !h.Ticking() {
+		return h.Elapsed
 	}
-	marks := map[string]float64{}
-	if before.BakingSince != nil && before.BakingSince.Equal(*h.BakingSince) && before.StageIndex == h.StageIndex {
-		marks = maps.Clone(before.BakeMarks)
+	return proved(h.Elapsed, h.ElapsedMarks, clock)
+}
+
+// proved is a time that was noted, or a longer one that has passed by this
+// host's clock since its mark.
+func proved(noted time.Duration, marks map[string]float64, clock Clock) time.Duration {
+	name, at := clock()
+	begun, ok := marks[name]
+	if name == "" || !ok {
+		return noted
+	}
+	// A mark that is nonsense proves nothing: the longest bake and the longest
+	// deadline are bounded far below this.
+	since := at - begun
+	if !(since > 0 && since < float64(math.MaxInt64)/float64(time.Second)/2) {
+		return noted
+	}
+	return max(noted, time.Duration(since*float64(time.Second)))
+}
+
+// mark notes in a header that is about to be written when its bake, and the
+// used part of its deadline, would have begun by this host's clock. before is
+// the header written last.
+func mark(h, before *orchestrator.Header, clock Clock) {
+	same := before.BakingSince != nil && h.BakingSince != nil && before.BakingSince.Equal(*h.BakingSince) && before.StageIndex == h.StageIndex
+	h.BakeMarks = marked(h.BakingSince != nil, h.Baked, before.BakeMarks, same, clock)
+	h.ElapsedMarks = marked(h.Ticking() && h.Elapsed > 0, h.Elapsed, before.ElapsedMarks, before.Ticking() && before.Elapsed <= h.Elapsed, clock)
+}
+
+// marked are the marks of a time that runs, with those of before where it has
+// run since.
+func marked(runs bool, passed time.Duration, before map[string]float64, same bool, clock Clock) map[string]float64 {
+	if !runs {
+		return nil
+	}
+	var marks map[string]float64
+	if same {
+		marks = maps.Clone(before)
 	}
 	name, at := clock()
-	if name != "" {
-		begun := at - h.Baked.Seconds()
-		if old, ok := marks[name]; ok {
-			begun = min(begun, old)
-		} else if len(marks) >= maxBakeMarks {
-			delete(marks, slices.Min(slices.Collect(maps.Keys(marks))))
-		}
-		if marks == nil {
-			marks = map[string]float64{}
-		}
-		marks[name] = begun
+	if name == "" {
+		return marks
 	}
-	h.BakeMarks = marks
+	begun := at - passed.Seconds()
+	if old, ok := marks[name]; ok {
+		begun = min(begun, old)
+	} else if len(marks) >= maxBakeMarks {
+		delete(marks, slices.Min(slices.Collect(maps.Keys(marks))))
+	}
+	if marks == nil {
+		marks = map[string]float64{}
+	}
+	marks[name] = begun
+	return marks
 }

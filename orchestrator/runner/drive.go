@@ -101,6 +101,7 @@ func (d *drive) recover(ctx context.Context, fresh bool) error {
 		return err
 	}
 	d.header.Baked = bakedBy(&d.header, d.r.clock)
+	d.header.Elapsed = elapsedBy(&d.header, d.r.clock)
 	d.state, err = orchestrator.Recover(d.plan, d.header, st.given, st.reports)
 	return err
 }
