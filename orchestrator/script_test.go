@@ -26,6 +26,7 @@ import (
 //	command VERB [node …]
 //	supersede ID
 //	advance DURATION             time passes, with a tick
+//	beat                         the header is written, as a runner does now and then
 //	die after=N CMD …            the process dies after N effects of CMD
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
@@ -54,6 +55,10 @@ func (sc *script) run(t *testing.T, d *datadriven.TestData) string {
 	}
 	if sc.w.s == nil {
 		d.Fatalf(t, "the process is dead: start another")
+	}
+	if cmd == "beat" {
+		sc.w.header = sc.w.s.Header()
+		return fmt.Sprintf("%s used of the deadline\n", sc.w.header.Elapsed)
 	}
 	return sc.show(sc.w.step(sc.event(t, d, cmd, args), n))
 }
@@ -149,8 +154,9 @@ func (sc *script) gates() string {
 	return b.String()
 }
 
-// plan reads "stage NAME key=value …", "gate NAME key=value …",
-// "failure key=value …" and "window".
+// plan reads "stage NAME key=value …", "gate NAME key=value …", "own key=value …" (the failure block of
+// the stage before it), "failure key=value …", "retry key=value …", "rollout
+// deadline=…" and "window". select=VALUE means the zone.
 func (sc *script) plan(t *testing.T, d *datadriven.TestData) string {
 	spec := testSpec()
 	num := func(s string) int {
@@ -163,6 +169,16 @@ func (sc *script) plan(t *testing.T, d *datadriven.TestData) string {
 	for line := range strings.Lines(d.Input) {
 		f := strings.Fields(line)
 		st, g := Stage{}, Gate{Kind: GateConsulChecks}
+		if f[0] == "retry" {
+			spec.Retry = &Retry{}
+		}
+		own := func() *StageFailure {
+			last := &spec.Stages[len(spec.Stages)-1]
+			if last.Failure == nil {
+				last.Failure = &StageFailure{Then: spec.Failure.Then}
+			}
+			return last.Failure
+		}
 		for _, kv := range f[1:] {
 			k, v, ok := strings.Cut(kv, "=")
 			switch {
@@ -193,6 +209,28 @@ func (sc *script) plan(t *testing.T, d *datadriven.TestData) string {
 				g.During = v
 			case k == "wait":
 				g.Wait, _ = time.ParseDuration(v)
+			case k == "select":
+				st.Select = v
+			case k == "order":
+				st.Order = strings.Split(v, ",")
+			case k == "promote":
+				st.Promote = v
+			case k == "attempts":
+				spec.Retry.Attempts = num(v)
+			case k == "delay":
+				spec.Retry.Delay, _ = time.ParseDuration(v)
+			case k == "max_delay":
+				spec.Retry.MaxDelay, _ = time.ParseDuration(v)
+			case k == "deadline":
+				spec.Deadline, _ = time.ParseDuration(v)
+			case f[0] == "own" && k == "max_failed":
+				n := num(v)
+				own().MaxFailed = &n
+			case f[0] == "own" && k == "max_unreachable_percent":
+				n := num(v)
+				own().MaxUnreachablePercent = &n
+			case f[0] == "own" && k == "then":
+				own().Then = v
 			case k == "max_failed":
 				spec.Failure.MaxFailed = num(v)
 			case k == "max_unreachable_percent":
@@ -224,7 +262,7 @@ func (sc *script) plan(t *testing.T, d *datadriven.TestData) string {
 		}
 		spec.Spread = "zone"
 	}
-	plan, err := NewPlan("r-1", spec, fleet(n, zones...), t0)
+	plan, err := NewPlan("r-1", spec, fleet(n, zones...), t0, Selecting(inZone(&spec)))
 	if err != nil {
 		return "error: " + err.Error() + "\n"
 	}
@@ -233,6 +271,9 @@ func (sc *script) plan(t *testing.T, d *datadriven.TestData) string {
 	for i, st := range spec.Stages {
 		from, end := plan.Stage(i)
 		fmt.Fprintf(&b, "%s: %s\n", st.Name, strings.Join(plan.Nodes[from:end], " "))
+	}
+	for _, w := range plan.Warnings {
+		fmt.Fprintf(&b, "warning: %s\n", w)
 	}
 	return b.String()
 }
