@@ -12,7 +12,7 @@ import (
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
-// A bake ends by clocks that cannot be set: the core counts the time under each
+// A bake, and the deadline of a rollout likewise, ends by clocks that cannot be set: the core counts the time under each
 // hold by that hold's own monotonic clock, and the header carries the sum. What
 // passes between two holds (the ticks of a periodic job, a crash and the next
 // start) is counted too where both are on one host: its clock since boot is
@@ -22,8 +22,9 @@ import (
 // ticks come from ever new hosts, and never ends early.
 
 const (
-	// bakeNoted is how often the header is written while a stage bakes: what a
-	// holder that is killed loses of a bake, for a successor on another host.
+	// bakeNoted is how often the header is written while a stage bakes or a
+	// deadline runs: what a holder that is killed loses of either, for a
+	// successor on another host.
 	bakeNoted = 20 * time.Second
 	// maxBakeMarks bounds the hosts that a header remembers.
 	maxBakeMarks = 32

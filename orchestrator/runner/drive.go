@@ -440,7 +440,8 @@ func (d *drive) account(ctx context.Context, done int, header bool) error {
 	if moved {
 		d.r.tell(Progress{Header: h})
 	}
-	if header || h.BakingSince != nil && time.Since(d.noted) >= bakeNoted {
+	clock := h.BakingSince != nil || h.Ticking() && h.Elapsed > 0
+	if header || clock && time.Since(d.noted) >= bakeNoted {
 		d.header = h
 		if err := d.write(ctx, &d.header); err != nil {
 			return err
