@@ -21,6 +21,12 @@ func (m *Meta) loadRollout(path string) (runner.Input, error) {
 		return runner.Input{}, err
 	}
 	in := runner.Input{Spec: f.Spec, Contents: f.Contents, Fleet: runner.StaticFleet(f.Fleet.Nodes)}
+	for name, t := range f.Templates {
+		if in.Templates == nil {
+			in.Templates = map[string]runner.Template{}
+		}
+		in.Templates[name] = t
+	}
 	if f.Fleet.Service != "" {
 		in.Fleet = runner.ConsulFleet{Service: f.Fleet.Service}
 	}
@@ -50,6 +56,9 @@ func rolloutError(err error) error {
 		return nil
 	case errors.Is(err, runner.ErrNotFound):
 		return exitf(ExitFailed, "%w", err)
+	}
+	if re, ok := errors.AsType[*spec.RenderError](err); ok {
+		return exitf(ExitUsage, "%w", re)
 	}
 	return lockError(err)
 }
@@ -110,6 +119,8 @@ type configView struct {
 	Name     string `json:"name"`
 	Revision string `json:"revision"`
 	SHA256   string `json:"sha256"`
+	// Renderings is how many contents a template came to.
+	Renderings int `json:"renderings,omitempty"`
 }
 
 func viewRollout(h *orchestrator.Header, note string) rolloutView {
@@ -125,7 +136,7 @@ func viewRollout(h *orchestrator.Header, note string) rolloutView {
 		v.Stages = append(v.Stages, stageView{s.Name, s.Done, s.End - s.From})
 	}
 	for _, c := range h.Configs {
-		v.Configs = append(v.Configs, configView{c.Name, c.Revision, c.SHA256})
+		v.Configs = append(v.Configs, configView{c.Name, c.Revision, c.SHA256, c.Renderings})
 	}
 	if len(h.Configs) > 0 {
 		v.Revision = h.Configs[0].Revision
@@ -144,7 +155,11 @@ func rolloutText(h *orchestrator.Header) string {
 		line("why", "%s", text.Printable(why))
 	}
 	for _, c := range h.Configs {
-		line("config", "%s revision %s", c.Name, c.Revision)
+		of := ""
+		if c.Renderings > 1 {
+			of = fmt.Sprintf(", which most nodes get of %d renderings", c.Renderings)
+		}
+		line("config", "%s revision %s%s", c.Name, c.Revision, of)
 	}
 	line("nodes", "%s", board.Counts(h))
 	for i, s := range h.Stages {

@@ -16,6 +16,7 @@ import (
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/orchestrator/runner"
 	"github.com/aim-control/aimlock/orchestrator/schedule"
 )
 
@@ -58,7 +59,7 @@ It changes nothing.`,
 			for _, c := range p.Plan.Spec.Configs {
 				v.Configs = append(v.Configs, planConfig{
 					Name: c.Name, Revision: c.Revision, SHA256: c.SHA256, Size: c.Size, Destination: c.Destination,
-					Now: p.Revisions[c.Name], Diff: contentDiff(c, p.Now[c.Name], want.Contents[c.Name]),
+					Now: p.Revisions[c.Name], Diff: contentDiff(c, p.Now[c.Name], planned(want, p, c.Name)),
 				})
 				verdict, err := locks.NewObserver(c.Name, nil).Observe(ctx)
 				if err != nil {
@@ -134,6 +135,14 @@ func (v *planView) window(w *orchestrator.Window, now time.Time) error {
 		v.Window.Change = &change
 	}
 	return nil
+}
+
+// planned is the content of a config that most nodes would get.
+func planned(want runner.Input, p *runner.Preview, config string) []byte {
+	if list := p.Renderings[config]; len(list) > 0 {
+		return list[0].Content
+	}
+	return want.Contents[config]
 }
 
 // maxDiff bounds the lines of a diff that are shown.

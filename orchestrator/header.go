@@ -121,6 +121,9 @@ type HeaderConfig struct {
 	Revision    string `json:"revision"`
 	SHA256      string `json:"sha256"`
 	Destination string `json:"destination"`
+	// Renderings is how many contents a template came to; Revision and SHA256
+	// are those of the content that most nodes get.
+	Renderings int `json:"renderings,omitempty"`
 }
 
 // Cause is what paused a rollout.
@@ -272,7 +275,7 @@ func NewHeader(id string, spec Spec, at time.Time) Header {
 		h.Stages = append(h.Stages, HeaderStage{Name: st.Name})
 	}
 	for _, c := range spec.Configs {
-		h.Configs = append(h.Configs, HeaderConfig{c.Name, c.Revision, c.SHA256, c.Destination})
+		h.Configs = append(h.Configs, HeaderConfig{c.Name, c.Revision, c.SHA256, c.Destination, c.Renderings})
 	}
 	return h
 }

@@ -12,8 +12,12 @@ import (
 	"time"
 )
 
-// PlanVersion is the version of the plan's encoding.
-const PlanVersion = 1
+// PlanVersion is the newest version of the plan's encoding. Version 2 has
+// renderings and secrets; a plan without either is written as version 1.
+const (
+	PlanVersion = 2
+	planPlain   = 1
+)
 
 // Bounds of a spec that keep what is persisted within Consul's limits.
 const (
@@ -43,6 +47,9 @@ type Plan struct {
 	// Warnings are what its author should know of the choice, one sentence
 	// each. They are not persisted.
 	Warnings []string
+	// Rendered is what the templates came to, by config; nil where there are
+	// none. Nothing is ever rendered again for this plan. See SetRendered.
+	Rendered []Rendered
 }
 
 // NewPlan decides who is in which stage. The choice depends on the spec and
@@ -131,12 +138,15 @@ type planHead struct {
 	SHA256    string    `json:"sha256"`
 	CreatedAt time.Time `json:"created_at"`
 	Follows   string    `json:"follows,omitempty"`
+	// Rendered is the digest of the renderings.
+	Rendered string `json:"rendered,omitempty"`
 }
 
-// planPart is every further chunk.
+// planPart is every further chunk: names of nodes, then renderings.
 type planPart struct {
-	Version int      `json:"version"`
-	Nodes   []string `json:"nodes"`
+	Version  int           `json:"version"`
+	Nodes    []string      `json:"nodes"`
+	Rendered *renderedPart `json:"rendered,omitempty"`
 }
 
 // Encode returns the plan in chunks of about size bytes (chunk 0, with the
@@ -145,7 +155,7 @@ func (p *Plan) Encode(size int) ([][]byte, error) {
 	chunks := [][]byte{nil}
 	for at := 0; at < len(p.Nodes); {
 		var part planPart
-		part.Version = PlanVersion
+		part.Version = p.version()
 		for n := 0; at < len(p.Nodes) && (len(part.Nodes) == 0 || n+len(p.Nodes[at])+3 <= size); at++ {
 			part.Nodes = append(part.Nodes, p.Nodes[at])
 			n += len(p.Nodes[at]) + 3
@@ -156,9 +166,17 @@ func (p *Plan) Encode(size int) ([][]byte, error) {
 		}
 		chunks = append(chunks, b)
 	}
+	for _, r := range p.renderedParts(size) {
+		b, err := json.Marshal(planPart{Version: p.version(), Rendered: &r})
+		if err != nil {
+			return nil, fmt.Errorf("plan of %s: %w", p.ID, err)
+		}
+		chunks = append(chunks, b)
+	}
 	head, err := json.Marshal(planHead{
-		Version: PlanVersion, ID: p.ID, Spec: p.Spec, Ends: p.Ends, Total: len(p.Nodes),
+		Version: p.version(), ID: p.ID, Spec: p.Spec, Ends: p.Ends, Total: len(p.Nodes),
 		Chunks: len(chunks), SHA256: digest(p.Nodes), CreatedAt: p.CreatedAt, Follows: p.Follows,
+		Rendered: p.renderedDigest(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("plan of %s: %w", p.ID, err)
@@ -193,6 +211,11 @@ func DecodePlan(chunks [][]byte) (*Plan, error) {
 			return nil, fmt.Errorf("%w: chunk %d: %w", ErrPlanDamaged, i+1, err)
 		}
 		p.Nodes = append(p.Nodes, part.Nodes...)
+		if part.Rendered != nil {
+			if err := p.addRendered(part.Rendered); err != nil {
+				return nil, fmt.Errorf("%w: chunk %d: %w", ErrPlanDamaged, i+1, err)
+			}
+		}
 	}
 	switch {
 	case len(p.Nodes) != head.Total || digest(p.Nodes) != head.SHA256:
@@ -202,6 +225,9 @@ func DecodePlan(chunks [][]byte) (*Plan, error) {
 		return nil, fmt.Errorf("%w: its stages do not fit its nodes", ErrPlanDamaged)
 	case len(p.Spec.Configs) == 0 || len(p.Spec.Configs) > MaxConfigs:
 		return nil, fmt.Errorf("%w: it has %d configs", ErrPlanDamaged, len(p.Spec.Configs))
+	}
+	if err := p.checkRendered(head.Rendered); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrPlanDamaged, err)
 	}
 	return p, nil
 }

@@ -34,7 +34,8 @@ type Spec struct {
 // Config is one file that a rollout delivers.
 type Config struct {
 	Name string `json:"name"`
-	// Revision is the first 12 hex digits of SHA256.
+	// Revision is the first 12 hex digits of SHA256. Of a template these three
+	// are of its source in a spec, and of what most nodes get in a plan.
 	Revision    string   `json:"revision"`
 	SHA256      string   `json:"sha256"`
 	Size        int64    `json:"size"`
@@ -46,6 +47,24 @@ type Config struct {
 	Validate    *Command `json:"validate,omitempty"`
 	Reload      *Command `json:"reload,omitempty"`
 	Healthy     *Command `json:"healthy,omitempty"`
+	// Template: the source is a template, rendered for each node.
+	Template bool `json:"template,omitempty"`
+	// Renderings is how many distinct contents the template came to, in a
+	// plan; 0 without a template.
+	Renderings int `json:"renderings,omitempty"`
+	// Secrets are put into the content by the nodes.
+	Secrets []Secret `json:"secrets,omitempty"`
+}
+
+// Secret names a value that each node reads by itself: from the Consul key
+// ConsulKey, or else from the environment variable Env of its agent.
+type Secret struct {
+	Name string `json:"name"`
+	// Version is the author's: a new one is a new revision of the content,
+	// which is how a value that changed goes through the stages.
+	Version   string `json:"version,omitempty"`
+	ConsulKey string `json:"consul_key,omitempty"`
+	Env       string `json:"env,omitempty"`
 }
 
 // Command is a program that an agent runs, without a shell.

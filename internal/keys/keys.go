@@ -213,6 +213,9 @@ func (p Prefix) Silences() string { return p.join("silences") + "/" }
 // that there are, and it changes only when a revision is published or dropped.
 func (p Prefix) ConfigsRoot() string { return p.join("configs") + "/" }
 
+// ConfigFolder is the folder of all revisions of one config.
+func (p Prefix) ConfigFolder(config string) string { return p.join("configs", Escape(config)) + "/" }
+
 // Config is the folder of the chunks of one revision's content.
 func (p Prefix) Config(config, sha256 string) string {
 	return p.join("configs", Escape(config), sha256) + "/"

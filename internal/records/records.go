@@ -336,6 +336,8 @@ const (
 const (
 	// FeatureGroups: the entries of Desired.Configs are applied all or none.
 	FeatureGroups = "groups"
+	// FeatureSecrets: Desired.Secrets are put into the content.
+	FeatureSecrets = "secrets"
 )
 
 // MaxGroup is the most configs that belong together: older servers take 64
@@ -374,6 +376,18 @@ type Desired struct {
 	Validate *Command `json:"validate,omitempty"`
 	Reload   *Command `json:"reload,omitempty"`
 	Healthy  *Command `json:"healthy,omitempty"`
+	// Secrets are put into the content by the node: it is in the form of
+	// package internal/secrets, and SHA256 and Size are of that form.
+	Secrets []Secret `json:"secrets,omitempty"`
+}
+
+// Secret names a value that the node reads by itself: from the Consul key
+// ConsulKey, or else from the environment variable Env of its agent.
+type Secret struct {
+	Name      string `json:"name"`
+	Version   string `json:"version,omitempty"`
+	ConsulKey string `json:"consul_key,omitempty"`
+	Env       string `json:"env,omitempty"`
 }
 
 // Command is a program that an agent runs: no shell, argv as it stands.

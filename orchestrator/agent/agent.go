@@ -103,7 +103,7 @@ func New(cfg Config) (*Agent, error) {
 	a.reports = newReporter(a)
 	a.fence = &fence{
 		node: cfg.Node, stateDir: cfg.StateDir, root: cfg.Root, agent: cfg.Version, lockWait: cfg.LockWait,
-		now: time.Now, log: cfg.Log, recover: a.lastReport, settled: a.reports.set, step: func(string) {},
+		now: time.Now, log: cfg.Log, recover: a.lastReport, consul: cfg.Consul, settled: a.reports.set, step: func(string) {},
 	}
 	return a, nil
 }

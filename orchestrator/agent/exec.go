@@ -61,8 +61,9 @@ func environment(vars map[string]string) []string {
 }
 
 // run runs one command in a process group of its own and waits for it. The
-// error is a *commandError, or the cause of ctx if that ended first.
-func run(ctx context.Context, what string, c *records.Command, env []string, subst *strings.Replacer) error {
+// error is a *commandError, or the cause of ctx if that ended first. clean, if
+// it is not nil, takes out of the output what nobody shall see.
+func run(ctx context.Context, what string, c *records.Command, env []string, subst *strings.Replacer, clean func(text []byte, cut bool) []byte) error {
 	if c == nil || len(c.Argv) == 0 {
 		return nil
 	}
@@ -78,7 +79,7 @@ func run(ctx context.Context, what string, c *records.Command, env []string, sub
 	tctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 	defer cancel()
 
-	out := &tail{max: maxOutput}
+	out := &tail{max: maxOutput, clean: clean}
 	done := make(chan error, 1)
 	go func() {
 		// The parent-death signal comes when this thread ends, so the thread
@@ -144,6 +145,9 @@ type tail struct {
 	max int
 	buf []byte
 	cut bool
+	// clean is applied to what was kept; cut tells it that the beginning is
+	// missing.
+	clean func(text []byte, cut bool) []byte
 }
 
 func (t *tail) Write(p []byte) (int, error) {
@@ -167,6 +171,9 @@ func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b, cut := t.buf, t.cut
+	if t.clean != nil {
+		b = t.clean(b, cut)
+	}
 	if len(b) > t.max {
 		b, cut = b[len(b)-t.max:], true
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
@@ -33,6 +34,8 @@ type fence struct {
 	// settled is told of answers for configs beside the one that is applied,
 	// whose group had to be ended first; nil: nobody is told.
 	settled func(config string, rep *records.Actual)
+	// consul is where secrets are read; nil: nowhere.
+	consul *consulkv.Client
 	// step is called between any two writes; tests end the process there.
 	step func(name string)
 }
@@ -174,6 +177,10 @@ type work struct {
 	// fresh: the disk was not touched since the last answer, so a file that
 	// is as wanted has been reloaded too.
 	fresh bool
+	// values are the secrets of the order at the mark, once they are read.
+	values map[string][]byte
+	// peers are the works of its group, itself among them.
+	peers []*work
 }
 
 // open locks one config and reads its state. Where must is false, a state that
@@ -260,6 +267,10 @@ func (w *work) save(p phase) error {
 		return err
 	}
 	w.st.Phase = p
+	w.conceal(w.st.Report)
+	if p == phaseDone {
+		w.st.forgetHidden()
+	}
 	b, err := w.st.encode()
 	if err == nil {
 		err = writeDurable(filepath.Join(w.dir, stateFile), b)
@@ -310,6 +321,7 @@ func (w *work) refuse(d *records.Desired, older *OlderError) (outcome, error) {
 			rep.Revision, rep.SHA256 = cur.revision(), cur.SHA256
 		}
 	}
+	w.conceal(rep)
 	if said {
 		// A restore of Consul may have taken the answer away.
 		return outcome{Standing: rep, Refused: older}, nil
@@ -378,7 +390,7 @@ func (w *work) subst(t *target) *strings.Replacer {
 
 func (w *work) run(ctx context.Context, what string, c *records.Command, t *target) error {
 	w.step("before " + what)
-	err := run(ctx, what, c, w.env(t, what == "validate"), w.subst(t))
+	err := run(ctx, what, c, w.env(t, what == "validate"), w.subst(t), w.clean(ctx))
 	w.step("after " + what)
 	return err
 }

@@ -114,6 +114,7 @@ func (g *group) leaderLast(fn func(i int, w *work) error) error {
 // carryOut does the orders at the marks, from the beginning.
 func (g *group) carryOut(ctx context.Context, contents []source) (outcomes, error) {
 	warnShared(g.ws...)
+	g.meet()
 	ps := make([]*plan, len(g.ws))
 	defer closePlans(ps)
 	places := map[string]string{}
@@ -133,6 +134,12 @@ func (g *group) carryOut(ctx context.Context, contents []source) (outcomes, erro
 			return g.fail(ps, g.because(w, fmt.Errorf("its destination %s is that of %s too", w.st.Desired.Destination, other)))
 		}
 		places[p.t.destination] = w.config
+		if err := w.reveal(ctx, p, contents[i]); err != nil {
+			if retry := unanswered(ctx, err); retry != nil {
+				return nil, retry
+			}
+			return g.fail(ps, g.because(w, err))
+		}
 		p.changes = !w.stands(p)
 		changes = changes || p.changes
 	}
@@ -304,6 +311,7 @@ func (g *group) putBack(ctx context.Context, ps []*plan) (outcomes, error) {
 			if ps[i].changes && ps[i].t != nil {
 				if cur, _, err := ps[i].t.stat(); err == nil {
 					w.st.Report.Revision, w.st.Report.SHA256 = cur.revision(), cur.SHA256
+					w.conceal(w.st.Report)
 				}
 			}
 			w.log.Error("the last good files could not be put back", "config", w.config, "error", problem)

@@ -15,6 +15,7 @@ import (
 // A config that has a newer mark was overtaken: it is nobody's business here
 // any more. One that has an older mark, or none, had not accepted the order.
 func (g *group) resume(ctx context.Context, d *records.Desired) error {
+	g.meet()
 	live := &group{fence: g.fence, configs: g.configs}
 	var verdict *work
 	allStaged, touched := true, false

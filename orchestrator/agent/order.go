@@ -31,6 +31,12 @@ func (w *work) carryOut(ctx context.Context, content source) (outcome, error) {
 		return w.done(p, false)
 	}
 	defer p.t.close()
+	if err := w.reveal(ctx, p, content); err != nil {
+		if retry := unanswered(ctx, err); retry != nil {
+			return outcome{}, retry
+		}
+		return w.fail(p.prev, err)
+	}
 	if w.stands(p) {
 		return w.done(p, false)
 	}
@@ -267,6 +273,7 @@ func (w *work) putBack(ctx context.Context, t *target, prev file) (outcome, erro
 		rep.Error += "; and the last good file could not be put back: " + err.Error()
 		if cur, _, err := t.stat(); err == nil {
 			rep.Revision, rep.SHA256 = cur.revision(), cur.SHA256
+			w.conceal(rep)
 		}
 		w.log.Error("the last good file could not be put back", "config", w.config, "error", err)
 		return outcome{Report: rep, Changed: true}, nil
@@ -345,6 +352,7 @@ func (w *work) again(p *plan) (err error) {
 	if d.Action != records.ActionRestore {
 		p.result = records.ResultApplied
 		p.want, err = wanted(d, p.prev)
+		w.unveil(&p.want)
 		return err
 	}
 	p.result = records.ResultRolledBack

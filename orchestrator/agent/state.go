@@ -106,6 +106,7 @@ type state struct {
 	// Recovered names the rollout that had touched this node when its state
 	// was lost: what stood before that one is not known.
 	Recovered string `json:"recovered,omitempty"`
+	vault
 }
 
 // waiting is an entry of a group that is not whole.

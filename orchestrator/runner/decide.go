@@ -20,6 +20,9 @@ type job struct {
 	// takes.
 	older []*orchestrator.Header
 	note  string
+	now   time.Time
+	// contents are what a new plan's templates came to.
+	contents contents
 	// seen are the rollouts that had ended when this process first looked.
 	seen map[string]bool
 }
@@ -86,11 +89,24 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 	if err != nil {
 		return nil, nil, err
 	}
-	now := time.Now().UTC()
-	id := freshID(in.Spec.Name, now)
+	j.now = time.Now().UTC()
+	id := freshID(in.Spec.Name, j.now)
 	if last == nil || !newest(hy.heads, &in.Spec, last) || last.State != orchestrator.Succeeded && last.Follows == "" {
-		j.plan, err = newPlan(id, in.Spec, fleet, now)
-		return j, nil, err
+		return j, nil, in.newPlan(j, id, fleet)
+	}
+	if len(in.Templates) > 0 {
+		// Nodes whose content changed go through the stages like any others.
+		if err := in.newPlan(j, id, fleet); err != nil {
+			return nil, nil, err
+		}
+		moved, err := r.rendersAnew(ctx, j.plan, hy.chain(last))
+		if err != nil {
+			return nil, nil, err
+		}
+		if moved > 0 {
+			j.note = fmt.Sprintf("%s comes to another content than in %s for %d nodes: their metadata has changed", templates(&in.Spec), last.ID, moved)
+			return j, nil, nil
+		}
 	}
 	joiners, err := r.joiners(ctx, hy.chain(last), fleet, wait != untilIdle)
 	if err != nil {
@@ -104,8 +120,7 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: note}, nil
 	}
 	j.note = fmt.Sprintf("%d nodes have not got the revision of %s", len(joiners), last.ID)
-	j.plan, err = orchestrator.NewFollowUp(id, last.ID, in.Spec, joiners, now)
-	return j, nil, err
+	return j, nil, in.newFollowUp(j, id, last.ID, joiners)
 }
 
 // newPlan plans a rollout, selectors included.

@@ -376,6 +376,9 @@ func (d *drive) desired(node, ci int, c orchestrator.Config, o orchestrator.Orde
 			out.Configs = append(out.Configs, c.Name)
 		}
 	}
+	if len(c.Secrets) > 0 {
+		out.Requires = append(out.Requires, records.FeatureSecrets)
+	}
 	if action == records.ActionApply && len(out.Requires) > 0 {
 		out.Action = records.ActionApplyWith
 	}
@@ -384,7 +387,11 @@ func (d *drive) desired(node, ci int, c orchestrator.Config, o orchestrator.Orde
 		out.Revision = d.prev[[2]int{node, ci}]
 		return out
 	}
-	out.Revision, out.SHA256, out.Size, out.Chunks = c.Revision, c.SHA256, c.Size, chunks(c.Size)
+	rev := d.plan.Content(node, ci)
+	out.Revision, out.SHA256, out.Size, out.Chunks = rev.Revision(), rev.SHA256, rev.Size, chunks(rev.Size)
+	for _, s := range c.Secrets {
+		out.Secrets = append(out.Secrets, records.Secret{Name: s.Name, Version: s.Version, ConsulKey: s.ConsulKey, Env: s.Env})
+	}
 	return out
 }
 

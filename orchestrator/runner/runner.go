@@ -122,7 +122,9 @@ type Input struct {
 	Spec orchestrator.Spec
 	// Contents are the configs' contents by name. They never reach a log.
 	Contents map[string][]byte
-	Fleet    FleetSource
+	// Templates of the configs whose contents differ between nodes, by name.
+	Templates map[string]Template
+	Fleet     FleetSource
 }
 
 // Outcome is how far a call has come.

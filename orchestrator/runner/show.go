@@ -130,6 +130,9 @@ type Preview struct {
 	// Revisions counts, for each config, how many nodes of the plan have which
 	// revision; "" is none.
 	Revisions map[string]map[string]int
+	// Renderings are what the configs with templates come to, by config, those
+	// of most nodes first.
+	Renderings map[string][]Rendering
 }
 
 // Preview says what Start would do. It changes nothing.
@@ -145,9 +148,11 @@ func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
 		if err != nil {
 			return nil, err
 		}
-		if p.Plan, err = newPlan(done.ID, in.Spec, fleet, time.Now().UTC()); err != nil {
+		j = &job{now: time.Now().UTC()}
+		if err := in.newPlan(j, done.ID, fleet); err != nil {
 			return nil, err
 		}
+		p.Plan = j.plan
 	} else {
 		p.Plan, p.Note = j.plan, j.note
 		if j.resume != nil {
@@ -156,6 +161,9 @@ func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
 		for _, o := range j.older {
 			p.Supersedes = append(p.Supersedes, o.ID)
 		}
+	}
+	if p.Renderings, err = r.renderings(ctx, p.Plan, j.contents); err != nil {
+		return nil, err
 	}
 	return p, r.compare(ctx, p)
 }

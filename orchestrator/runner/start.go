@@ -137,7 +137,7 @@ func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait unti
 		return nil, next{}, err
 	}
 	// Of a resumed rollout, too: the last one may have died in between.
-	if err := r.writeContents(ctx, h, in); err != nil {
+	if err := r.writeContents(ctx, h, in, j); err != nil {
 		return nil, next{}, err
 	}
 	if j.resume == nil {

@@ -87,30 +87,6 @@ func (b *batcher) flush() error {
 	return b.g.Wait()
 }
 
-// writeContents puts the configs' contents into Consul, where they are not
-// there yet. A revision's chunks never change, so those there are left.
-func (r *Runner) writeContents(ctx context.Context, h Hold, in *Input) error {
-	b := newBatcher(ctx, h)
-	for _, c := range in.Spec.Configs {
-		content := in.Contents[c.Name]
-		have, err := r.consul.Keys(ctx, r.keys.Config(c.Name, c.SHA256), "")
-		if err != nil {
-			return err
-		}
-		for n := range chunks(c.Size) {
-			key := r.keys.ConfigChunk(c.Name, c.SHA256, n)
-			if slices.Contains(have, key) {
-				continue
-			}
-			b.add(consulkv.Set(key, content[n*chunkSize:min((n+1)*chunkSize, len(content))]))
-		}
-	}
-	if err := b.flush(); err != nil {
-		return fmt.Errorf("write the configs' contents: %w", err)
-	}
-	return nil
-}
-
 // chunks is how many values hold size bytes; an empty file has one.
 func chunks(size int64) int { return int(max(1, (size+chunkSize-1)/chunkSize)) }
 

@@ -150,14 +150,17 @@ var modePattern = regexp.MustCompile(`^0?[0-7]{3}$`)
 func (d *decoder) config(b *hcl.Block) (orchestrator.Config, *hcl.Attribute) {
 	cfg := orchestrator.Config{Name: b.Labels[0]}
 	c := d.content(b.Body, &hcl.BodySchema{
-		Attributes: attrs("source!", "destination!", "mode", "owner", "group", "validate", "reload", "healthy", "timeout"),
+		Attributes: attrs("source!", "destination!", "mode", "owner", "group", "validate", "reload", "healthy", "timeout", "template"),
+		Blocks:     blocks("secret name"),
 	})
+	var src []byte
 	if s, a, ok := d.text(c, "source"); ok {
 		cfg.Source = s
 		content, err := d.read(s, MaxContent)
 		if err != nil {
 			d.bad(a, "Cannot read the source", "%s", sentence(err))
 		}
+		src = content
 		sum := sha256.Sum256(content)
 		cfg.SHA256, cfg.Size = hex.EncodeToString(sum[:]), int64(len(content))
 		cfg.Revision = cfg.SHA256[:12]
@@ -175,6 +178,7 @@ func (d *decoder) config(b *hcl.Block) (orchestrator.Config, *hcl.Attribute) {
 	}
 	cfg.Owner, _, _ = d.text(c, "owner")
 	cfg.Group, _, _ = d.text(c, "group")
+	d.templated(&cfg, c, src)
 	timeout, _, _ := d.duration(c, "timeout", time.Second, day)
 	cfg.Validate = d.command(c, "validate", timeout)
 	cfg.Reload = d.command(c, "reload", timeout)

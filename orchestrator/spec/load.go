@@ -32,9 +32,10 @@ const (
 type File struct {
 	Path string
 	Spec orchestrator.Spec
-	// Contents of the configs, by name.
-	Contents map[string][]byte
-	Fleet    Fleet
+	// Contents of the configs, by name; Templates of those that have one.
+	Contents  map[string][]byte
+	Templates map[string]*Template
+	Fleet     Fleet
 	// Files are all files that were read as HCL or as a fleet, for the
 	// snippets of diagnostics.
 	Files map[string]*hcl.File
@@ -52,7 +53,7 @@ type Fleet struct {
 // Load reads the spec at path and everything that it names. Diagnostics may be
 // warnings only; with errors the file is not to be used, but for its Files.
 func Load(path string) (*File, hcl.Diagnostics) {
-	f := &File{Path: path, Contents: map[string][]byte{}, Files: map[string]*hcl.File{}}
+	f := &File{Path: path, Contents: map[string][]byte{}, Templates: map[string]*Template{}, Files: map[string]*hcl.File{}}
 	src, err := readFile(path, MaxFile)
 	if err != nil {
 		return f, hcl.Diagnostics{{Severity: hcl.DiagError, Summary: "Cannot read the rollout's file", Detail: sentence(err)}}

@@ -167,7 +167,7 @@ func FuzzSpec(f *testing.F) {
 		if len(spec) > 1<<16 || len(fleet) > 1<<16 {
 			return
 		}
-		file := &File{Path: "spec.hcl", Contents: map[string][]byte{}, Files: map[string]*hcl.File{}}
+		file := &File{Path: "spec.hcl", Contents: map[string][]byte{}, Templates: map[string]*Template{}, Files: map[string]*hcl.File{}}
 		diags := file.decode(spec, func(name string, _ int64) ([]byte, error) {
 			if strings.Contains(name, "missing") {
 				return nil, os.ErrNotExist
