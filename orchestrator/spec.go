@@ -26,10 +26,21 @@ type Spec struct {
 	Deadline time.Duration `json:"deadline,omitempty"`
 	// Retry says how often a node is given its order; nil: once.
 	Retry *Retry `json:"retry,omitempty"`
+	// Conflict is what a new rollout does about unfinished ones of the same
+	// configs: ConflictSupersede, also if empty, or ConflictQueue.
+	Conflict string `json:"conflict,omitempty"`
 	// Hash is the SHA-256 in hex of the spec and of the content of its
 	// configs: a rollout is resumed only by the same name and the same hash.
 	Hash string `json:"hash"`
 }
+
+// What a new rollout does about unfinished ones of the same configs.
+const (
+	// ConflictSupersede takes their place.
+	ConflictSupersede = "supersede"
+	// ConflictQueue waits for their end.
+	ConflictQueue = "queue"
+)
 
 // Config is one file that a rollout delivers.
 type Config struct {

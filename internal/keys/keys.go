@@ -269,6 +269,19 @@ func (p Prefix) RolloutPart(id, part string, n int) string {
 	return p.Rollout(id) + "/" + part + "/" + fmt.Sprintf("%06d", n)
 }
 
+// Queued is the record of a rollout that waits for its turn. Its session is no
+// holder's: the key is no lock.
+func (p Prefix) Queued(id string) string { return p.Queue() + Escape(id) }
+
+// Queue is the folder of the rollouts that wait for their turn.
+func (p Prefix) Queue() string { return p.join("queue") + "/" }
+
+// IsQueued tells whether a key is a record of the queue.
+func (p Prefix) IsQueued(key string) bool {
+	_, ok := p.under("queue/", key)
+	return ok
+}
+
 // Rollouts is the folder of all rollouts.
 func (p Prefix) Rollouts() string { return p.join("rollouts") + "/" }
 

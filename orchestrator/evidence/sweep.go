@@ -283,7 +283,8 @@ func (c *scan) query(ctx context.Context, q *api.QueryOptions) (delta, *api.Quer
 // wants tells whether a key that is not known yet is a lock, or of use to one.
 func (s *Sweep) wants(h *consulkv.Head) bool {
 	if len(h.Session) > 0 || h.Flags == api.SemaphoreFlagValue {
-		return true
+		// A rollout that waits for its turn has a session, and is no lock.
+		return !s.r.Keys.IsQueued(string(h.Key))
 	}
 	key := string(h.Key)
 	if _, own := s.r.Keys.LockName(key); own {

@@ -64,6 +64,13 @@ var ErrEnded = errors.New("it has ended")
 // overtook is an error that wraps ErrEnded.
 func (r *Runner) Command(ctx context.Context, o Order) (*orchestrator.Header, error) {
 	head, err := r.header(ctx, o.ID)
+	if errors.Is(err, ErrNotFound) {
+		if head, qerr := r.abortQueued(ctx, o); qerr != nil || head != nil {
+			return head, qerr
+		}
+		// It may have begun just now.
+		head, err = r.header(ctx, o.ID)
+	}
 	if err != nil {
 		return nil, err
 	}

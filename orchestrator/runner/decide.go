@@ -33,6 +33,7 @@ type history struct {
 	resume *orchestrator.Header   // the unfinished one of this name and content
 	older  []*orchestrator.Header // other unfinished ones of its configs
 	last   *orchestrator.Header   // the newest of this name and content that has ended
+	called *orchestrator.Header   // the newest that was aborted before it began, if that was after last
 	ended  map[string]bool
 }
 
@@ -47,8 +48,12 @@ func (r *Runner) history(ctx context.Context, spec *orchestrator.Spec) (*history
 		switch {
 		case h.FinishedAt != nil:
 			hy.ended[h.ID] = true
-			if same && hy.last == nil {
+			switch {
+			case !same || hy.last != nil:
+			case !neverBegan(h):
 				hy.last = h
+			case h.State == orchestrator.Aborted && hy.called == nil:
+				hy.called = h
 			}
 		case same && hy.resume == nil:
 			hy.resume = h
@@ -73,6 +78,9 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 		j.seen = hy.ended
 	}
 	last := hy.last
+	if hy.called != nil && wait == untilIdle && hy.resume == nil {
+		last = hy.called
+	}
 	switch {
 	case hy.resume != nil:
 		j.resume, j.note = hy.resume, "resumed"
@@ -150,7 +158,7 @@ func newest(heads []*orchestrator.Header, spec *orchestrator.Spec, last *orchest
 		if h.ID == last.ID {
 			return true
 		}
-		if sharesConfig(h, spec) {
+		if sharesConfig(h, spec) && !neverBegan(h) {
 			return false
 		}
 	}

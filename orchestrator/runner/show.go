@@ -17,6 +17,16 @@ import (
 // them now. It changes nothing.
 func (r *Runner) Show(ctx context.Context, id string) (*orchestrator.Header, error) {
 	h, err := r.header(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		w, qerr := r.Waits(ctx, id)
+		switch {
+		case qerr != nil:
+			return nil, qerr
+		case w != nil:
+			return w.header(), nil
+		}
+		h, err = r.header(ctx, id) // it may have begun just now
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -26,6 +36,26 @@ func (r *Runner) Show(ctx context.Context, id string) (*orchestrator.Header, err
 // PlanOf reads the plan of a rollout.
 func (r *Runner) PlanOf(ctx context.Context, h *orchestrator.Header) (*orchestrator.Plan, error) {
 	return r.plan(ctx, h)
+}
+
+// Waits returns what is known of a rollout that has not begun and waits for its
+// turn, or nil if it does not.
+func (r *Runner) Waits(ctx context.Context, id string) (*Waiting, error) {
+	p, err := r.consul.Get(ctx, r.keys.Queued(id))
+	if err != nil || p == nil {
+		return nil, err
+	}
+	heads, err := r.Headers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := r.Queue(ctx, heads)
+	for _, w := range list {
+		if w.ID == id {
+			return w, err
+		}
+	}
+	return nil, err
 }
 
 // live brings a header's counts up to date: they are persisted at decisions
@@ -80,6 +110,21 @@ func (r *Runner) Find(ctx context.Context, ref string) (string, error) {
 			open = append(open, h.ID)
 		}
 	}
+	if len(open) == 0 {
+		// One that has not begun is meant only where none is unfinished.
+		list, err := r.queue(ctx)
+		if err != nil {
+			return "", err
+		}
+		for _, w := range list {
+			if w.ID == ref {
+				return w.ID, nil
+			}
+			if ref == "" || w.Name == ref {
+				open = append(open, w.ID)
+			}
+		}
+	}
 	switch {
 	case len(open) == 1:
 		return open[0], nil
@@ -99,18 +144,39 @@ func (r *Runner) Find(ctx context.Context, ref string) (string, error) {
 // follows it, whatever the fleet's size.
 func (r *Runner) Watch(ctx context.Context, id string, fn func(*orchestrator.Header) bool) error {
 	w := r.headerWatcher(id)
+	begun := true
 	for {
-		h, err := w.Next(ctx)
+		wctx, cancel := ctx, context.CancelFunc(func() {})
+		if !begun {
+			wctx, cancel = context.WithTimeout(ctx, blockerEvery)
+		}
+		h, err := w.Next(wctx)
+		cancel()
+		if wctx.Err() != nil && ctx.Err() == nil {
+			h, err = nil, nil
+		}
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err != nil:
 			return err
 		case h == nil:
-			return fmt.Errorf("rollout %s: %w", id, ErrNotFound)
+			// It may still wait for its turn.
+			w, err := r.Waits(ctx, id)
+			switch {
+			case err != nil:
+				return err
+			case w == nil:
+				if _, err := r.header(ctx, id); err != nil {
+					return err
+				}
+			case !fn(w.header()):
+				return nil
+			}
 		case !fn(h) || h.FinishedAt != nil:
 			return nil
 		}
+		begun = h != nil
 	}
 }
 

@@ -45,20 +45,38 @@ func (r *Runner) run(ctx context.Context, in Input, wait until) (*Outcome, error
 	if err != nil || done != nil {
 		return done, err
 	}
-	for range maxTries {
-		id := j.plan.ID
-		out, next, err := r.hold(ctx, &in, wait, j)
-		if err != nil || out != nil && next.change.IsZero() {
-			return out, err
+	var q *place
+	defer func() { q.leave() }()
+	for tries := 0; tries < maxTries; tries++ {
+		if q, err = r.keepPlace(ctx, &in.Spec, wait, q, j); err != nil {
+			return nil, err
 		}
-		if !next.change.IsZero() {
-			head, err := r.awaitWindow(ctx, id, next.change)
+		out, next, err := r.attempt(ctx, &in, wait, q, j)
+		switch {
+		case errors.Is(err, errNotQueued):
+			// Ended by an operator or by a rollout that took its place; or this
+			// process was stopped for so long that its session ended.
+			h, herr := r.header(ctx, q.rec.ID)
+			if herr == nil {
+				return &Outcome{ID: h.ID, Header: *h, Converged: true, Note: "it was ended while it waited for its turn"}, nil
+			}
+			if !errors.Is(herr, ErrNotFound) {
+				return nil, herr
+			}
+		case err != nil || out != nil && next.change.IsZero():
+			return out, err
+		case !next.change.IsZero():
+			head, err := r.awaitWindow(ctx, out.ID, next.change)
 			if err != nil {
 				return out, err
 			}
 			if head.FinishedAt != nil {
-				return &Outcome{ID: id, Header: *head, Converged: true, Note: "it was ended while it waited for its window"}, nil
+				return &Outcome{ID: out.ID, Header: *head, Converged: true, Note: "it was ended while it waited for its window"}, nil
 			}
+			// The next opening of a window is no trouble.
+			tries = -1
+		case next.behind:
+			tries = -1
 		}
 		if j, done, err = r.decide(ctx, &in, wait, j.seen); err != nil || done != nil {
 			return done, err
@@ -67,16 +85,67 @@ func (r *Runner) run(ctx context.Context, in Input, wait until) (*Outcome, error
 	return nil, fmt.Errorf("rollout %s: another orchestrator changes it again and again: is it started twice?", in.Spec.Name)
 }
 
+// keepPlace gives a new rollout that may have to wait a place in the queue, or
+// leaves it where there is nothing to wait for any more.
+func (r *Runner) keepPlace(ctx context.Context, spec *orchestrator.Spec, wait until, q *place, j *job) (*place, error) {
+	if q != nil && (j.resume != nil || q.gone()) {
+		q.leave()
+		q = nil
+	}
+	if j.resume != nil || wait != untilEnd || spec.Lock.Wait == 0 || q != nil {
+		return q, nil
+	}
+	q, err := r.enqueue(ctx, spec, j.plan.ID)
+	if consulkv.KindOf(err) == consulkv.Denied && spec.Conflict != orchestrator.ConflictQueue {
+		r.log.Warn("while it waits, this rollout is not to be seen by others", "error", err)
+		return nil, nil
+	}
+	return q, err
+}
+
+// attempt waits for the turn and the locks of a rollout and drives it. A nil
+// Outcome without an error: it is to be decided anew.
+func (r *Runner) attempt(ctx context.Context, in *Input, wait until, q *place, j *job) (*Outcome, next, error) {
+	if q != nil {
+		j.plan.ID = q.rec.ID
+	}
+	if in.Spec.Conflict == orchestrator.ConflictQueue && j.resume == nil {
+		if q == nil {
+			b, err := r.before(ctx, in, nil, j)
+			if err != nil || b != nil {
+				return maybeWaiting(in, j.plan.ID, b), next{}, err
+			}
+		} else {
+			var done *Outcome
+			var err error
+			if j, done, err = r.turn(ctx, in, q, j); err != nil || done != nil || j.resume != nil {
+				return done, next{}, err
+			}
+			j.plan.ID = q.rec.ID
+		}
+	}
+	return r.hold(ctx, in, wait, q, j)
+}
+
 // next says why the locks were let go although the rollout is not finished: it
-// waits for its window until change.
-type next struct{ change time.Time }
+// waits for its window until change, or for its turn behind another one.
+type next struct {
+	change time.Time
+	behind bool
+}
 
 // hold takes the locks, decides again under them, and drives. A nil Outcome
 // without an error: the rollout is another one than the locks were taken for.
-func (r *Runner) hold(ctx context.Context, in *Input, wait until, j *job) (*Outcome, next, error) {
-	id := j.plan.ID
-	h, out, err := r.acquire(ctx, &in.Spec, id, wait)
+func (r *Runner) hold(ctx context.Context, in *Input, wait until, q *place, j *job) (*Outcome, next, error) {
+	id, actx := j.plan.ID, ctx
+	if q != nil {
+		actx = q.ctx
+	}
+	h, out, err := r.acquire(actx, &in.Spec, id, wait)
 	if h == nil {
+		if q != nil && q.gone() {
+			err = errNotQueued
+		}
 		return out, next{}, err
 	}
 	defer func() {
@@ -88,13 +157,18 @@ func (r *Runner) hold(ctx context.Context, in *Input, wait until, j *job) (*Outc
 	switch {
 	case err != nil || done != nil:
 		return done, next{}, err
+	case j.resume == nil && len(j.older) > 0 && in.Spec.Conflict == orchestrator.ConflictQueue:
+		if wait == untilIdle {
+			return maybeWaiting(in, id, blockedBy(nil, j.older, nil)), next{}, nil
+		}
+		return nil, next{behind: true}, nil
 	case j.resume == nil:
 		// The holder record names the id made before the lock was taken.
 		j.plan.ID = id
 	case j.plan.ID != id:
 		return nil, next{}, nil
 	}
-	return r.drive(ctx, h, in, j, wait)
+	return r.drive(ctx, h, in, j, wait, q)
 }
 
 // acquire takes the locks of all configs in one transaction. A nil Hold with a
@@ -123,7 +197,7 @@ func (r *Runner) acquire(ctx context.Context, spec *orchestrator.Spec, id string
 }
 
 // drive makes the rollout's state, new or recovered, and runs it.
-func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait until) (*Outcome, next, error) {
+func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait until, q *place) (*Outcome, next, error) {
 	seq, err := r.supersede(ctx, h, j)
 	if err != nil {
 		return nil, next{}, err
@@ -143,14 +217,20 @@ func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait unti
 	if j.resume == nil {
 		d.header = d.state.Header()
 		d.header.Epoch, d.header.Token = h.Epoch(), h.Token()
-		if err := r.writePlan(ctx, h, j.plan, &d.header); err != nil {
+		if err := r.clearQueue(ctx, h, &in.Spec, j.plan.ID, q); err != nil {
+			return nil, next{}, err
+		}
+		if err := r.writePlan(ctx, h, j.plan, &d.header, q.claim()...); err != nil {
+			if q.refusedClaim(err) {
+				err = errors.Join(errNotQueued, r.dropPlan(ctx, h, j.plan.ID))
+			}
 			return nil, next{}, err
 		}
 		d.chunks = d.header.PlanChunks
 	}
 	err = d.run(ctx)
 	out := &Outcome{ID: j.plan.ID, Header: d.present(), Converged: d.finished, Note: j.note}
-	return out, next{d.reopens}, err
+	return out, next{change: d.reopens}, err
 }
 
 // supersede ends unfinished rollouts of the same configs. This hold has their
@@ -181,9 +261,17 @@ func (r *Runner) supersede(ctx context.Context, h Hold, j *job) (seq uint64, err
 			}
 			head, seq = d.present(), d.state.Hold().Seq
 		}
-		r.tell(Progress{Kind: orchestrator.TellStatus, Text: fmt.Sprintf("rollout %s, which was unfinished, is %s", old.ID, head.State), Header: head})
+		r.tell(Progress{Kind: orchestrator.TellStatus, Text: fmt.Sprintf("rollout %s, which was unfinished%s, is %s", old.ID, ofOldSpec(&j.plan.Spec, old), head.State), Header: head})
 	}
 	return seq, nil
+}
+
+// ofOldSpec says so where a rollout was begun with another version of a spec.
+func ofOldSpec(spec *orchestrator.Spec, old *orchestrator.Header) string {
+	if old.Name != spec.Name {
+		return ""
+	}
+	return " (it was begun with another version of this spec)"
 }
 
 // superseded writes that a rollout is superseded. What is damaged or lost of it

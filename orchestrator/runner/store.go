@@ -92,7 +92,7 @@ func chunks(size int64) int { return int(max(1, (size+chunkSize-1)/chunkSize)) }
 
 // writePlan writes a new rollout: the plan's chunks, then the header that says
 // that the plan is whole.
-func (r *Runner) writePlan(ctx context.Context, h Hold, plan *orchestrator.Plan, head *orchestrator.Header) error {
+func (r *Runner) writePlan(ctx context.Context, h Hold, plan *orchestrator.Plan, head *orchestrator.Header, claim ...consulkv.Op) error {
 	parts, err := plan.Encode(planChunk)
 	if err != nil {
 		return err
@@ -108,7 +108,13 @@ func (r *Runner) writePlan(ctx context.Context, h Hold, plan *orchestrator.Plan,
 		return err
 	}
 	head.PlanChunks = len(parts)
-	return r.writeHeader(ctx, h, head)
+	return r.writeHeader(ctx, h, head, claim...)
+}
+
+// dropPlan deletes what was written of a rollout that did not begin.
+func (r *Runner) dropPlan(ctx context.Context, h Hold, id string) error {
+	_, err := h.Txn(ctx, &api.KVTxnOp{Verb: api.KVDeleteTree, Key: r.keys.Rollout(id) + "/plan/"})
+	return err
 }
 
 func encodeHeader(head *orchestrator.Header) ([]byte, error) {
@@ -119,12 +125,13 @@ func encodeHeader(head *orchestrator.Header) ([]byte, error) {
 	return v, nil
 }
 
-func (r *Runner) writeHeader(ctx context.Context, h Hold, head *orchestrator.Header) error {
+// writeHeader writes a header, in one transaction with more.
+func (r *Runner) writeHeader(ctx context.Context, h Hold, head *orchestrator.Header, more ...consulkv.Op) error {
 	v, err := encodeHeader(head)
 	if err != nil {
 		return err
 	}
-	_, err = h.Txn(ctx, consulkv.Set(r.keys.Rollout(head.ID), v))
+	_, err = h.Txn(ctx, append(more, consulkv.Set(r.keys.Rollout(head.ID), v))...)
 	return err
 }
 
@@ -219,10 +226,18 @@ func (r *Runner) Headers(ctx context.Context) ([]*orchestrator.Header, error) {
 		out = append(out, &h)
 	}
 	slices.SortStableFunc(out, func(a, b *orchestrator.Header) int {
-		return cmp.Or(cmp.Compare(b.Epoch, a.Epoch), cmp.Compare(b.Token, a.Token), b.CreatedAt.Compare(a.CreatedAt))
+		return cmp.Or(cmp.Compare(b.Epoch, a.Epoch), cmp.Compare(seniority(b), seniority(a)), b.CreatedAt.Compare(a.CreatedAt))
 	})
 	return out, nil
 }
+
+// seniority is the Raft index by which rollouts are sorted: of the last hold that
+// drove one, or of the place in the queue of one that never began.
+func seniority(h *orchestrator.Header) uint64 { return max(h.Token, h.QueuedAt) }
+
+// neverBegan tells of a rollout that was ended while it waited for its turn: no
+// node has heard of it.
+func neverBegan(h *orchestrator.Header) bool { return h.Token == 0 && h.QueuedAt != 0 }
 
 // getMany reads keys in filled transactions, several at once; a missing one has
 // ModifyIndex 0. They are read consistently, as a transaction that only reads
