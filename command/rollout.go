@@ -107,6 +107,8 @@ type rolloutView struct {
 	Superseded string                    `json:"superseded_by,omitempty"`
 	Follows    string                    `json:"follows,omitempty"`
 	Note       string                    `json:"note,omitempty"`
+	// Waiting is there for a rollout that has not begun.
+	Waiting *runner.Waiting `json:"waiting,omitempty"`
 }
 
 type stageView struct {

@@ -37,7 +37,7 @@ type Clock func() (name string, seconds float64)
 
 // bootClock is the Clock of this host. A container can have a time namespace,
 // whose clock differs from its host's.
-var bootClock = func() Clock {
+func bootClock() Clock {
 	name := sync.OnceValue(func() string {
 		self, err := hostproc.Self()
 		if err != nil || self.BootID == "" {
@@ -53,7 +53,7 @@ var bootClock = func() Clock {
 		}
 		return name(), hostproc.BootSeconds()
 	}
-}()
+}
 
 // bakedBy is how long the present stage of a header has baked: what is noted
 // there, or more where this host's clock proves it.

@@ -72,8 +72,8 @@ type Waiting struct {
 	place uint64 // CreateIndex
 }
 
-// header is what a rollout that waits looks like to who asks for its header.
-func (w *Waiting) header() *orchestrator.Header {
+// Header is what a rollout that waits looks like to who asks for its header.
+func (w *Waiting) Header() *orchestrator.Header {
 	h := &orchestrator.Header{
 		Version: orchestrator.HeaderVersion, ID: w.ID, Name: w.Name, Hash: w.rec.Hash, State: orchestrator.Waiting,
 		Configs: w.Configs, CreatedAt: w.Since, UpdatedAt: w.Since, QueuedAt: w.place,
@@ -183,16 +183,17 @@ type blocker struct {
 	head *orchestrator.Header // nil: it waits itself
 }
 
-// blockedBy finds what comes before a rollout of configs: an unfinished one, or
-// the nearest that has waited for longer.
+// blockedBy finds what comes before a rollout of configs: the nearest that has
+// waited for longer, or else the unfinished one.
 func blockedBy(configs []orchestrator.HeaderConfig, older []*orchestrator.Header, ahead []*Waiting) *blocker {
-	for _, h := range older {
-		return &blocker{h.ID, fmt.Sprintf("rollout %s (%s)", h.ID, h.State), h}
-	}
 	for _, w := range slices.Backward(ahead) {
 		if overlap(w.Configs, configs) {
 			return &blocker{w.ID, fmt.Sprintf("rollout %s (which waits too)", w.ID), nil}
 		}
+	}
+	if len(older) > 0 {
+		h := older[0]
+		return &blocker{h.ID, fmt.Sprintf("rollout %s (%s)", h.ID, h.State), h}
 	}
 	return nil
 }
@@ -325,7 +326,7 @@ func (q *place) refusedClaim(err error) bool {
 // goes, and a header that has ended stands in its place. It returns false if
 // somebody was faster.
 func (r *Runner) endQueued(ctx context.Context, w *Waiting, end func(*orchestrator.Header), send func(context.Context, ...consulkv.Op) (consulkv.Results, error)) (*orchestrator.Header, bool, error) {
-	head := w.header()
+	head := w.Header()
 	head.Reason = ""
 	end(head)
 	v, err := encodeHeader(head)
@@ -445,7 +446,7 @@ func (r *Runner) turn(ctx context.Context, in *Input, q *place, j *job) (*job, *
 		}
 		if text != said {
 			said = text
-			r.tell(Progress{Kind: orchestrator.TellStatus, Text: q.rec.ID + " " + text, Header: *(&Waiting{ID: q.rec.ID, rec: q.rec, Configs: q.rec.Configs, Name: q.rec.Name}).header()})
+			r.tell(Progress{Kind: orchestrator.TellStatus, Text: q.rec.ID + " " + text, Header: *(&Waiting{ID: q.rec.ID, rec: q.rec, Configs: q.rec.Configs, Name: q.rec.Name}).Header()})
 		}
 		r.awaitBlocker(q.ctx, b)
 		if q.ctx.Err() != nil {

@@ -61,10 +61,6 @@ func TestSecondCopyDoesNotRepeatARollback(t *testing.T) {
 	in := f.bad("two", canary, rest)
 	gate := &gateLocks{Locker: runner.Locksmith(f.locks()), reached: make(chan struct{}), open: make(chan struct{})}
 	second := runner.New(runner.Config{Consul: f.kv, Prefix: prefix, Locks: gate, By: "second"})
-	type result struct {
-		out *runner.Outcome
-		err error
-	}
 	ended := make(chan result, 1)
 	go func() {
 		out, err := second.Start(context.WithoutCancel(t.Context()), in)
@@ -358,10 +354,6 @@ func TestWaitsForTheWindowWithoutTheLock(t *testing.T) {
 	in := f.input("one", rest)
 	opens := time.Now().UTC().Add(12 * time.Hour)
 	in.Spec.Window = &orchestrator.Window{Schedule: fmt.Sprintf("0 %d * * *", opens.Hour()), Duration: time.Hour, Timezone: "UTC"}
-	type result struct {
-		out *runner.Outcome
-		err error
-	}
 	ended := make(chan result, 1)
 	go func() {
 		out, err := f.runner().Start(context.WithoutCancel(t.Context()), in)

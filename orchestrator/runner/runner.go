@@ -100,7 +100,7 @@ func New(cfg Config) *Runner {
 		clock: cfg.Clock,
 	}
 	if r.clock == nil {
-		r.clock = bootClock
+		r.clock = bootClock()
 	}
 	if r.log == nil {
 		r.log = hclog.NewNullLogger()

@@ -23,7 +23,7 @@ func (r *Runner) Show(ctx context.Context, id string) (*orchestrator.Header, err
 		case qerr != nil:
 			return nil, qerr
 		case w != nil:
-			return w.header(), nil
+			return w.Header(), nil
 		}
 		h, err = r.header(ctx, id) // it may have begun just now
 	}
@@ -170,7 +170,7 @@ func (r *Runner) Watch(ctx context.Context, id string, fn func(*orchestrator.Hea
 				if _, err := r.header(ctx, id); err != nil {
 					return err
 				}
-			case !fn(w.header()):
+			case !fn(w.Header()):
 				return nil
 			}
 		case !fn(h) || h.FinishedAt != nil:

@@ -73,7 +73,7 @@ func (d *decoder) rollout(b *hcl.Block) {
 	s.Name = b.Labels[0]
 	d.name("rollout", b)
 	c := d.content(b.Body, &hcl.BodySchema{
-		Attributes: attrs("node_deadline", "deadline"),
+		Attributes: attrs("node_deadline", "deadline", "conflict"),
 		Blocks:     blocks("config name", "fleet", "lock", "stage name", "gate name", "failure", "retry", "window"),
 	})
 	s.NodeDeadline = orchestrator.DefaultNodeDeadline
@@ -81,6 +81,7 @@ func (d *decoder) rollout(b *hcl.Block) {
 		s.NodeDeadline = v
 	}
 	s.Deadline, _, _ = d.duration(c, "deadline", time.Second, 365*day)
+	d.life(c)
 	d.configs(b, c)
 	if fl := d.single(c, "fleet"); fl != nil {
 		d.fleet(fl)
