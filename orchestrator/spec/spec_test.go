@@ -150,7 +150,7 @@ rollout "r" {
 
 // FuzzSpec: no panic, and every error has its place.
 func FuzzSpec(f *testing.F) {
-	for _, name := range []string{"testdata/good.txt", "testdata/bad.txt", "testdata/fleet.txt"} {
+	for _, name := range []string{"testdata/good.txt", "testdata/bad.txt", "testdata/fleet.txt", "testdata/stages.txt"} {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			f.Fatal(err)

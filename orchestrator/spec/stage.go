@@ -105,7 +105,7 @@ func (r *stageReader) who(b *hcl.Block, c *hcl.BodyContent, st *orchestrator.Sta
 	if s, a, ok := r.text(c, "select"); ok {
 		st.Select = s
 		if _, err := selector.Parse(s); err != nil {
-			r.bad(a, "Invalid select", "%s", sentence(err))
+			each(err, func(err error) { r.bad(a, "Invalid select", "%s", sentence(err)) })
 		} else if len(s) > maxSelect {
 			r.bad(a, "Select is too long", "\"select\" may have %d bytes: give the nodes a key in their metadata for it.", maxSelect)
 		}

@@ -1,0 +1,311 @@
+package orchestrator
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The tests of this file are named after what people complain of in the
+// trackers of other tools. Each shows that it cannot happen here.
+
+func complaint(t *testing.T, spec Spec, nodes int) *world {
+	t.Helper()
+	p, err := NewPlan("r-1", spec, fleet(nodes, "a", "b"), t0, Selecting(inZone(&spec)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, p)
+	w.start()
+	return w
+}
+
+// answerAll lets nodes answer until nothing is open; bad are those that fail.
+func (w *world) answerAll(bad ...int) {
+	for open := w.unanswered(); len(open) > 0; open = w.unanswered() {
+		var rs Reports
+		for _, i := range open {
+			if r, ok := w.answer(i, !slices.Contains(bad, i), "bad"); ok {
+				rs = append(rs, r)
+			}
+		}
+		w.step(rs, -1)
+	}
+}
+
+func (w *world) wants(t *testing.T, st Status, reason string) {
+	t.Helper()
+	if w.s.Status() != st || !strings.Contains(w.s.reason, reason) {
+		t.Fatalf("it is %s (%s), and should be %s (%s)", w.s.Status(), w.s.reason, st, reason)
+	}
+}
+
+// Salt's batch and Ansible's serial take a percent of a small fleet for no
+// node, or for all of them.
+func TestSaltAnsiblePercentRoundedToNothing(t *testing.T) {
+	for nodes := 1; nodes <= 250; nodes++ {
+		for _, percent := range []int{1, 2, 10, 33, 50, 99, 100} {
+			for _, sel := range []string{"", "a"} {
+				spec := testSpec(Stage{Name: "some", Percent: percent, Select: sel})
+				p, err := NewPlan("r", spec, fleet(nodes, "a", "b"), t0, Selecting(inZone(&spec)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				of := nodes
+				if sel != "" {
+					of = (nodes + 1) / 2
+				}
+				if n := p.Ends[0]; n < 1 || n*100 < of*percent || (n-1)*100 >= of*percent {
+					t.Errorf("%d percent of %d nodes are %d", percent, of, n)
+				}
+			}
+		}
+	}
+}
+
+// Ansible counts max_fail_percentage and Salt --failhard for each batch anew:
+// one failure in each of a hundred batches never stops them. nodewright counts
+// interrupted nodes for each of its batches.
+func TestAnsibleSaltNodewrightBudgetPerBatch(t *testing.T) {
+	var stages []Stage
+	for i := range 10 {
+		stages = append(stages, Stage{Name: fmt.Sprint(i), Nodes: 10, MaxParallel: 1})
+	}
+	spec := testSpec(stages...)
+	spec.Failure.MaxFailed = 2
+	w := complaint(t, spec, 100)
+	var bad []int
+	for i := 3; i < 100; i += 10 { // one in each stage
+		bad = append(bad, i)
+	}
+	for range 20 {
+		w.answerAll(bad...)
+		w.start() // and a restart forgets none either
+	}
+	w.wants(t, Paused, "3 failed, and max_failed is 2")
+	if n := w.s.Counts()[ClassFailed]; n != 3 || len(w.given) != 24 {
+		t.Errorf("%d failed, and %d were given orders", n, len(w.given))
+	}
+}
+
+// Nomad #10465: a deployment stays "running" past its progress deadline, and
+// nothing comes of it.
+func TestNomad10465_StalledPastDeadline(t *testing.T) {
+	for then, want := range map[string]Status{ThenPause: Paused, ThenAbort: Aborted, ThenRollback: RollingBack} {
+		spec := testSpec(Stage{Name: "all", Percent: 100, MaxParallel: 1})
+		spec.Deadline, spec.NodeDeadline, spec.Failure.Then = time.Hour, 24*time.Hour, then
+		w := complaint(t, spec, 3)
+		// The only node in flight never answers, and nothing else happens: the
+		// core asks to be woken, and acts.
+		wake := w.s.NextWake()
+		if !wake.Equal(t0.Add(time.Hour)) {
+			t.Fatalf("it wakes at %s", wake)
+		}
+		w.now = wake
+		w.step(Tick{}, -1)
+		w.wants(t, want, "deadline of 1h")
+	}
+}
+
+// Nomad #20295: a deployment that waits for its promotion outlives its
+// deadline, and so does one whose server was replaced meanwhile.
+func TestNomad20295_DeadlineWhileWaitingForPromotion(t *testing.T) {
+	spec := testSpec(Stage{Name: "canary", Nodes: 1, Promote: PromoteManual}, Stage{Name: "rest", Percent: 100})
+	spec.Deadline, spec.Failure.Then = time.Hour, ThenRollback
+	w := complaint(t, spec, 3)
+	w.answerAll()
+	w.wants(t, Paused, "waits to be promoted")
+	for range 5 {
+		w.now = w.now.Add(10 * time.Minute)
+		w.step(Tick{}, -1)
+		w.header = w.s.Header() // as a runner does now and then
+		w.start()
+	}
+	w.wants(t, Paused, "waits to be promoted")
+	w.now = w.now.Add(10 * time.Minute)
+	w.step(Tick{}, -1)
+	w.wants(t, RollingBack, "deadline")
+}
+
+// Nomad #10882: an automatic revert deploys the old version through a canary,
+// which waits to be promoted while the fleet is broken.
+func TestNomad10882_RollbackThroughCanaryAgain(t *testing.T) {
+	spec := testSpec(
+		Stage{Name: "canary", Nodes: 1, Bake: time.Hour, Gate: []string{"g"}, Promote: PromoteManual, MaxParallel: 1},
+		Stage{Name: "rest", Percent: 100, MaxParallel: 2},
+	)
+	spec.Gates = []Gate{{Name: "g", Kind: GateConsulChecks}}
+	spec.Failure.Then = ThenRollback
+	w := complaint(t, spec, 10)
+	w.answerAll()
+	w.step(OperatorCommand{N: 1, Verb: Promote, By: "sam"}, -1)
+	r, _ := w.answer(1, true, "")
+	w.step(Reports{r}, -1)
+	r, _ = w.answer(2, false, "bad")
+	effects := w.step(Reports{r}, -1)
+	var back []int
+	for _, e := range effects {
+		switch e := e.(type) {
+		case Restore:
+			back = append(back, e.Nodes...)
+		case Assign, AskGate:
+			t.Errorf("a rollback does %+v", e)
+		}
+	}
+	slices.Sort(back)
+	if !slices.Equal(back, []int{0, 1, 2, 3}) {
+		t.Errorf("in the Step of the failure %v go back; 0 to 3 had their orders", back)
+	}
+	w.answerAll()
+	w.wants(t, RolledBack, "1 failed")
+}
+
+// Argo Rollouts #3850: an analysis that is inconclusive pauses the rollout,
+// and some time later it is promoted in the background.
+func TestArgo3850_InconclusivePromotedInTheBackground(t *testing.T) {
+	spec := testSpec(Stage{Name: "canary", Nodes: 1, Gate: []string{"g"}}, Stage{Name: "rest", Percent: 100})
+	spec.Gates = []Gate{{Name: "g", Kind: GateConsulChecks}}
+	w := complaint(t, spec, 4)
+	w.answerAll()
+	answer := func(a Answer) {
+		ask := w.asks[len(w.asks)-1]
+		w.step(GateAnswered{Ask: ask.Ask, Gate: ask.Gate.Name, Answer: a}, -1)
+	}
+	first := w.asks[0]
+	answer(Unknown)
+	w.wants(t, Paused, "unknown")
+	for range 20 { // time, restarts, late answers: nothing but an operator helps
+		w.now = w.now.Add(24 * time.Hour)
+		w.step(Tick{}, -1)
+		w.step(GateAnswered{Ask: first.Ask, Gate: "g", Answer: Pass}, -1)
+		w.start()
+	}
+	w.wants(t, Paused, "unknown")
+	if len(w.given) != 1 {
+		t.Fatalf("%d nodes have an order", len(w.given))
+	}
+	w.step(OperatorCommand{N: 1, Verb: Resume, By: "sam"}, -1)
+	if w.s.Status() != Baking || len(w.given) != 1 {
+		t.Fatalf("a resume without an answer: %s, %d orders", w.s.Status(), len(w.given))
+	}
+	answer(Pass) // asked anew, it passes
+	if len(w.given) != 4 {
+		t.Errorf("after a pass %d nodes have an order", len(w.given))
+	}
+}
+
+// Nomad #6392: a template's key changes, and every allocation of the fleet
+// restarts at once, past all stages. Here content reaches a node by an order
+// only, which names the content by its hash; other content is another rollout,
+// with a plan of its own, which begins at its canary.
+func TestNomad6392_KeyChangeReachesEveryNodeAtOnce(t *testing.T) {
+	spec := testSpec(Stage{Name: "canary", Nodes: 1, Promote: PromoteManual}, Stage{Name: "rest", Percent: 100, MaxParallel: 2})
+	w := complaint(t, spec, 10)
+	w.answerAll()
+
+	changed := spec
+	changed.Hash = "another"
+	changed.Configs = slices.Clone(spec.Configs)
+	changed.Configs[0].Revision = "222222222222"
+	next, err := NewPlan("r-2", changed, fleet(10, "a", "b"), t0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The unfinished rollout does not go on with the new content,
+	if _, err := Recover(next, w.header, nil, nil); err == nil {
+		t.Error("a rollout was resumed with other content")
+	}
+	// it is superseded, which gives no node anything,
+	for _, e := range w.step(Supersede{By: "r-2"}, -1) {
+		switch e.(type) {
+		case Assign, Restore:
+			t.Errorf("superseded, it does %+v", e)
+		}
+	}
+	// and the new one begins at its canary.
+	w2 := newWorld(t, next)
+	w2.start()
+	if len(w2.given) != 1 {
+		t.Errorf("%d nodes have an order of the new content", len(w2.given))
+	}
+	w2.answerAll()
+	if len(w2.given) != 1 {
+		t.Errorf("%d nodes have an order before the canary was promoted", len(w2.given))
+	}
+	for w2.step(OperatorCommand{N: 1, Verb: Promote, By: "sam"}, -1); len(w2.unanswered()) > 0; {
+		if n := len(w2.unanswered()); n > 2 {
+			t.Fatalf("%d nodes at once, max_parallel is 2", n)
+		}
+		r, _ := w2.answer(w2.unanswered()[0], true, "")
+		w2.step(Reports{r}, -1)
+	}
+	w2.wants(t, Succeeded, "")
+}
+
+// TestVanishedNodesEndInAClass: nodes whose agents never come back, at every
+// point of their turn, and a fleet of which nobody is there.
+func TestVanishedNodesEndInAClass(t *testing.T) {
+	spec := testSpec(Stage{Name: "one", Nodes: 2}, Stage{Name: "rest", Percent: 100})
+	spec.Retry = &Retry{Attempts: 3, Delay: time.Second, MaxDelay: time.Second}
+	spec.Failure.MaxFailed = 5
+	w := complaint(t, spec, 6)
+	r, _ := w.answer(1, false, "bad")
+	w.step(Reports{r}, -1)                      // n2 waits for its next attempt,
+	w.step(Health{Down: []int{0, 1, 4, 5}}, -1) // n1 is in flight, n5 and n6 have no order
+	for i := 0; i < 20 && !w.s.Finished(); i++ {
+		w.now = w.now.Add(time.Minute)
+		w.step(Tick{}, -1)
+		w.answered(2, 3)
+	}
+	w.wants(t, Succeeded, "")
+	want := Counts{ClassApplied: 2, ClassUnreachable: 3, ClassFailed: 1}
+	if got := w.s.Counts(); got != want {
+		t.Errorf("%v, and it should be %v", got, want)
+	}
+
+	gone := complaint(t, testSpec(Stage{Name: "all", Percent: 100}), 3)
+	gone.step(Health{Down: []int{0, 1, 2}}, -1)
+	gone.now = gone.now.Add(time.Hour)
+	gone.step(Tick{}, -1)
+	gone.wants(t, Failed, "no node has applied it")
+	if got := gone.s.Counts(); got != (Counts{ClassUnreachable: 3}) {
+		t.Errorf("%v", got)
+	}
+}
+
+// answered lets only these nodes answer.
+func (w *world) answered(who ...int) {
+	var rs Reports
+	for _, i := range who {
+		if r, ok := w.answer(i, true, ""); ok {
+			rs = append(rs, r)
+		}
+	}
+	w.step(rs, -1)
+}
+
+// TestRollbackNamesWhoDidNotGoBack: by class, in the reason and one by one.
+func TestRollbackNamesWhoDidNotGoBack(t *testing.T) {
+	spec := testSpec(Stage{Name: "all", Percent: 100})
+	spec.Failure.Then = ThenRollback
+	w := complaint(t, spec, 5)
+	w.answered(0, 1, 2)
+	r, _ := w.answer(3, false, "bad")
+	w.step(Reports{r}, -1)
+	w.wants(t, RollingBack, "1 failed")
+	r, _ = w.answer(1, false, "disk full")
+	w.step(Reports{r}, -1)
+	w.start()
+	w.answered(0, 3)
+	w.now = w.now.Add(3 * time.Minute) // n3 and n5 do not answer
+	w.step(Tick{}, -1)
+	w.wants(t, Failed, "1 nodes could not go back: n2; not reached, and going back when they return: n3, n5")
+	if got := w.s.Counts(); got != (Counts{ClassRolledBack: 1, ClassFailed: 2, ClassUnreachable: 2}) {
+		t.Errorf("%v", got)
+	}
+	if !slices.ContainsFunc(w.header.Problems, func(p Problem) bool { return p.Node == "n2" && strings.Contains(p.Why, "disk full") }) {
+		t.Errorf("problems: %+v", w.header.Problems)
+	}
+}
