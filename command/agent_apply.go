@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/aim-control/aimlock/internal/records"
@@ -14,85 +14,132 @@ import (
 
 func newAgentApply(m *Meta) *command {
 	var f agentFlags
-	staged := ""
+	var staged stringList
 	return &command{
 		Meta:     m,
-		Synopsis: "Apply a file that consul-template staged",
+		Synopsis: "Apply files that consul-template staged",
 		Usage:    "-staged PATH [options]",
-		Description: `Does from the fence on what the agent does, with a file that consul-template
-rendered: it holds the order, the checksum and the content of one revision, so
+		Description: `Does from the fence on what the agent does, with files that consul-template
+rendered: each holds the order, the checksum and the content of one revision, so
 that a new order never meets old content. Let consul-template run this as the
 command of its template; examples/consul-template has all of it.
+
+The configs of one rollout are applied all or none. Give the staged files of all
+of them, with a -staged for each: consul-template renders one after the other,
+and as long as not all are of one order this says what it waits for, changes
+nothing and exits 1. A file that is not there yet counts as not rendered, where
+several are given.
 
 An order that is older than one accepted before is refused.`,
 		Examples: []example{{
 			"As a command of consul-template",
 			"aimlock agent apply -staged /run/aimlock/aim.staged -node web-1 -state-dir /var/lib/aimlock",
+		}, {
+			"Two configs of one rollout: as the command of both templates",
+			"aimlock agent apply -staged /run/aimlock/aim.staged -staged /run/aimlock/limits.staged -node web-1 -state-dir /var/lib/aimlock",
 		}},
 		Groups: groupConsul | groupJSON,
-		Flags: func(fs *flag.FlagSet) {
-			fs.StringVar(&staged, "staged", "", "The rendered `PATH`.")
-			f.register(fs)
+		Flags: func(set *flag.FlagSet) {
+			set.Var(&staged, "staged", "A rendered `PATH`. May be given several times.")
+			f.register(set)
 		},
 		Run: func(ctx context.Context, _ *input) error {
-			if staged == "" {
-				return usagef("-staged is missing: name the file that consul-template renders")
-			}
-			s, err := readStaged(staged)
+			ss, err := readStaged(staged)
 			if err != nil {
 				return err
 			}
 			if f.node == "" && m.Env("AIMLOCK_NODE") == "" {
-				f.node = s.Node
+				f.node = ss[0].Node
 			}
 			a, err := m.agent(&f)
 			if err != nil {
 				return err
 			}
-			res, err := a.Apply(ctx, s)
-			if res.Report != nil && m.JSON {
-				if err := m.PrintJSON(res.Report); err != nil {
+			rs, err := a.Apply(ctx, ss...)
+			if m.JSON && len(rs) > 0 {
+				if err := m.printReports(rs, len(staged) > 1); err != nil {
 					return err
 				}
 			}
-			if older, ok := errors.AsType[*agent.OlderError](err); ok {
-				return refused(ExitFailed, "ERROR: "+text.Printable(older.Error()))
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", staged, err)
-			}
-			return m.reportApplied(res)
+			return m.reportApplied(rs, err)
 		},
 	}
 }
 
-func readStaged(path string) (*agent.Staged, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, usagef("-staged: %w", err)
+// readStaged reads staged files, of which there is at least one. Of several
+// those that are not there yet are left out.
+func readStaged(paths []string) ([]*agent.Staged, error) {
+	if len(paths) == 0 {
+		return nil, usagef("-staged is missing: name the file that consul-template renders")
 	}
-	s, err := agent.ParseStaged(b)
-	if err != nil {
-		return nil, usagef("-staged %s: %w", path, err)
+	var all []*agent.Staged
+	var missing error
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			missing = err
+			continue
+		}
+		if err != nil {
+			return nil, usagef("-staged: %w", err)
+		}
+		s, err := agent.ParseStaged(b)
+		if err != nil {
+			return nil, usagef("-staged %s: %w", path, err)
+		}
+		all = append(all, s)
 	}
-	return s, nil
+	if len(all) == 0 {
+		return nil, usagef("-staged: %w", missing)
+	}
+	return all, nil
 }
 
-func (m *Meta) reportApplied(res agent.Result) error {
-	r := res.Report
-	if r.Result == records.ResultFailed {
-		if r.Output != "" {
-			m.Notef("%s\n", r.Output)
+// printReports prints the report, or all of them where several files were given.
+func (m *Meta) printReports(rs []agent.Result, list bool) error {
+	if !list {
+		return m.PrintJSON(rs[0].Report)
+	}
+	reps := make([]*records.Actual, len(rs))
+	for i, r := range rs {
+		reps[i] = r.Report
+	}
+	return m.PrintJSON(reps)
+}
+
+// reportApplied says what became of each config. err is what Apply returned.
+func (m *Meta) reportApplied(rs []agent.Result, err error) error {
+	var failed *agent.Result
+	for _, res := range rs {
+		r := res.Report
+		switch {
+		case r.Waiting != "" || r.Result == records.ResultRefused:
+			continue
+		case r.Result == records.ResultFailed:
+			if failed == nil {
+				failed = &res
+			}
+			continue
+		case m.JSON:
+			continue
 		}
-		return exitf(ExitFailed, "%s: revision %s was not applied: %s", res.Config, r.Revision, r.Error)
+		what := "unchanged"
+		if res.Changed {
+			what = r.Result
+		}
+		m.Printf("%s: %s, revision %s, order %s\n", text.Printable(res.Config), what, text.Printable(first(r.Revision, "none")), r.Order)
 	}
-	if m.JSON {
-		return nil
+	if older, ok := errors.AsType[*agent.OlderError](err); ok {
+		return refused(ExitFailed, "ERROR: "+text.Printable(older.Error()))
 	}
-	what := "unchanged"
-	if res.Changed {
-		what = r.Result
+	if wait, ok := errors.AsType[*agent.WaitError](err); ok {
+		return refused(ExitFailed, "ERROR: "+text.Printable(wait.Error()))
 	}
-	m.Printf("%s: %s, revision %s, order %s\n", text.Printable(res.Config), what, text.Printable(first(r.Revision, "none")), r.Order)
-	return nil
+	if err != nil || failed == nil {
+		return err
+	}
+	if failed.Report.Output != "" {
+		m.Notef("%s\n", failed.Report.Output)
+	}
+	return exitf(ExitFailed, "%s: revision %s was not applied: %s", failed.Config, failed.Report.Revision, failed.Report.Error)
 }

@@ -3,6 +3,8 @@ package command
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/aim-control/aimlock/internal/text"
@@ -16,8 +18,10 @@ func newAgentStatus(m *Meta) *command {
 		Synopsis: "Show what this node has accepted",
 		Usage:    "[options]",
 		Description: `Reads the state folder of this node's agent: for each config the highest order
-accepted, what stands on disk, and what became of the last order. It asks
-nobody, takes no lock, and works while the agent runs or does not.`,
+accepted, what stands on disk, what became of the last order, and which other
+configs it is applied with, all or none. One that is "waiting" has a newer order
+of which the others' part is missing. It asks nobody, takes no lock, and works
+while the agent runs or does not.`,
 		Examples: []example{{"What has this node?", "aimlock agent status -state-dir /var/lib/aimlock"}},
 		Groups:   groupJSON,
 		Flags:    f.registerState,
@@ -38,10 +42,18 @@ nobody, takes no lock, and works while the agent runs or does not.`,
 				return nil
 			}
 			w := tabwriter.NewWriter(m.Stdout, 0, 8, 2, ' ', 0)
-			_, _ = fmt.Fprintln(w, "CONFIG\tSTATE\tREVISION\tORDER\tDESTINATION\tLAST ERROR")
+			groups := slices.ContainsFunc(all, func(s agent.Status) bool { return len(s.Configs) > 1 })
+			with := func(text string) string {
+				if groups {
+					return text + "\t"
+				}
+				return ""
+			}
+			_, _ = fmt.Fprintln(w, "CONFIG\tSTATE\tREVISION\tORDER\tDESTINATION\t"+with("ALL OR NONE WITH")+"LAST ERROR")
 			for _, s := range all {
-				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", text.Printable(s.Config), s.State, text.Printable(first(s.Revision, "-")), s.Order,
-					text.Printable(first(s.Destination, "-")), text.Clip(text.Printable(first(s.Error, "-")), 100))
+				others := slices.DeleteFunc(slices.Clone(s.Configs), func(c string) bool { return c == s.Config })
+				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s%s\n", text.Printable(s.Config), s.State, text.Printable(first(s.Revision, "-")), s.Order,
+					text.Printable(first(s.Destination, "-")), with(text.Clip(text.Printable(first(strings.Join(others, ", "), "-")), 60)), text.Clip(text.Printable(first(s.Error, "-")), 100))
 			}
 			return w.Flush()
 		},

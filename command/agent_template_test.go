@@ -52,7 +52,7 @@ func TestConsulTemplate(t *testing.T) {
 	if a := n.wait(t, good, records.ResultApplied); a.Previous != first.Revision {
 		t.Errorf("previous %q, want %q", a.Previous, first.Revision)
 	}
-	n.put(t, first)
+	n.putFor(t, templatedConfig, first)
 	if a := n.wait(t, good, records.ResultRefused); a.Refused == nil || *a.Refused != first.Order {
 		t.Errorf("%+v", a)
 	}
@@ -62,6 +62,88 @@ func TestConsulTemplate(t *testing.T) {
 	if err != nil || !bytes.HasPrefix(b, []byte("one {{ key")) {
 		t.Errorf("%q %v", b, err)
 	}
+}
+
+// TestConsulTemplateSeveral runs the example for several configs of one rollout:
+// a node never has a part of an order, and a failing one leaves all as it is.
+func TestConsulTemplateSeveral(t *testing.T) {
+	bin := consulTemplate(t)
+	srv, err := devconsul.Start(devconsul.Config{NodeName: "dev"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = srv.Close() })
+	kv, err := consulkv.New(consulkv.Config{Address: srv.URL()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &templated{kv: kv, dir: t.TempDir(), prefix: keys.DefaultPrefix}
+	configs := []string{templatedConfig, "aim_limits.conf"}
+	tmpl, err := os.ReadFile("../examples/consul-template/aimlock.ctmpl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range configs {
+		text := strings.Replace(string(tmpl), `{{- $config := env "AIMLOCK_CONFIG_NAME" -}}`, `{{- $config := "`+c+`" -}}`, 1)
+		if text == string(tmpl) {
+			t.Fatal("the template has no line that names the config")
+		}
+		if err := os.WriteFile(n.path(c+".ctmpl"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg, err := os.ReadFile("../examples/consul-template/consul-template-several.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.startWith(t, bin, srv.URL(), strings.NewReplacer("/etc/aimlock", n.dir, "/var/lib/aimlock/staged", n.path("staged")).Replace(string(cfg)))
+
+	group := func(seq uint64, v string, edit func(i int, d *records.Desired)) []records.Desired {
+		ds := make([]records.Desired, len(configs))
+		for i, c := range configs {
+			ds[i] = n.content(t, c, seq, v+" "+c+"\n")
+			ds[i].Rollout, ds[i].Destination = "r"+v, "/etc/"+c
+			ds[i].Action, ds[i].Requires, ds[i].Configs = records.ActionApplyWith, []string{records.FeatureGroups}, configs
+			if edit != nil {
+				edit(i, &ds[i])
+			}
+		}
+		return ds
+	}
+	stands := func(v string) {
+		t.Helper()
+		for _, c := range configs {
+			if b, err := os.ReadFile(n.path("root/etc/" + c)); err != nil || string(b) != v+" "+c+"\n" {
+				t.Errorf("%s: %q %v", c, b, err)
+			}
+		}
+	}
+	// The entries come one by one: the first waits.
+	one := group(1, "one", nil)
+	n.putFor(t, configs[0], one[0])
+	n.waitFor(t, configs[0], "that it waits", func(a *records.Actual) bool { return strings.HasPrefix(a.Waiting, "order "+one[0].Order.String()) })
+	if _, err := os.Stat(n.path("root/etc")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a part was applied: %v", err)
+	}
+	n.putFor(t, configs[1], one[1])
+	for i, c := range configs {
+		n.waitFor(t, c, "applied", func(a *records.Actual) bool { return a.Order == one[i].Order && a.Result == records.ResultApplied })
+	}
+	stands("one")
+	two := group(2, "two", func(i int, d *records.Desired) {
+		if i == 1 {
+			d.Validate = &records.Command{Argv: []string{"/bin/false"}}
+		}
+	})
+	for i, c := range configs {
+		n.putFor(t, c, two[i])
+	}
+	for i, c := range configs {
+		n.waitFor(t, c, "failed", func(a *records.Actual) bool {
+			return a.Order == two[i].Order && a.Result == records.ResultFailed && strings.HasPrefix(a.Error, "aim_limits.conf: validate")
+		})
+	}
+	stands("one")
 }
 
 // consulTemplate finds the program as `make test` provides it.
@@ -106,9 +188,13 @@ func (n *templated) start(t *testing.T, bin, addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := strings.NewReplacer("/etc/aimlock", example, "/var/lib/aimlock/staged", n.path("staged")).Replace(string(cfg))
+	n.startWith(t, bin, addr, strings.NewReplacer("/etc/aimlock", example, "/var/lib/aimlock/staged", n.path("staged")).Replace(string(cfg)))
+}
+
+func (n *templated) startWith(t *testing.T, bin, addr, text string) {
+	t.Helper()
 	// The node of the test lives below a folder of its own.
-	text = strings.Replace(text, "agent apply", "agent apply -root "+n.path("root"), 1)
+	text = strings.ReplaceAll(text, `"aimlock agent apply`, `"aimlock agent apply -root `+n.path("root"))
 	if err := errors.Join(os.Mkdir(n.path("root"), 0o755), os.WriteFile(n.path("ct.hcl"), []byte(text), 0o600)); err != nil {
 		t.Fatal(err)
 	}
@@ -135,6 +221,16 @@ func (n *templated) start(t *testing.T, bin, addr string) {
 // order publishes content in chunks of 7 bytes and desires it.
 func (n *templated) order(t *testing.T, seq uint64, content string, edit ...func(*records.Desired)) records.Desired {
 	t.Helper()
+	d := n.content(t, templatedConfig, seq, content)
+	for _, e := range edit {
+		e(&d)
+	}
+	n.putFor(t, templatedConfig, d)
+	return d
+}
+
+func (n *templated) content(t *testing.T, config string, seq uint64, content string) records.Desired {
+	t.Helper()
 	h := sha256.Sum256([]byte(content))
 	sum := hex.EncodeToString(h[:])
 	o := orchestrator.Order{Epoch: 1, Token: 1 << 40, Seq: seq}
@@ -143,37 +239,40 @@ func (n *templated) order(t *testing.T, seq uint64, content string, edit ...func
 		Destination: "/etc/aim.conf",
 	}
 	for i := 0; i < len(content); i += 7 {
-		if err := n.kv.Put(t.Context(), n.prefix.ConfigChunk(templatedConfig, sum, d.Chunks), []byte(content[i:min(i+7, len(content))])); err != nil {
+		if err := n.kv.Put(t.Context(), n.prefix.ConfigChunk(config, sum, d.Chunks), []byte(content[i:min(i+7, len(content))])); err != nil {
 			t.Fatal(err)
 		}
 		d.Chunks++
 	}
-	for _, e := range edit {
-		e(&d)
-	}
-	n.put(t, d)
 	return d
 }
 
-func (n *templated) put(t *testing.T, d records.Desired) {
+func (n *templated) putFor(t *testing.T, config string, d records.Desired) {
 	t.Helper()
 	// As people write it by hand: on several lines.
 	b, err := json.MarshalIndent(d, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.kv.Put(t.Context(), n.prefix.Desired(templatedConfig, templatedNode), b); err != nil {
+	if err := n.kv.Put(t.Context(), n.prefix.Desired(config, templatedNode), b); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func (n *templated) wait(t *testing.T, d records.Desired, result string) *records.Actual {
 	t.Helper()
+	return n.waitFor(t, templatedConfig, "order "+d.Order.String()+" as "+result, func(a *records.Actual) bool {
+		return a.Order == d.Order && a.Result == result
+	})
+}
+
+func (n *templated) waitFor(t *testing.T, config, what string, ok func(*records.Actual) bool) *records.Actual {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	key := n.prefix.Actual(templatedConfig, templatedNode)
+	key := n.prefix.Actual(config, templatedNode)
 	var a records.Actual
 	for {
 		p, err := n.kv.Get(ctx, key)
@@ -182,14 +281,14 @@ func (n *templated) wait(t *testing.T, d records.Desired, result string) *record
 			if err := records.Decode(key, p.Value, &a); err != nil {
 				t.Fatal(err)
 			}
-			if a.Order == d.Order && a.Result == result {
+			if ok(&a) {
 				return &a
 			}
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("order %s never became %s; the last report is %+v", d.Order, result, a)
+			t.Fatalf("%s: never %s; the last report is %s", config, what, records.Encode(a))
 		}
 	}
 }

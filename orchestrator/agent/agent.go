@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -176,43 +175,4 @@ func (a *Agent) lastReport(ctx context.Context, config string) (*records.Actual,
 		return nil, err
 	}
 	return &rep, nil
-}
-
-// Result is what Apply did.
-type Result struct {
-	Config string
-	// Report is the answer to the order, given now or before.
-	Report *records.Actual
-	// Changed: the file on disk was changed now.
-	Changed bool
-}
-
-// Apply brings the node to a staged file, from the fence on as Run does, and
-// reports. An order that is older than one accepted before is an *OlderError.
-// A result of "failed" is no error: the report says so.
-func (a *Agent) Apply(ctx context.Context, s *Staged) (Result, error) {
-	if s.Node != a.cfg.Node {
-		return Result{}, fmt.Errorf("it is staged for node %q, this is node %q", s.Node, a.cfg.Node)
-	}
-	if together(&s.Desired) {
-		return Result{}, fmt.Errorf("it belongs with %s: apply them together", strings.Join(s.Desired.Configs, ", "))
-	}
-	out, err := a.fence.apply(ctx, s.Config, &s.Desired, func(context.Context) ([]byte, error) { return s.Content, nil })
-	if err != nil {
-		return Result{}, err
-	}
-	res := Result{Config: s.Config, Report: out.Report, Changed: out.Changed}
-	if res.Report == nil {
-		res.Report = out.Standing
-	}
-	if res.Report != nil {
-		err = a.reports.put(ctx, s.Config, res.Report, out.Report == nil)
-	}
-	if out.Refused != nil {
-		return res, errors.Join(out.Refused, err)
-	}
-	if err != nil {
-		return res, fmt.Errorf("%s: the node is %s, but the report cannot be written: %w", s.Config, res.Report.Result, err)
-	}
-	return res, nil
 }

@@ -421,12 +421,19 @@ func TestApplyStaged(t *testing.T) {
 	staged := func(o orchestrator.Order, c string) *agent.Staged {
 		return &agent.Staged{Config: conf, Node: cfg.Node, Desired: b.publish(t, o, c, 100), Content: []byte(c)}
 	}
-	res, err := a.Apply(t.Context(), staged(order(5, 1), "five\n"))
+	one := func(s *agent.Staged) (agent.Result, error) {
+		rs, err := a.Apply(t.Context(), s)
+		if len(rs) == 0 {
+			return agent.Result{}, err
+		}
+		return rs[0], err
+	}
+	res, err := one(staged(order(5, 1), "five\n"))
 	if err != nil || !res.Changed || res.Report.Result != records.ResultApplied {
 		t.Fatalf("%+v %v", res, err)
 	}
 	b.answer(t, cfg.Node, of(order(5, 1), records.ResultApplied))
-	if res, err = a.Apply(t.Context(), staged(order(5, 1), "five\n")); err != nil || res.Changed || res.Report == nil {
+	if res, err = one(staged(order(5, 1), "five\n")); err != nil || res.Changed || res.Report == nil {
 		t.Errorf("again: %+v %v", res, err)
 	}
 	d := b.publish(t, order(6, 1), "six\n", 100)
@@ -438,7 +445,7 @@ func TestApplyStaged(t *testing.T) {
 	// A new order with old content is no revision.
 	torn := staged(order(7, 1), "seven\n")
 	torn.Content = []byte("six\n")
-	if res, err := a.Apply(t.Context(), torn); err != nil || res.Report.Result != records.ResultFailed || content(t, cfg) != "six\n" {
+	if res, err := one(torn); err != nil || res.Report.Result != records.ResultFailed || content(t, cfg) != "six\n" {
 		t.Errorf("torn: %+v %v", res, err)
 	}
 	other := staged(order(8, 1), "x")

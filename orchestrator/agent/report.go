@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	"github.com/aim-control/aimlock/internal/records"
@@ -61,6 +62,21 @@ func (r *reporter) sent(config string, p pending) {
 	defer r.mu.Unlock()
 	if r.pending[config].rep == p.rep {
 		delete(r.pending, config)
+	}
+}
+
+// flush brings what is pending, for a process that does not run. The error is
+// that of the first that cannot be brought.
+func (r *reporter) flush(ctx context.Context) error {
+	for {
+		config, p, ok := r.take()
+		if !ok {
+			return nil
+		}
+		if err := r.put(ctx, config, p.rep, p.compare); err != nil {
+			return fmt.Errorf("%s: the report cannot be written: %w", config, err)
+		}
+		r.sent(config, p)
 	}
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -70,6 +71,8 @@ func ParseStaged(b []byte) (*Staged, error) {
 	}
 	return s, nil
 }
+
+func (s *Staged) source(context.Context) ([]byte, error) { return s.Content, nil }
 
 // Encode is the inverse of ParseStaged.
 func (s *Staged) Encode() []byte {
