@@ -5,8 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -60,6 +58,7 @@ It changes nothing.`,
 				v.Configs = append(v.Configs, planConfig{
 					Name: c.Name, Revision: c.Revision, SHA256: c.SHA256, Size: c.Size, Destination: c.Destination,
 					Now: p.Revisions[c.Name], Diff: contentDiff(c, p.Now[c.Name], planned(want, p, c.Name)),
+					Renderings: planRenderings(c, p.Renderings[c.Name]),
 				})
 				verdict, err := locks.NewObserver(c.Name, nil).Observe(ctx)
 				if err != nil {
@@ -114,6 +113,9 @@ type planConfig struct {
 	Destination string         `json:"destination"`
 	Now         map[string]int `json:"now"`
 	Diff        string         `json:"diff"`
+	// Renderings are of a template, those of most nodes first. Diff is then of
+	// the first.
+	Renderings []planRendering `json:"renderings,omitempty"`
 }
 
 type planWindow struct {
@@ -221,17 +223,7 @@ func (v *planView) text() string {
 		fmt.Fprintf(&b, "  Warning: %s\n", text.Printable(w))
 	}
 	for _, c := range v.Configs {
-		fmt.Fprintf(&b, "\nConfig %s: revision %s, %d bytes, to %s\n", c.Name, c.Revision, c.Size, c.Destination)
-		for _, rev := range slices.Sorted(maps.Keys(c.Now)) {
-			fmt.Fprintf(&b, "  %d nodes have %s\n", c.Now[rev], first(rev, "no revision that is known"))
-		}
-		if c.Diff == "" {
-			b.WriteString("  the content stays the same\n")
-			continue
-		}
-		for line := range strings.Lines(c.Diff) {
-			b.WriteString("  " + text.Printable(strings.TrimRight(line, "\n")) + "\n")
-		}
+		c.content(&b)
 	}
 	b.WriteString("\nLocks:\n")
 	for _, st := range v.Locks {

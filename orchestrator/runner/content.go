@@ -182,6 +182,10 @@ type Rendering struct {
 	// Content is as it is in Consul: a secret is a placeholder in it. It is
 	// nil where it cannot be had.
 	Content []byte
+	// Have is how many of these nodes have it already, and Now what most of the
+	// others have; nil where that is not known.
+	Have int
+	Now  []byte
 }
 
 // maxNamed bounds Rendering.Named.
@@ -217,6 +221,56 @@ func (r *Runner) renderings(ctx context.Context, plan *orchestrator.Plan, known 
 		out[c.Name] = views
 	}
 	return out, nil
+}
+
+// nowOf fills in what the nodes of each rendering have now. sums are the
+// nodes' SHA-256s.
+func (r *Runner) nowOf(ctx context.Context, plan *orchestrator.Plan, ci int, views []Rendering, sums []string) error {
+	index := make(map[string]int, len(views))
+	for i, v := range views {
+		index[v.SHA256] = i
+	}
+	have := make([]map[string]int, min(len(views), maxReadBack))
+	for node, sum := range sums {
+		want := plan.Content(node, ci).SHA256
+		i, ok := index[want]
+		if !ok || sum == "" {
+			continue
+		}
+		if sum == want {
+			views[i].Have++
+		} else if i < len(have) {
+			if have[i] == nil {
+				have[i] = map[string]int{}
+			}
+			have[i][sum]++
+		}
+	}
+	read := map[string][]byte{}
+	for i, count := range have {
+		most := ""
+		for sum, n := range count {
+			if most == "" || n > count[most] || n == count[most] && sum < most {
+				most = sum
+			}
+		}
+		switch {
+		case most == "" && views[i].Have > 0:
+			views[i].Now = views[i].Content
+			continue
+		case most == "":
+			continue
+		}
+		if _, done := read[most]; !done {
+			content, err := r.content(ctx, plan.Spec.Configs[ci].Name, most)
+			if err != nil {
+				return err
+			}
+			read[most] = content
+		}
+		views[i].Now = read[most]
+	}
+	return nil
 }
 
 // maxReadBack bounds how many contents of a resumed rollout are read to be

@@ -237,27 +237,31 @@ func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
 // compare finds what the plan's nodes have now.
 func (r *Runner) compare(ctx context.Context, p *Preview) error {
 	index := p.Plan.Index()
-	for _, c := range p.Plan.Spec.Configs {
+	for ci, c := range p.Plan.Spec.Configs {
 		list, err := r.consul.List(ctx, r.keys.ActualAll(c.Name))
 		if err != nil {
 			return err
 		}
 		count, sums := map[string]int{}, map[string]string{}
-		known := 0
+		known, have := 0, make([]string, len(p.Plan.Nodes))
 		for _, kv := range list {
 			var a records.Actual
-			if _, ours := index[keys.LastSegment(kv.Key)]; !ours || records.Decode(kv.Key, kv.Value, &a) != nil {
+			node, ours := index[keys.LastSegment(kv.Key)]
+			if !ours || records.Decode(kv.Key, kv.Value, &a) != nil {
 				continue
 			}
 			known++
 			count[a.Revision]++
-			sums[a.Revision] = a.SHA256
+			sums[a.Revision], have[node] = a.SHA256, a.SHA256
 		}
 		count[""] += len(p.Plan.Nodes) - known
 		if count[""] == 0 {
 			delete(count, "")
 		}
 		p.Revisions[c.Name] = count
+		if err := r.nowOf(ctx, p.Plan, ci, p.Renderings[c.Name], have); err != nil {
+			return err
+		}
 		most := ""
 		for rev, n := range count {
 			if rev != "" && (most == "" || n > count[most] || n == count[most] && rev < most) {
