@@ -160,6 +160,12 @@ func (p *Process) Wait(limit time.Duration) int {
 	return ws.ExitStatus()
 }
 
+// CPU is the processor time that the ended process has used.
+func (p *Process) CPU() time.Duration {
+	<-p.done
+	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+}
+
 // PeakRSS is the most memory that the ended process had resident, in KiB.
 func (p *Process) PeakRSS() int64 {
 	p.t.Helper()
