@@ -50,13 +50,17 @@ type drive struct {
 	seq    uint64
 	obeyed uint64 // number of the command to take, for untilObeyed
 
-	state  *orchestrator.State
-	prev   previous
-	header orchestrator.Header
-	chunks int // of the plan
-	f      *follower
-	win    window
-	reader reader
+	state *orchestrator.State
+	prev  previous
+	seen  seen
+	// entries is how many answers stand under the configs, those of nodes that
+	// are not in the plan too.
+	entries int
+	header  orchestrator.Header
+	chunks  int // of the plan
+	f       *follower
+	win     window
+	reader  reader
 	// base is when the drive began: time goes on from there by the monotonic
 	// clock, so that a clock that is set ends no bake and no deadline.
 	base time.Time
@@ -90,6 +94,7 @@ func (d *drive) recover(ctx context.Context, fresh bool) error {
 		return fmt.Errorf("%d nodes have accepted orders that are newer than token %d of epoch %d: %w", n, hold.Token, hold.Epoch, ErrRestored)
 	}
 	d.prev, d.chunks = st.prev, d.header.PlanChunks
+	d.seen, d.entries = st.seen, st.entries
 	if fresh {
 		d.state = orchestrator.NewState(d.plan)
 		return nil
@@ -272,29 +277,22 @@ func (d *drive) next(ctx context.Context) (orchestrator.Event, error) {
 func (d *drive) answers(ctx context.Context) (orchestrator.Event, error) {
 	d.f.arm()
 	nodes := d.reader.choose(d.state)
-	configs := d.plan.Spec.Configs
-	ks := make([]string, 0, len(nodes)*len(configs))
-	for _, i := range nodes {
-		for _, c := range configs {
-			ks = append(ks, d.r.keys.Actual(c.Name, d.plan.Nodes[i]))
-		}
-	}
-	pairs, err := d.r.getMany(ctx, "read the nodes' answers", ks)
+	found, err := d.fetch(ctx, nodes)
 	if err != nil {
 		return nil, err
 	}
 	var out orchestrator.Reports
 	fresh := 0
-	for n, p := range pairs {
-		if p.ModifyIndex == 0 {
+	for _, a := range found {
+		if d.seen[a.config][a.node] == a.pair.ModifyIndex {
 			continue
 		}
-		node, config := nodes[n/len(configs)], n%len(configs)
-		if rep, _, ok := d.r.answer(p, d.plan.ID, node, config, d.prev); ok {
+		d.seen[a.config][a.node] = a.pair.ModifyIndex
+		if rep, _, ok := d.r.answer(a.pair, d.plan.ID, a.node, a.config, d.prev); ok {
 			out = append(out, rep)
-			if o, restore := d.state.Order(node); o == rep.Order && config == 0 {
+			if o, restore := d.state.Order(a.node); o == rep.Order && a.config == 0 {
 				fresh++
-				if since := d.state.Since(node); !since.IsZero() && !restore {
+				if since := d.state.Since(a.node); !since.IsZero() && !restore {
 					d.took.Add(d.now().Sub(since))
 				}
 			}

@@ -1,8 +1,14 @@
 package runner
 
 import (
+	"context"
+	"slices"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
@@ -17,6 +23,10 @@ const (
 	// least, times the nodes that got theirs with it: no Consul takes many more
 	// than 20,000 answers in a second.
 	answersPer = 50 * time.Microsecond
+	// manyFlying is from how many answers on reading all at once is thought of.
+	manyFlying = 512
+	// readAnswers names what is read in errors.
+	readAnswers = "read the nodes' answers"
 	// lateEvery is how often nodes are read that were given up.
 	lateEvery = 5 * time.Second
 )
@@ -91,4 +101,66 @@ func (r *reader) read(nodes, answered int, backlog bool) {
 	case answered*10 < nodes:
 		r.interval = min(answersAtMost, max(answersEvery, r.interval)*2)
 	}
+}
+
+// found is what stands of one config at one node.
+type found struct {
+	node, config int
+	pair         *api.KVPair
+}
+
+// fetch reads what stands at some nodes; what was read before may be left out.
+// A few are asked for by name. Where they are a good part of all there is, the
+// whole is read: that costs Consul and this process less than as many names, and
+// in bytes no more than some times as much.
+func (d *drive) fetch(ctx context.Context, nodes []int) ([]found, error) {
+	configs := d.plan.Spec.Configs
+	if n := len(nodes) * len(configs); n > manyFlying && n > d.entries/4 {
+		return d.sweep(ctx, nodes)
+	}
+	ks := make([]string, 0, len(nodes)*len(configs))
+	for _, i := range nodes {
+		for _, c := range configs {
+			ks = append(ks, d.r.keys.Actual(c.Name, d.plan.Nodes[i]))
+		}
+	}
+	pairs, err := d.r.getMany(ctx, readAnswers, ks)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]found, 0, len(pairs))
+	for n, p := range pairs {
+		if p.ModifyIndex != 0 {
+			out = append(out, found{nodes[n/len(configs)], n % len(configs), p})
+		}
+	}
+	return out, nil
+}
+
+// sweep reads the answers under each config that are new.
+func (d *drive) sweep(ctx context.Context, nodes []int) ([]found, error) {
+	wanted := make([]bool, len(d.plan.Nodes))
+	for _, i := range nodes {
+		wanted[i] = true
+	}
+	var out []found
+	total := 0
+	for ci, c := range d.plan.Spec.Configs {
+		count := 0
+		list, err := d.r.scan(ctx, readAnswers, d.r.keys.ActualAll(c.Name), func(h *consulkv.Head) bool {
+			count++
+			i, ours := d.f.index[keys.LastSegment(string(h.Key))]
+			return ours && wanted[i] && d.seen[ci][i] != h.ModifyIndex
+		})
+		if err != nil {
+			return nil, err
+		}
+		total += count
+		out = slices.Grow(out, len(list))
+		for _, p := range list {
+			out = append(out, found{d.f.index[keys.LastSegment(p.Key)], ci, p})
+		}
+	}
+	d.entries = total
+	return out, nil
 }

@@ -272,13 +272,15 @@ func (r *Runner) getMany(ctx context.Context, what string, ks []string) ([]*api.
 	return slices.Concat(read...), nil
 }
 
-// scan reads all keys under a prefix, consistently.
-func (r *Runner) scan(ctx context.Context, what, prefix string) (api.KVPairs, error) {
+// scan reads those keys under a prefix of which keep says so, consistently.
+func (r *Runner) scan(ctx context.Context, what, prefix string, keep func(*consulkv.Head) bool) (api.KVPairs, error) {
 	return consulkv.Retry(ctx, r.consul.ForScan(), what, func(ctx context.Context) (api.KVPairs, error) {
-		list, _, err := r.consul.Scan(ctx, prefix, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx), func(*consulkv.Head) bool { return true })
+		list, _, err := r.consul.Scan(ctx, prefix, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx), keep)
 		return list, err
 	})
 }
+
+func every(*consulkv.Head) bool { return true }
 
 // standing is what stands in Consul of a rollout besides its plan and header.
 type standing struct {
@@ -288,6 +290,9 @@ type standing struct {
 	// newest are the newest orders that nodes say they have accepted, by
 	// config and node.
 	newest []orchestrator.Order
+	seen   seen
+	// entries is how many answers there are, of nodes outside of the plan too.
+	entries int
 }
 
 // newer is how many answers name an order that no hold up to the present one
@@ -306,10 +311,10 @@ func (s *standing) newer(hold orchestrator.Order) int {
 // of its nodes. Of a fresh rollout there are no orders.
 func (r *Runner) standing(ctx context.Context, plan *orchestrator.Plan, fresh bool) (*standing, error) {
 	index := plan.Index()
-	out := &standing{prev: previous{}}
+	out := &standing{prev: previous{}, seen: newSeen(plan)}
 	for ci, c := range plan.Spec.Configs {
 		if !fresh {
-			list, err := r.scan(ctx, "read the orders", r.keys.DesiredAll(c.Name))
+			list, err := r.scan(ctx, "read the orders", r.keys.DesiredAll(c.Name), every)
 			if err != nil {
 				return nil, err
 			}
@@ -327,15 +332,17 @@ func (r *Runner) standing(ctx context.Context, plan *orchestrator.Plan, fresh bo
 				}
 			}
 		}
-		answers, err := r.scan(ctx, "read the nodes' answers", r.keys.ActualAll(c.Name))
+		answers, err := r.scan(ctx, readAnswers, r.keys.ActualAll(c.Name), every)
 		if err != nil {
 			return nil, err
 		}
+		out.entries += len(answers)
 		for _, p := range answers {
 			i, ours := index[keys.LastSegment(p.Key)]
 			if !ours {
 				continue
 			}
+			out.seen[ci][i] = p.ModifyIndex
 			rep, mark, ok := r.answer(p, plan.ID, i, ci, out.prev)
 			if ok && !fresh {
 				out.reports = append(out.reports, rep)
@@ -344,6 +351,18 @@ func (r *Runner) standing(ctx context.Context, plan *orchestrator.Plan, fresh bo
 		}
 	}
 	return out, nil
+}
+
+// seen has the index of the last answer that was read, by config and node: what
+// stands unchanged need not be decoded again.
+type seen [][]uint64
+
+func newSeen(plan *orchestrator.Plan) seen {
+	s := make(seen, len(plan.Spec.Configs))
+	for i := range s {
+		s[i] = make([]uint64, len(plan.Nodes))
+	}
+	return s
 }
 
 // previous is what each node had of each config before this rollout, as far as
