@@ -68,6 +68,10 @@ const (
 	// ObservedMemory: by one who watches the lock, at
 	// observed/<lock>/<observer>.
 	ObservedMemory = "memory"
+	// ObservedCluster: by the leading locksmith of the whole cluster, at
+	// observed/aimlock.locksmith/cluster@locksmith. It is about no lock: Session
+	// and Token are those of the locksmith's own term.
+	ObservedCluster = "cluster"
 )
 
 // Observed is what one observer saw of one hold. It says nothing of any other
@@ -104,6 +108,27 @@ type Observed struct {
 
 	// Remembers is what an ObservedMemory saw stand still.
 	Remembers []Remembered `json:"remembers,omitempty"`
+
+	// Cluster is what an ObservedCluster saw.
+	Cluster *ClusterSeen `json:"cluster,omitempty"`
+}
+
+// ClusterSeen is what an observer saw of Consul's cluster when it was written
+// down.
+type ClusterSeen struct {
+	// Leader is the address of Consul's leader; empty: Why says why it is not
+	// known.
+	Leader string `json:"leader,omitempty"`
+	Why    string `json:"why,omitempty"`
+	// LeaderAge is for how many seconds it was seen to lead. LeaderChanged: it
+	// was seen to begin; else it may have led for longer.
+	LeaderAge     float64 `json:"leader_age"`
+	LeaderChanged bool    `json:"leader_changed,omitempty"`
+	// Lost is how many sessions were lost in the minute before, or in the part
+	// of it that was watched while LostWhole is false. LostWhy: it is not known.
+	Lost      int    `json:"lost"`
+	LostWhole bool   `json:"lost_whole,omitempty"`
+	LostWhy   string `json:"lost_why,omitempty"`
 }
 
 // Remembered is one thing that stood still for at least Age seconds when it was

@@ -30,6 +30,9 @@ type Cluster struct {
 	sessionsErr error
 	following   time.Time
 	lost        []*lostSession // oldest first
+
+	// lent is what a locksmith has seen; nil: nobody asked.
+	lent *lent
 }
 
 // lostWindow is the span of cluster.sessions_lost.
@@ -197,9 +200,29 @@ type view struct {
 	// part of it. lostWhy says why there is none.
 	lostWhole bool
 	lostWhy   string
+
+	// What is borrowed: from and lostFrom say from whom. leaderWhy and ageWhy
+	// stand for why where they are not empty; lentAge: watched is another's.
+	from, lostFrom    string
+	leaderWhy, ageWhy string
+	lentAge           bool
 }
 
-const notWatched = "nobody here has watched the cluster"
+const (
+	notWatched = "nobody here has watched the cluster"
+	noLeader   = "Consul names no leader"
+)
+
+// known is view with what is borrowed.
+func (cl *Cluster) known(now time.Time) view {
+	v := cl.view(now)
+	if cl != nil {
+		cl.mu.Lock()
+		defer cl.mu.Unlock()
+		v.borrowed(cl.lent, now)
+	}
+	return v
+}
 
 func (cl *Cluster) view(now time.Time) view {
 	if cl == nil {

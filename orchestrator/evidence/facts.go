@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"cmp"
 	"sync"
 	"time"
 
@@ -516,34 +517,40 @@ func (r *Reader) rolloutFacts(n *factsAsk) map[string]policies.Fact {
 }
 
 func clusterFacts(cl *Cluster, now time.Time, names *policies.Names) map[string]policies.Fact {
-	v := cl.view(now)
+	v := cl.known(now)
 	f := newSet("cluster", now, names)
 	switch {
 	case v.leader != "":
 		f.str("leader", v.leader, srcCluster)
-	case v.why != "":
-		f.unknown("leader", cty.String, srcCluster, v.why)
 	default:
-		f.unknown("leader", cty.String, srcCluster, "Consul names no leader")
+		f.unknown("leader", cty.String, srcCluster, cmp.Or(v.leaderWhy, v.why, noLeader))
+	}
+	src := srcMemory
+	if v.from != "" {
+		src = "observer " + v.from
 	}
 	switch {
 	case v.changed:
 		f.num("leader_changed_ago", v.changedAgo.Seconds(), srcMemory)
-	case v.why != "":
-		f.unknown("leader_changed_ago", cty.Number, srcMemory, v.why)
+	case v.lentAge, v.why == "":
+		f.atLeast("leader_changed_ago", v.watched, src, cmp.Or(v.ageWhy, "no change was seen yet"))
 	default:
-		f.atLeast("leader_changed_ago", v.watched, srcMemory, "no change was seen yet")
+		f.unknown("leader_changed_ago", cty.Number, srcMemory, cmp.Or(v.ageWhy, v.why))
+	}
+	src = srcMemory
+	if v.lostFrom != "" {
+		src = "observer " + v.lostFrom
 	}
 	switch {
 	case v.lostWhole:
-		f.num("sessions_lost", float64(v.lost), srcMemory)
+		f.num("sessions_lost", float64(v.lost), src)
 	case v.lostWhy != "":
 		f.unknown("sessions_lost", cty.Number, srcMemory, v.lostWhy)
 	default:
 		f.put("sessions_lost", policies.Fact{
 			Value: cty.UnknownVal(cty.Number).Refine().NotNull().
 				NumberRangeLowerBound(cty.NumberIntVal(int64(v.lost)), true).NewValue(),
-			Source: srcMemory, ObservedAt: now, Why: "not watched for a whole minute yet",
+			Source: src, ObservedAt: now, Why: "not watched for a whole minute yet",
 		})
 	}
 	return f.facts

@@ -12,7 +12,7 @@ import (
 )
 
 // LeaderLock is the lock that the one locksmith which acts holds.
-const LeaderLock = "aimlock.locksmith"
+const LeaderLock = evidence.LeaderLock
 
 const (
 	// beatEvery is how often the leader writes its progress record.
@@ -203,6 +203,7 @@ func (g *Guard) lead(ctx context.Context, hold *locksmith.Hold, c candidacy) can
 	var beats sync.WaitGroup
 	beats.Go(func() { g.beats(hctx, hold) })
 	beats.Go(func() { g.prunes(hctx) })
+	beats.Go(func() { g.lends(hctx, hold, c.client.Reader(), c.cluster) })
 	why := g.reign(ctx, t, &c)
 	cancel()
 	t.end(why)
