@@ -21,7 +21,7 @@ func (o *Observer) judgeSemaphore(v *Verdict, whole bool) {
 	for _, s := range v.Snapshot.Semaphore.Slots {
 		obs := o.slots[s.Key]
 		if obs == nil {
-			obs = o.c.NewObserver(s.Name, o.cluster)
+			obs = o.c.NewObserver(s.Name, o.past())
 		}
 		present[s.Key] = obs
 		slot := obs.judge(s, v.At, whole)

@@ -55,7 +55,9 @@ type Observer struct {
 	ev      evidence.Memory
 	pol     policies.Memory
 	cluster *evidence.Cluster
-	start   time.Time
+	// lent is what a locksmith saw of the cluster, where cluster is nil.
+	lent  *evidence.Cluster
+	start time.Time
 	// slots observe those of a semaphore, by their keys.
 	slots map[string]*Observer
 }
@@ -65,6 +67,14 @@ type Observer struct {
 // has written down.
 func (c *Client) NewObserver(name string, cluster *evidence.Cluster) *Observer {
 	return &Observer{c: c, name: name, cluster: cluster, start: time.Now()}
+}
+
+// past is what is known of the cluster's past; nil: nothing.
+func (o *Observer) past() *evidence.Cluster {
+	if o.cluster != nil {
+		return o.cluster
+	}
+	return o.lent
 }
 
 // Memory is what the observer saw of the lock.
@@ -92,10 +102,10 @@ func (o *Observer) observe(ctx context.Context) (*Verdict, error) {
 	}
 	// Who has not watched the cluster for long takes what the locksmith saw.
 	if s.Held() || s.Semaphore != nil {
-		if o.cluster == nil {
-			o.cluster = evidence.NewCluster()
+		if o.cluster == nil && o.lent == nil {
+			o.lent = evidence.NewCluster()
 		}
-		o.c.reader.Borrow(ctx, o.cluster)
+		o.c.reader.Borrow(ctx, o.past())
 	}
 	return o.Judge(s, time.Now()), nil
 }
@@ -120,7 +130,7 @@ func (o *Observer) judge(s *evidence.Snapshot, now time.Time, whole bool) *Verdi
 	if !whole {
 		names = v.Policy.Judging()
 	}
-	v.Facts = o.c.reader.FactsOf(s, &o.ev, o.cluster, now, names)
+	v.Facts = o.c.reader.FactsOf(s, &o.ev, o.past(), now, names)
 	switch {
 	case s.Semaphore != nil:
 		o.judgeSemaphore(v, whole)
@@ -152,7 +162,7 @@ func (o *Observer) judge(s *evidence.Snapshot, now time.Time, whole bool) *Verdi
 // complete adds the facts that no rule read: what is done about the lock may
 // rest on them. Those that were judged stay as they were.
 func (o *Observer) complete(v *Verdict) {
-	facts := o.c.reader.Facts(v.Snapshot, &o.ev, o.cluster, v.At)
+	facts := o.c.reader.Facts(v.Snapshot, &o.ev, o.past(), v.At)
 	for object, judged := range v.Facts {
 		all := maps.Clone(facts[object])
 		maps.Copy(all, judged)
