@@ -49,6 +49,45 @@ var catalogTests = []test{
 		_, _, err := e.c.Health().State(api.HealthAny, q)
 		e.mustFail(err, "Failed to create boolean expression evaluator")
 	}},
+	{"filtered nodes and instances", func(e *env) {
+		e.external("a", "east", api.HealthPassing)
+		e.external("b", "west", api.HealthCritical)
+		list := func(filter string) string {
+			e.Helper()
+			q := e.q()
+			q.Filter = filter + ` and Node matches "^` + e.name + `-"`
+			nodes, _, err := e.c.Catalog().Nodes(q)
+			e.must(err)
+			names := ""
+			for _, n := range nodes {
+				names += n.Node[len(e.name):]
+			}
+			return names
+		}
+		same(e, "nodes by metadata", list(`Meta.zone == "west"`), "-b")
+		same(e, "nodes that lack a key", list(`Meta.rack == "1"`), "")
+		same(e, "nodes that lack a key, and it is another", list(`Meta.rack != "1"`), "-a-b")
+		instances := func(filter string) string {
+			e.Helper()
+			q := e.q()
+			q.Filter = filter
+			l, _, err := e.c.Catalog().Service(e.name, "", q)
+			e.must(err)
+			names := ""
+			for _, s := range l {
+				names += s.Node[len(e.name):]
+			}
+			return names
+		}
+		same(e, "instances by tag", instances(`"t-a" in ServiceTags`), "-a")
+		same(e, "instances by the metadata of their node", instances(`NodeMeta.zone in ["west", "east"]`), "-a-b")
+		q := e.q()
+		q.Filter = "Nope =="
+		_, _, err := e.c.Catalog().Nodes(q)
+		e.mustFail(err, "Failed to create boolean expression evaluator")
+		_, _, err = e.c.Catalog().Service(e.name, "", q)
+		e.mustFail(err, "Failed to create boolean expression evaluator")
+	}},
 	{"no tokens", func(e *env) {
 		_, _, err := e.c.ACL().TokenReadSelf(e.q())
 		e.mustFail(err, "ACL support disabled")

@@ -165,10 +165,17 @@ func hasTags(svc *state.Service, tags []string) bool {
 
 func (s *Server) catalogNodes(w http.ResponseWriter, r *http.Request) (any, error) {
 	filter := metaFilter(r)
+	expr, err := filterOf(r)
+	if err != nil {
+		return nil, err
+	}
 	var out []*state.Node
-	err := s.serve(w, r, func(ws memdb.WatchSet) (uint64, error) {
+	err = s.serve(w, r, func(ws memdb.WatchSet) (uint64, error) {
 		idx, nodes, err := s.store.Nodes(ws)
-		out = slices.DeleteFunc(nodes, func(n *state.Node) bool { return !satisfies(n.Meta, filter) })
+		if err != nil {
+			return 0, err
+		}
+		out, err = filtered(expr, slices.DeleteFunc(nodes, func(n *state.Node) bool { return !satisfies(n.Meta, filter) }))
 		return idx, err
 	})
 	return orEmpty(out), err
@@ -238,6 +245,10 @@ func (s *Server) catalogService(w http.ResponseWriter, r *http.Request) (any, er
 		return nil, err
 	}
 	filter, tags := metaFilter(r), r.URL.Query()["tag"]
+	expr, err := filterOf(r)
+	if err != nil {
+		return nil, err
+	}
 	var found []state.Instance
 	err = s.serve(w, r, func(ws memdb.WatchSet) (uint64, error) {
 		idx, all, err := s.store.ServiceNodes(ws, name)
@@ -260,7 +271,8 @@ func (s *Server) catalogService(w http.ResponseWriter, r *http.Request) (any, er
 			ServiceEnableTagOverride: svc.EnableTagOverride, CreateIndex: svc.CreateIndex, ModifyIndex: svc.ModifyIndex,
 		}
 	}
-	return out, nil
+	out, err = filtered(expr, out)
+	return orEmpty(out), err
 }
 
 // nodeServiceJSON is how the catalog shows a service of a given node.
@@ -339,7 +351,7 @@ func showChecks(checks []*state.Check) []*state.Check {
 // serveChecks answers with checks, of nodes that ?node-meta= asks for.
 func (s *Server) serveChecks(w http.ResponseWriter, r *http.Request, read func(memdb.WatchSet) (uint64, []*state.Check, error)) (any, error) {
 	filter := metaFilter(r)
-	expr, err := checkFilter(r)
+	expr, err := filterOf(r)
 	if err != nil {
 		return nil, err
 	}
@@ -353,7 +365,7 @@ func (s *Server) serveChecks(w http.ResponseWriter, r *http.Request, read func(m
 			}
 		}
 		if err == nil {
-			checks, err = expr.apply(checks)
+			checks, err = filtered(expr, checks)
 		}
 		out = checks
 		return idx, err

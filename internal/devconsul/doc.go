@@ -9,7 +9,8 @@
 // accepted and ignored. Production is a real Consul cluster. Known differences:
 //   - TTL checks only: it runs no script, HTTP, TCP or other check;
 //   - no Connect, no prepared queries, no events, filter expressions for
-//     health checks only, and KV operations only in a transaction;
+//     health checks, catalog nodes and instances only, and KV operations only
+//     in a transaction;
 //   - the serfHealth check of its node passes until somebody registers it
 //     otherwise in the catalog, so that a test can fail a node;
 //   - the lock-delay is checked in the same step as the lock, so that contenders

@@ -6,13 +6,11 @@ import (
 	"strings"
 
 	"github.com/hashicorp/go-bexpr"
-
-	"github.com/aim-control/aimlock/internal/devconsul/state"
 )
 
 // servesFilter tells which endpoints take ?filter=.
 func servesFilter(path string) bool {
-	for _, p := range []string{"/v1/health/node/", "/v1/health/checks/", "/v1/health/state/"} {
+	for _, p := range []string{"/v1/health/node/", "/v1/health/checks/", "/v1/health/state/", "/v1/catalog/nodes", "/v1/catalog/service/"} {
 		if strings.HasPrefix(path, p) {
 			return true
 		}
@@ -20,10 +18,10 @@ func servesFilter(path string) bool {
 	return false
 }
 
-// checks is an expression that picks checks; nil picks all.
-type checks struct{ expr *bexpr.Evaluator }
+// filter is an expression that picks entries of an answer; nil picks all.
+type filter struct{ expr *bexpr.Evaluator }
 
-func checkFilter(r *http.Request) (*checks, error) {
+func filterOf(r *http.Request) (*filter, error) {
 	text := r.URL.Query().Get("filter")
 	if text == "" {
 		return nil, nil
@@ -32,21 +30,22 @@ func checkFilter(r *http.Request) (*checks, error) {
 	if err != nil {
 		return nil, fmt.Errorf("Failed to create boolean expression evaluator: %w", err)
 	}
-	return &checks{expr}, nil
+	return &filter{expr}, nil
 }
 
-func (c *checks) apply(list []*state.Check) ([]*state.Check, error) {
-	if c == nil {
+// filtered is what f picks of a list.
+func filtered[T any](f *filter, list []T) ([]T, error) {
+	if f == nil {
 		return list, nil
 	}
-	var out []*state.Check
-	for _, check := range list {
-		ok, err := c.expr.Evaluate(check)
+	var out []T
+	for _, item := range list {
+		ok, err := f.expr.Evaluate(item)
 		if err != nil {
 			return nil, fmt.Errorf("evaluate filter: %w", err)
 		}
 		if ok {
-			out = append(out, check)
+			out = append(out, item)
 		}
 	}
 	return out, nil

@@ -26,7 +26,7 @@ func TestExamples(t *testing.T) {
 				t.Fatal(diags)
 			}
 			nodes := f.Fleet.Nodes
-			if f.Fleet.Service != "" {
+			if len(nodes) == 0 {
 				for i := range 100 {
 					nodes = append(nodes, orchestrator.Node{Name: fmt.Sprintf("n%d", i), Meta: map[string]string{"zone": fmt.Sprint(i % 3)}})
 				}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 
@@ -17,42 +16,8 @@ import (
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
-func (d *decoder) fleet(b *hcl.Block) {
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("spread"), Blocks: blocks("consul", "file", "nomad", "plugin")})
-	d.file.Spec.Spread, _, _ = d.text(c, "spread")
-	switch {
-	case len(c.Blocks) == 0:
-		d.fail(b.DefRange, "Fleet without a source", "The fleet needs one source: consul { service = … } or file { path = … }.")
-		return
-	case len(c.Blocks) > 1:
-		for _, more := range c.Blocks[1:] {
-			d.fail(more.DefRange, "Second fleet source", "The first is at %s: a fleet has one source in this version of aimlock.", c.Blocks[0].DefRange)
-		}
-	}
-	switch src := c.Blocks[0]; src.Type {
-	case "consul":
-		sc := d.content(src.Body, &hcl.BodySchema{Attributes: attrs("service!")})
-		d.file.Fleet.Service, _, _ = d.text(sc, "service")
-	case "file":
-		sc := d.content(src.Body, &hcl.BodySchema{Attributes: attrs("path!")})
-		name, a, ok := d.text(sc, "path")
-		if !ok {
-			return
-		}
-		d.file.Fleet.Path = name
-		body, err := d.read(name, MaxFleetFile)
-		if err != nil {
-			d.bad(a, "Cannot read the fleet", "%s", sentence(err))
-			return
-		}
-		d.fleetFile(a, name, body)
-	default:
-		d.fail(src.TypeRange, "Not available in this version", "A fleet from %s is not available in this version of aimlock: use consul or file.", src.Type)
-	}
-}
-
 // fleetFile reads nodes from JSON or HCL.
-func (d *decoder) fleetFile(a *hcl.Attribute, name string, src []byte) {
+func (d *decoder) fleetFile(a *hcl.Attribute, name string, src []byte) []orchestrator.Node {
 	fd := &fleetDecoder{decoder: d, path: name, seen: map[string]hcl.Range{}}
 	d.file.Files[name] = &hcl.File{Bytes: src}
 	if isJSON(name, src) {
@@ -63,7 +28,7 @@ func (d *decoder) fleetFile(a *hcl.Attribute, name string, src []byte) {
 	if len(fd.nodes) == 0 && fd.errors == 0 {
 		d.bad(a, "The fleet is empty", "%s names no node.", name)
 	}
-	d.file.Fleet.Nodes = fd.nodes
+	return fd.nodes
 }
 
 // isJSON looks at the file itself: HCL does not begin with a bracket.
@@ -244,12 +209,4 @@ func (d *fleetDecoder) span(from, to int) hcl.Range {
 	end := start
 	end.Byte, end.Column = to, start.Column+to-from
 	return hcl.Range{Filename: d.path, Start: start, End: end}
-}
-
-// String is for messages about where nodes come from.
-func (f Fleet) String() string {
-	if f.Service != "" {
-		return fmt.Sprintf("Consul service %q", f.Service)
-	}
-	return f.Path
 }

@@ -41,12 +41,12 @@ type File struct {
 	Files map[string]*hcl.File
 }
 
-// Fleet is where the nodes come from: exactly one of its sources is set.
+// Fleet is where the nodes come from.
 type Fleet struct {
-	// Service is a Consul service: each of its instances is a node.
-	Service string
-	// Path is a fleet file as the spec names it, and Nodes what it holds.
-	Path  string
+	// Sources in the order of the spec, at least one.
+	Sources []orchestrator.Source
+	// Nodes are the whole fleet where all sources are files; nil where it is not
+	// known yet.
 	Nodes []orchestrator.Node
 }
 
@@ -96,11 +96,13 @@ func (f *File) hash() string {
 	h := sha256.New()
 	s := f.Spec
 	s.Hash = ""
+	service, path, sources := f.Fleet.source()
 	b, err := json.Marshal(struct {
 		Spec    orchestrator.Spec
 		Service string
 		Path    string
-	}{s, f.Fleet.Service, f.Fleet.Path})
+		Sources []orchestrator.Source `json:",omitempty"`
+	}{s, service, path, sources})
 	if err != nil {
 		panic(fmt.Sprintf("spec: %v", err)) // strings and numbers only
 	}
