@@ -20,15 +20,12 @@ func (m *Meta) loadRollout(path string) (runner.Input, error) {
 	if err := m.Diagnostics(f.Files, diags); err != nil {
 		return runner.Input{}, err
 	}
-	in := runner.Input{Spec: f.Spec, Contents: f.Contents, Fleet: runner.StaticFleet(f.Fleet.Nodes)}
+	in := runner.Input{Spec: f.Spec, Contents: f.Contents, Fleet: m.fleet(f)}
 	for name, t := range f.Templates {
 		if in.Templates == nil {
 			in.Templates = map[string]runner.Template{}
 		}
 		in.Templates[name] = t
-	}
-	if f.Fleet.Service != "" {
-		in.Fleet = runner.ConsulFleet{Service: f.Fleet.Service}
 	}
 	return in, nil
 }

@@ -38,6 +38,10 @@ It changes nothing.`,
 			if err != nil {
 				return err
 			}
+			fl, err := m.surveyFleet(ctx, &want)
+			if err != nil {
+				return rolloutError(err)
+			}
 			p, err := r.Preview(ctx, want)
 			if err != nil {
 				return rolloutError(err)
@@ -48,6 +52,7 @@ It changes nothing.`,
 			}
 			v := planView{Name: want.Spec.Name, Resumes: p.Resumes, Supersedes: p.Supersedes, NothingToDo: p.NothingToDo, Note: p.Note, Total: len(p.Plan.Nodes)}
 			v.Warnings = p.Plan.Warnings
+			v.Fleet = fl
 			for i, st := range p.Plan.Spec.Stages {
 				from, end := p.Plan.Stage(i)
 				v.Stages = append(v.Stages, planStage{
@@ -85,6 +90,7 @@ It changes nothing.`,
 type planView struct {
 	Name        string              `json:"name"`
 	Total       int                 `json:"total"`
+	Fleet       *fleetView          `json:"fleet,omitempty"`
 	Stages      []planStage         `json:"stages"`
 	Configs     []planConfig        `json:"configs"`
 	Locks       []*locksmith.Status `json:"locks"`
@@ -192,6 +198,7 @@ func (v *planView) text() string {
 	for _, id := range v.Supersedes {
 		fmt.Fprintf(&b, "  takes the place of %s, which is unfinished\n", id)
 	}
+	b.WriteString(v.Fleet.text())
 	b.WriteString("\nStages:\n")
 	done := 0
 	for _, s := range v.Stages {

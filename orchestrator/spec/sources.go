@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/go-bexpr"
@@ -172,4 +173,15 @@ func (d *decoder) yes(c *hcl.BodyContent, name string) (v bool, a *hcl.Attribute
 		return false, a, false
 	}
 	return val.True(), a, true
+}
+
+// ReadsMeta reports whether the metadata of nodes counts, beside what every
+// Nomad source tells of its clients anyway.
+func (f *File) ReadsMeta() bool {
+	switch f.Spec.Spread {
+	case "", "node_class", "node_pool", "datacenter":
+	default:
+		return true
+	}
+	return len(f.Fleet.Sources) > 1 || slices.ContainsFunc(f.Spec.Stages, func(s orchestrator.Stage) bool { return s.Select != "" })
 }
