@@ -80,7 +80,7 @@ var catalogTests = []test{
 			return names
 		}
 		same(e, "instances by tag", instances(`"t-a" in ServiceTags`), "-a")
-		same(e, "instances by the metadata of their node", instances(`NodeMeta.zone in ["west", "east"]`), "-a-b")
+		same(e, "instances by the metadata of their node", instances(`NodeMeta.zone == "west" or NodeMeta.zone == "east"`), "-a-b")
 		q := e.q()
 		q.Filter = "Nope =="
 		_, _, err := e.c.Catalog().Nodes(q)

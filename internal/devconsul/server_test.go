@@ -168,7 +168,7 @@ func TestNotServed(t *testing.T) {
 	t.Parallel()
 	s := start(t, devconsul.Config{})
 	for _, r := range []struct{ method, path, body, says string }{
-		{"GET", "/v1/catalog/nodes?filter=x", "", "serves filter expressions for health checks only"},
+		{"GET", "/v1/catalog/services?filter=x", "", "serves filter expressions for health checks, nodes and instances"},
 		{"PUT", "/v1/agent/service/register", `{"Name":"x","Check":{"HTTP":"http://x","Interval":"1s"}}`, "TTL checks only, not a check of kind HTTP"},
 		{"PUT", "/v1/agent/check/register", `{"Name":"x","Args":["true"],"Interval":"1s"}`, "kind script"},
 		{"PUT", "/v1/agent/service/register", `{"Name":"x","Connect":{"Native":true}}`, "no Connect"},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
@@ -33,7 +34,12 @@ func (l *consulLister) String() string { return l.src.String() }
 type found struct {
 	machines []machine
 	filtered bool
+	// refused is why Consul does not evaluate the filter.
+	refused error
 }
+
+// badFilter begins what Consul 1.14 says of a filter.
+const badFilter = "Failed to create boolean expression evaluator"
 
 func (l *consulLister) List(ctx context.Context) (*Listing, error) {
 	what, ask := "Consul nodes", l.nodes
@@ -41,8 +47,17 @@ func (l *consulLister) List(ctx context.Context) (*Listing, error) {
 		what, ask = "machines", l.instances
 	}
 	got, err := consulkv.Retry(ctx, l.consul, "list the fleet", func(ctx context.Context) (found, error) {
-		return ask((&api.QueryOptions{RequireConsistent: true, Filter: l.src.Consul.Filter}).WithContext(ctx))
+		got, err := ask((&api.QueryOptions{RequireConsistent: true, Filter: l.src.Consul.Filter}).WithContext(ctx))
+		if err != nil && strings.Contains(err.Error(), badFilter) {
+			// Consul answers 500, as if another try could help.
+			got.refused, err = err, nil
+		}
+		return got, err
 	})
+	if err == nil && got.refused != nil {
+		_, what, _ := strings.Cut(got.refused.Error(), badFilter)
+		err = fmt.Errorf("Consul does not take the filter%s", text.Clip(text.Printable(strings.TrimSuffix(what, ")")), 300))
+	}
 	if err != nil {
 		return nil, err
 	}

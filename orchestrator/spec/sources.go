@@ -56,7 +56,10 @@ func (d *decoder) fleet(b *hcl.Block) {
 		files = files && src.File != nil
 		fl.Sources = append(fl.Sources, src)
 	}
-	if files {
+	switch {
+	case files && len(fl.Sources) == 1:
+		fl.Nodes = fl.Sources[0].File.Nodes
+	case files:
 		var lists []orchestrator.Listed
 		for _, s := range fl.Sources {
 			lists = append(lists, orchestrator.Listed{Source: s.String(), Nodes: s.File.Nodes})
