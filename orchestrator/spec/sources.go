@@ -186,5 +186,5 @@ func (f *File) ReadsMeta() bool {
 	default:
 		return true
 	}
-	return len(f.Fleet.Sources) > 1 || slices.ContainsFunc(f.Spec.Stages, func(s orchestrator.Stage) bool { return s.Select != "" })
+	return len(f.Fleet.Sources) > 1 || len(f.Templates) > 0 || slices.ContainsFunc(f.Spec.Stages, func(s orchestrator.Stage) bool { return s.Select != "" })
 }
