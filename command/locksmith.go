@@ -11,12 +11,14 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/journal"
 	"github.com/aim-control/aimlock/internal/signals"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/internal/version"
 	"github.com/aim-control/aimlock/orchestrator/guard"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/orchestrator/runner"
 	"github.com/aim-control/aimlock/policies"
 )
 
@@ -124,6 +126,18 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 			}
 			return set, nil
 		},
+	}
+	rollouts, err := m.runner(nil)
+	if err != nil {
+		return err
+	}
+	cfg.Prune = func(ctx context.Context) (int, bool, error) {
+		out, err := rollouts.Prune(ctx, runner.Retention{})
+		if consulkv.KindOf(err) == consulkv.Denied {
+			// A locksmith needs no rights on rollouts: who ends one deletes, too.
+			err = nil
+		}
+		return out.Rollouts + out.Plans, out.More, err
 	}
 	if !f.once {
 		if m.Env("GOGC") == "" {

@@ -44,6 +44,9 @@ type Config struct {
 	// what is wrong, keeps the policies that are in force.
 	Reload <-chan struct{}
 	Load   func() (*policies.Set, error)
+	// Prune deletes what else is old, at the same turns as what is old of locks;
+	// it returns how much, and whether there is more. It may be nil.
+	Prune func(context.Context) (n int, more bool, err error)
 	// Metrics may be nil.
 	Metrics *Metrics
 	// Journal keeps what is seen, and Hooks are told of it; both may be nil. Give

@@ -35,6 +35,18 @@ func (g *Guard) prunes(ctx context.Context) {
 		case out.More:
 			wait = pruneMore
 		}
+		if g.cfg.Prune != nil {
+			n, more, err := g.cfg.Prune(ctx)
+			switch {
+			case err != nil && ctx.Err() == nil:
+				g.trouble("deleting old rollouts", err)
+			case more:
+				wait = pruneMore
+			}
+			if n > 0 {
+				g.log.Info("deleted old rollouts", "rollouts", n)
+			}
+		}
 		if n := out.Breaks + out.Requests + out.Approvals + out.Silences + out.Observed; n > 0 {
 			g.log.Info("deleted what is old", "breaks", out.Breaks, "requests", out.Requests, "approvals", out.Approvals,
 				"silences", out.Silences, "observed", out.Observed)

@@ -401,7 +401,7 @@ func (r *Runner) abortQueued(ctx context.Context, o Order) (*orchestrator.Header
 	}
 	w := list[i]
 	if o.Verb != orchestrator.Abort {
-		return nil, fmt.Errorf("rollout %s has not begun: it waits for %s, and can only be aborted: %w", o.ID, w.For, ErrNotBegun)
+		return nil, fmt.Errorf("rollout %s: %w: it waits for %s, and can only be aborted", o.ID, ErrNotBegun, w.For)
 	}
 	why := "by " + r.by + " before it began"
 	if o.Reason != "" {
@@ -422,7 +422,7 @@ func (r *Runner) abortQueued(ctx context.Context, o Order) (*orchestrator.Header
 }
 
 // ErrNotBegun: a command is for a rollout that still waits for its turn.
-var ErrNotBegun = errors.New("it still waits for its turn")
+var ErrNotBegun = errors.New("it has not begun")
 
 // turn waits until a rollout with conflict = "queue" may take its locks: nothing
 // of its configs is unfinished, and nobody has waited for longer. It returns the
@@ -466,9 +466,13 @@ func (r *Runner) before(ctx context.Context, in *Input, q *place, j *job) (*bloc
 	if err != nil {
 		return nil, err
 	}
+	same := func(w *Waiting) bool { return w.Name == in.Spec.Name && w.rec.Hash == in.Spec.Hash }
+	if i := slices.IndexFunc(ahead, same); q == nil && i >= 0 {
+		return &blocker{ahead[i].ID, "its own start, rollout " + ahead[i].ID + ", which waits already", nil}, nil
+	}
 	ahead = slices.DeleteFunc(ahead, func(w *Waiting) bool {
 		// A copy of the same rollout is no other one.
-		return q != nil && w.place >= q.created || w.Name == in.Spec.Name && w.rec.Hash == in.Spec.Hash
+		return q != nil && w.place >= q.created || same(w)
 	})
 	return blockedBy(headerConfigs(&in.Spec), j.older, ahead), nil
 }

@@ -64,6 +64,9 @@ func (r *Runner) run(ctx context.Context, in Input, wait until) (*Outcome, error
 				return nil, herr
 			}
 		case err != nil || out != nil && next.change.IsZero():
+			if err == nil && out.Header.FinishedAt != nil && out.Busy == nil {
+				r.tidy(ctx)
+			}
 			return out, err
 		case !next.change.IsZero():
 			head, err := r.awaitWindow(ctx, out.ID, next.change)

@@ -113,7 +113,7 @@ func (r *Runner) writePlan(ctx context.Context, h Hold, plan *orchestrator.Plan,
 
 // dropPlan deletes what was written of a rollout that did not begin.
 func (r *Runner) dropPlan(ctx context.Context, h Hold, id string) error {
-	_, err := h.Txn(ctx, &api.KVTxnOp{Verb: api.KVDeleteTree, Key: r.keys.Rollout(id) + "/plan/"})
+	_, err := h.Txn(ctx, deleteTree(r.keys.Rollout(id)+"/plan/"))
 	return err
 }
 
@@ -168,6 +168,9 @@ const maxPlanChunks = 2000
 func (r *Runner) plans(ctx context.Context, heads []*orchestrator.Header) ([]*orchestrator.Plan, error) {
 	var ks []string
 	for _, h := range heads {
+		if h.PlanDropped {
+			return nil, fmt.Errorf("rollout %s: its plan was deleted, because it ended long ago: %w", h.ID, orchestrator.ErrPlanDamaged)
+		}
 		if h.PlanChunks < 1 || h.PlanChunks > maxPlanChunks {
 			return nil, fmt.Errorf("rollout %s: its header names %d chunks: %w", h.ID, h.PlanChunks, orchestrator.ErrPlanDamaged)
 		}
