@@ -225,3 +225,21 @@ func TestPlanStable(t *testing.T) {
 		}
 	})
 }
+
+// TestSortByName: as strings sort, whatever the names have in common.
+func TestSortByName(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		names := rapid.SliceOfN(rapid.StringMatching(`(web-eu-|web-|)[0-9a\x00]{0,12}`), 1, 30).Draw(rt, "names")
+		var nodes []Node
+		for _, n := range names {
+			nodes = append(nodes, Node{Name: n})
+		}
+		var got []string
+		for _, i := range sortByName(nodes) {
+			got = append(got, names[i])
+		}
+		if slices.Sort(names); !slices.Equal(got, names) {
+			rt.Fatalf("%q", got)
+		}
+	})
+}

@@ -15,7 +15,7 @@ import (
 // network, randomness, files or goroutines.
 func TestPure(t *testing.T) {
 	allowed := []string{
-		"bytes", "cmp", "crypto/sha256", "encoding/base64", "encoding/hex", "encoding/json", "errors",
+		"bytes", "cmp", "crypto/sha256", "encoding/base64", "encoding/binary", "encoding/hex", "encoding/json", "errors",
 		"fmt", "maps", "math/bits", "slices", "sort", "strconv", "strings", "time",
 	}
 	clock := []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}
