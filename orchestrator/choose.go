@@ -74,8 +74,8 @@ type dealer struct {
 func newDealer(spec *Spec, fleet []Node, match Matcher) (*dealer, error) {
 	d := &dealer{spec: spec, match: match, fleet: fleet, byName: sortByName(fleet), done: make([]bool, len(fleet))}
 	for i := 1; i < len(fleet); i++ {
-		if d.name(int32(i)) == d.name(int32(i-1)) { //nolint:gosec // as above
-			return nil, fmt.Errorf("node %q is in the fleet twice", d.name(int32(i))) //nolint:gosec // as above
+		if d.name(int32(i)) == d.name(int32(i-1)) {
+			return nil, fmt.Errorf("node %q is in the fleet twice", d.name(int32(i)))
 		}
 	}
 	d.turns()
@@ -102,7 +102,7 @@ func sortByName(fleet []Node) []int32 {
 	for i := range fleet {
 		var key [8]byte // shorter names are padded with what sorts first
 		copy(key[:], fleet[i].Name[same:])
-		list[i] = keyed{binary.BigEndian.Uint64(key[:]), int32(i)} //nolint:gosec // fleets are far below 2^31
+		list[i] = keyed{binary.BigEndian.Uint64(key[:]), int32(i)}
 	}
 	slices.SortFunc(list, func(a, b keyed) int {
 		if c := cmp.Compare(a.key, b.key); c != 0 {
@@ -127,14 +127,14 @@ func (d *dealer) turns() {
 	d.rest = make([]int32, len(d.fleet))
 	if d.spec.Spread == "" {
 		for i := range d.rest {
-			d.rest[i] = int32(i) //nolint:gosec // as in newDealer
+			d.rest[i] = int32(i)
 		}
 		return
 	}
 	groups := map[string][]int32{}
 	for i := range d.rest {
 		v := d.fleet[d.byName[i]].Meta[d.spec.Spread]
-		groups[v] = append(groups[v], int32(i)) //nolint:gosec // as in newDealer
+		groups[v] = append(groups[v], int32(i))
 	}
 	values := make([]string, 0, len(groups))
 	for v := range groups {
@@ -144,7 +144,7 @@ func (d *dealer) turns() {
 	d.zone, d.zones = make([]int32, len(d.fleet)), len(values)
 	for z, v := range values {
 		for _, i := range groups[v] {
-			d.zone[i] = int32(z) //nolint:gosec // as in newDealer
+			d.zone[i] = int32(z)
 		}
 	}
 	d.rest = d.rest[:0]
@@ -220,7 +220,7 @@ func (d *dealer) pins() error {
 			if d.pin == nil {
 				d.pin = map[int32]int{}
 			}
-			i := int32(at) //nolint:gosec // as in newDealer
+			i := int32(at)
 			if first, twice := d.pin[i]; twice {
 				return &StageError{Stage: s, Name: st.Name, Err: fmt.Errorf("node %q is in the order of stage %q already", name, d.spec.Stages[first].Name)}
 			}
@@ -327,7 +327,7 @@ func (d *dealer) meant(s int, st *Stage) (meant []bool, all int, err error) {
 func (d *dealer) ordered(s int, st *Stage, meant []bool, n int) int {
 	for _, name := range st.Order {
 		at, ok := slices.BinarySearchFunc(d.byName, name, func(i int32, n string) int { return strings.Compare(d.fleet[i].Name, n) })
-		i := int32(at) //nolint:gosec // as in newDealer
+		i := int32(at)
 		if !ok || d.pin[i] != s {
 			continue
 		}
@@ -357,7 +357,7 @@ func (d *dealer) candidates(meant []bool) []int32 {
 	var out []int32
 	for i := range meant {
 		if meant[i] && !d.done[i] {
-			out = append(out, int32(i)) //nolint:gosec // as in newDealer
+			out = append(out, int32(i))
 		}
 	}
 	// place is the how many-th of its value a node is.

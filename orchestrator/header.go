@@ -406,7 +406,7 @@ func (s *State) recoverOrders(given []Given, confirmed int) error {
 		}
 		n.order, n.restore = g.Order, g.Restore
 		if !g.Restore {
-			n.tries = uint8(min(max(g.Attempt, 1), MaxAttempts)) //nolint:gosec // bounded
+			n.tries = uint8(min(max(g.Attempt, 1), MaxAttempts))
 		}
 		seen[g.Node] |= 1 << g.Config
 	}

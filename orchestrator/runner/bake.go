@@ -90,13 +90,13 @@ func proved(noted time.Duration, marks map[string]float64, clock Clock) time.Dur
 	return max(noted, time.Duration(since*float64(time.Second)))
 }
 
-// mark notes in a header that is about to be written when its bake, and the
-// used part of its deadline, would have begun by this host's clock. before is
-// the header written last.
-func mark(h, before *orchestrator.Header, clock Clock) {
+// mark notes in a header that is about to be written when its bake would have
+// begun by this host's clock, and with limited, which is for a rollout with a
+// deadline, the used part of that. before is the header written last.
+func mark(h, before *orchestrator.Header, limited bool, clock Clock) {
 	same := before.BakingSince != nil && h.BakingSince != nil && before.BakingSince.Equal(*h.BakingSince) && before.StageIndex == h.StageIndex
 	h.BakeMarks = marked(h.BakingSince != nil, h.Baked, before.BakeMarks, same, clock)
-	h.ElapsedMarks = marked(h.Ticking() && h.Elapsed > 0, h.Elapsed, before.ElapsedMarks, before.Ticking() && before.Elapsed <= h.Elapsed, clock)
+	h.ElapsedMarks = marked(limited && h.Ticking(), h.Elapsed, before.ElapsedMarks, before.Ticking() && before.Elapsed <= h.Elapsed, clock)
 }
 
 // marked are the marks of a time that runs, with those of before where it has

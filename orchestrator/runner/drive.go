@@ -407,7 +407,7 @@ func (d *drive) present() orchestrator.Header { return d.dress(d.state.Header())
 // dress fills in what a header has that is not the core's.
 func (d *drive) dress(h orchestrator.Header) orchestrator.Header {
 	h.PlanChunks, h.Events = d.chunks, d.diary.last
-	mark(&h, &d.header, d.r.clock)
+	mark(&h, &d.header, d.plan.Spec.Deadline > 0, d.r.clock)
 	h.Flying = d.state.Oldest(orchestrator.FlyingShown)
 	if d.took.N > 0 {
 		a := d.took
@@ -445,7 +445,7 @@ func (d *drive) account(ctx context.Context, done int, header bool) error {
 	if moved {
 		d.r.tell(Progress{Header: h})
 	}
-	clock := h.BakingSince != nil || h.Ticking() && h.Elapsed > 0
+	clock := h.BakingSince != nil || h.Ticking() && d.plan.Spec.Deadline > 0
 	if header || clock && time.Since(d.noted) >= bakeNoted {
 		d.header = h
 		if err := d.write(ctx, &d.header); err != nil {
