@@ -71,3 +71,12 @@ func ASCII(s string) string {
 	}
 	return b.String()
 }
+
+// Block is Printable for text of several lines: its line breaks stay.
+func Block(s string) string {
+	lines := strings.Split(strings.TrimRight(strings.ReplaceAll(s, "\r\n", "\n"), "\n"), "\n")
+	for i, l := range lines {
+		lines[i] = Printable(l)
+	}
+	return strings.Join(lines, "\n")
+}
