@@ -49,6 +49,7 @@ func commands() map[string]constructor {
 		"rollout pause":    newRolloutPause,
 		"rollout plan":     newRolloutPlan,
 		"rollout promote":  newRolloutPromote,
+		"rollout report":   newRolloutReport,
 		"rollout resume":   newRolloutResume,
 		"rollout rollback": newRolloutRollback,
 		"rollout skip":     newRolloutSkip,
