@@ -92,7 +92,7 @@ func newPage(s *runner.Story, now time.Time) *page {
 	h := s.Header
 	sum := sha256.Sum256([]byte(style))
 	p := &page{
-		Style:  template.CSS(style), //nolint:gosec // our own file
+		Style:  template.CSS(style),
 		Policy: "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; base-uri 'none'; form-action 'none'",
 		ID:     text.Printable(h.ID), Name: text.Printable(h.Name), State: strings.ReplaceAll(string(h.State), "_", " "), StateClass: stateClass(h.State),
 		Made: stamp(now), MoreFailures: s.MoreFailures, Counts: counts(h.Counts),
@@ -346,7 +346,9 @@ func newChart(h *orchestrator.Header, events []records.RolloutEvent, now time.Ti
 	if h.FinishedAt != nil {
 		end = *h.FinishedAt
 	}
-	list = append(list, sample{end, h.Counts})
+	// What the end itself brings, such as the nodes that are skipped by it, is
+	// a step and no slope.
+	list = append(list, sample{end, list[len(list)-1].c}, sample{end, h.Counts})
 	slices.SortStableFunc(list, func(a, b sample) int { return a.at.Compare(b.at) })
 	begin := *h.StartedAt
 	if list[0].at.Before(begin) {
