@@ -66,6 +66,7 @@ func (r *Runner) run(ctx context.Context, in Input, wait until) (*Outcome, error
 		case err != nil || out != nil && next.change.IsZero():
 			if err == nil && out.Header.FinishedAt != nil && out.Busy == nil {
 				r.tidy(ctx)
+				r.tidyContents(ctx, &in.Spec)
 			}
 			return out, err
 		case !next.change.IsZero():
