@@ -83,6 +83,10 @@ func (s *State) run() {
 // announce tells that the present stage is at work.
 func (s *State) announce() {
 	from, end := s.plan.Stage(s.stage)
+	if st := &s.plan.Spec.Stages[s.stage]; from == end && (st.Select != "" || len(st.Order) > 0) {
+		s.tell(TellStage, -1, "stage %q: no node is left for it", st.Name)
+		return
+	}
 	if from == end {
 		s.tell(TellStage, -1, "stage %q: its %d nodes are done already", s.plan.Spec.Stages[s.stage].Name, end)
 		return
@@ -178,7 +182,7 @@ func (s *State) bake() (ended bool) {
 			return false
 		}
 		if st := &s.plan.Spec.Stages[s.stage]; st.Promote == PromoteManual {
-			s.pauseFor(CausePromotion, fmt.Sprintf("stage %q is done and waits to be promoted", st.Name))
+			s.pauseFor(CausePromotion, fmt.Sprintf("stage %q is done and waits to be promoted: `aimlock rollout promote`", st.Name))
 			return false
 		}
 	}
@@ -202,6 +206,7 @@ func (s *State) bake() (ended bool) {
 	if s.counts[ClassApplied] == 0 && s.counts[ClassSkipped] < len(s.nodes) {
 		s.setStatus(Failed, "no node has applied it")
 	} else {
+		s.reason = "" // of a pause that is over
 		s.setStatus(Succeeded, "")
 	}
 	return true

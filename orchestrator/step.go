@@ -290,7 +290,7 @@ func (s *State) obey(c OperatorCommand) {
 			no("it waits for its promotion: promote lets it go on, rollback and abort end it")
 			return
 		}
-		s.unpause(by)
+		s.unpause("resumed " + by)
 	case Abort:
 		s.setStatus(Aborted, by)
 	case Rollback:
@@ -308,7 +308,7 @@ func (s *State) obey(c OperatorCommand) {
 		s.overruleGates()
 		s.tell(TellStage, -1, "bake and gates of this stage are taken as passed %s", by)
 		if s.status == Paused {
-			s.unpause(by)
+			s.unpause("promoted " + by)
 		}
 	case Skip:
 		s.skip(c.Nodes, no)
@@ -359,7 +359,7 @@ func (s *State) pauseFor(cause Cause, why string) {
 // unpause goes on. What an operator has looked at is forgiven: the failures
 // until now, where they were the cause, so that the budget starts anew; and the
 // rollout has its whole deadline again.
-func (s *State) unpause(by string) {
+func (s *State) unpause(why string) {
 	switch s.pause.Cause {
 	case CauseFailure:
 		s.budget.ForgivenFailed = s.budget.Failed
@@ -372,8 +372,8 @@ func (s *State) unpause(by string) {
 	}
 	s.pause, s.elapsed = nil, 0
 	if s.bakingSince.IsZero() {
-		s.setStatus(Running, "resumed "+by)
+		s.setStatus(Running, why)
 	} else {
-		s.setStatus(Baking, "resumed "+by)
+		s.setStatus(Baking, why)
 	}
 }
