@@ -437,6 +437,9 @@ type Actual struct {
 	Waiting string    `json:"waiting,omitempty"`
 	Time    time.Time `json:"time"`
 	Agent   string    `json:"agent,omitempty"`
+	// Instance is the state folder that the answer comes from: a machine that
+	// was set up anew under the same name has another one. Empty: not known.
+	Instance string `json:"instance,omitempty"`
 }
 
 // ErrNewer is returned by Decode for a record of a later version.

@@ -97,11 +97,15 @@ func New(cfg Config) (*Agent, error) {
 	if err := claim(cfg.StateDir, cfg.Node); err != nil {
 		return nil, err
 	}
+	instance, err := instanceOf(cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
 	a := &Agent{cfg: cfg, bells: map[string]chan struct{}{}, turns: map[string]chan struct{}{}}
 	a.trouble = &trouble{log: cfg.Log}
 	a.reports = newReporter(a)
 	a.fence = &fence{
-		node: cfg.Node, stateDir: cfg.StateDir, root: cfg.Root, agent: cfg.Version, lockWait: cfg.LockWait,
+		node: cfg.Node, stateDir: cfg.StateDir, root: cfg.Root, agent: cfg.Version, instance: instance, lockWait: cfg.LockWait,
 		now: time.Now, log: cfg.Log, recover: a.lastReport, consul: cfg.Consul, settled: a.reports.set, step: func(string) {},
 	}
 	return a, nil

@@ -25,6 +25,7 @@ type fence struct {
 	stateDir string
 	root     string
 	agent    string // version, for reports
+	instance string // of the state folder, for reports
 	lockWait time.Duration
 	now      func() time.Time
 	log      hclog.Logger
@@ -252,7 +253,8 @@ func (w *work) load(ctx context.Context) (*state, error) {
 		w.log.Error("state file was damaged: moved aside, mark recovered from this node's report in Consul",
 			"config", w.config, "file", corrupt.Path+".damaged", "mark", st.Mark.String())
 	} else {
-		w.log.Warn("state was lost: mark recovered from this node's report in Consul", "config", w.config, "mark", st.Mark.String())
+		w.log.Warn("state was lost: mark recovered from this node's report in Consul", "config", w.config, "mark", st.Mark.String(),
+			"another_machine", rep.Instance != "" && rep.Instance != w.instance)
 	}
 	return st, nil
 }
@@ -348,7 +350,7 @@ func (w *work) standing() (file, error) {
 func (w *work) report(result, rollout, problem, output string) *records.Actual {
 	return &records.Actual{
 		Version: records.Version, Node: w.node, Config: w.config, Order: w.st.Mark, Rollout: rollout,
-		Result: result, Error: problem, Output: output, Time: w.now().UTC(), Agent: w.agent,
+		Result: result, Error: problem, Output: output, Time: w.now().UTC(), Agent: w.agent, Instance: w.instance,
 	}
 }
 

@@ -288,7 +288,7 @@ func (f *fence) wait(ctx context.Context, config string, d *records.Desired, why
 	case c == 0 && w.st.Phase == phaseDone:
 		return outcome{Standing: w.st.Report}, nil
 	}
-	rep := &records.Actual{Version: records.Version, Node: f.node, Config: config, Order: w.st.Mark, Agent: f.agent}
+	rep := &records.Actual{Version: records.Version, Node: f.node, Config: config, Order: w.st.Mark, Agent: f.agent, Instance: f.instance}
 	if w.st.Report != nil {
 		last := *w.st.Report
 		rep = &last

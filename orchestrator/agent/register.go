@@ -64,7 +64,7 @@ func (a *Agent) registerOnce(ctx context.Context, id string) error {
 	return a.cfg.Consul.API().Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
 		ID:   id,
 		Name: ServiceName,
-		Meta: map[string]string{"node": a.cfg.Node, "version": a.cfg.Version},
+		Meta: map[string]string{"node": a.cfg.Node, "version": a.cfg.Version, "instance": a.fence.instance},
 		Check: &api.AgentServiceCheck{
 			CheckID:                        id,
 			Name:                           "aimlock agent",

@@ -30,11 +30,16 @@ const readShare = 10
 // changed is called from one goroutine, and is waited for: while it runs,
 // nothing is read beyond what is under way. The snapshots are its own.
 //
-// Nomad is asked when a snapshot is made of a lock that an allocation holds; it
-// is not followed.
+// The allocations of holders are followed as well: news of one tells its locks.
 func (s *Sweep) Run(ctx context.Context, changed func(batch []*Snapshot)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	f := &follower{s: s, p: newPicture(s), out: make(chan func()), waiting: map[string]bool{PartSessions: true}, failing: map[string]bool{}}
+	if n := s.r.Nomad; n != nil {
+		f.p.follower = &allocFollower{nomad: n, tell: func(ctx context.Context, ref AllocRef, seen allocSeen) {
+			f.send(ctx, func() { f.p.tookAlloc(ref, seen) })
+		}}
+		defer f.p.follower.wg.Wait()
+	}
 	defer f.wg.Wait()
 	defer cancel()
 	for _, prefix := range s.parts {

@@ -46,6 +46,10 @@ type picture struct {
 	semOf map[string]string
 
 	allocs map[AllocRef]allocSeen
+	// allocOf are the keys of the locks that each allocation holds, as told.
+	allocOf map[AllocRef]map[string]struct{}
+	// follower follows those allocations; nil: each is asked for again and again.
+	follower *allocFollower
 	// told is what the last snapshot of a lock rested on beside KV.
 	told  map[string]rests
 	dirty map[string]struct{}
@@ -65,9 +69,13 @@ type kept struct {
 type allocSeen struct {
 	alloc *Alloc
 	why   string
+	index uint64
 }
 
-type rests struct{ node, rollout string }
+type rests struct {
+	node, rollout string
+	alloc         AllocRef
+}
 
 const notRead = "it was not read yet"
 
@@ -76,7 +84,7 @@ func newPicture(s *Sweep) *picture {
 		s: s, r: s.r, kv: map[string]kept{}, locks: map[string]struct{}{}, hidden: map[string]bool{},
 		sessionsWhy: notRead, checksWhy: notRead,
 		sems: map[string]map[string]struct{}{}, semOf: map[string]string{},
-		observed: map[string]map[string]struct{}{}, allocs: map[AllocRef]allocSeen{}, told: map[string]rests{}, dirty: map[string]struct{}{},
+		observed: map[string]map[string]struct{}{}, allocs: map[AllocRef]allocSeen{}, allocOf: map[AllocRef]map[string]struct{}{}, told: map[string]rests{}, dirty: map[string]struct{}{},
 	}
 }
 
@@ -324,7 +332,9 @@ func (p *picture) readAllocs(ctx context.Context) {
 		s := p.start(key)
 		p.started[key] = s
 		if s.Held() && s.Holder != nil && s.Holder.AllocID != "" {
-			ids[allocOf(s.Holder)] = true
+			if ref := allocOf(s.Holder); p.follower == nil || !p.gone(ref) && !p.follower.known(ref) {
+				ids[ref] = true
+			}
 		}
 	}
 	var mu sync.Mutex
@@ -334,8 +344,8 @@ func (p *picture) readAllocs(ctx context.Context) {
 		gate <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-gate }()
-			a, _, err := p.r.Nomad.Alloc(ctx, id, Since{})
-			seen := allocSeen{alloc: a}
+			a, index, err := p.r.Nomad.Alloc(ctx, id, Since{})
+			seen := allocSeen{alloc: a, index: index}
 			if err != nil {
 				seen = allocSeen{why: err.Error()}
 			}
@@ -348,6 +358,49 @@ func (p *picture) readAllocs(ctx context.Context) {
 	if len(ids) > 0 {
 		p.read(time.Now())
 	}
+	if p.follower != nil && ctx.Err() == nil {
+		for id := range ids {
+			p.follower.follow(ctx, id, p.allocs[id])
+		}
+	}
+}
+
+func (p *picture) gone(ref AllocRef) bool {
+	a := p.allocs[ref].alloc
+	return a != nil && a.Gone
+}
+
+// tookAlloc takes in news of an allocation that is followed.
+func (p *picture) tookAlloc(ref AllocRef, seen allocSeen) {
+	if len(p.allocOf[ref]) == 0 {
+		return
+	}
+	p.read(time.Now())
+	p.allocs[ref] = seen
+	for key := range p.allocOf[ref] {
+		p.touch(key)
+	}
+}
+
+// rest notes what the last snapshot of a lock rested on.
+func (p *picture) rest(key string, on rests) {
+	if old := p.told[key].alloc; old != on.alloc && old != (AllocRef{}) {
+		delete(p.allocOf[old], key)
+		if len(p.allocOf[old]) == 0 {
+			delete(p.allocOf, old)
+			delete(p.allocs, old)
+			if p.follower != nil {
+				p.follower.forget(old)
+			}
+		}
+	}
+	if on.alloc != (AllocRef{}) {
+		if p.allocOf[on.alloc] == nil {
+			p.allocOf[on.alloc] = map[string]struct{}{}
+		}
+		p.allocOf[on.alloc][key] = struct{}{}
+	}
+	p.told[key] = on
 }
 
 // allocsAtOnce bounds the requests to Nomad under way.
@@ -367,6 +420,7 @@ func (p *picture) compose() []*Snapshot {
 		s := p.snapshot(key)
 		if s.Pair == nil {
 			delete(p.locks, key)
+			p.rest(key, rests{})
 			delete(p.told, key)
 		}
 		out = append(out, s)
@@ -403,8 +457,11 @@ func (p *picture) snapshot(key string) *Snapshot {
 	if s.Held() {
 		p.held(s)
 		on.node = s.node()
+		if s.Holder != nil && s.Holder.AllocID != "" {
+			on.alloc = allocOf(s.Holder)
+		}
 	}
-	p.told[key] = on
+	p.rest(key, on)
 	if dir, ok := p.semOf[key]; ok {
 		p.semaphore(s, dir)
 	}

@@ -203,6 +203,9 @@ func (r *Runner) joiners(ctx context.Context, chain []*orchestrator.Header, flee
 			}
 		}
 	}
+	if err := r.forgetFormer(ctx, plans, chain, retry, planned); err != nil {
+		return nil, err
+	}
 	late := slices.DeleteFunc(slices.Clone(fleet), func(n orchestrator.Node) bool { return planned[n.Name] })
 	match, err := selector.Of(&plans[0].Spec)
 	if err != nil {
