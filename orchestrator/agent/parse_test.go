@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/aim-control/aimlock/internal/records"
@@ -24,6 +25,16 @@ func FuzzState(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(staged)
+	configs := []string{conf, "b.conf"}
+	ds := entries(order(4, 1), "r", configs, set("v", configs))
+	whole, err := (&state{
+		Config: conf, Mark: ds[0].Order, Phase: phaseStaged, Desired: ds[0], Prev: &file{}, Changes: true,
+		Waiting: &waiting{Order: order(5, 1), Why: "x"},
+	}).encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// The checksum keeps a fuzzer out: try what is behind it too.
 		for _, in := range [][]byte{b, append(append([]byte{}, b...), []byte("\n#crc32c "+hex8(checksum(b))+"\n")...)} {
@@ -41,6 +52,12 @@ func FuzzState(f *testing.F) {
 			}
 			if st2.Mark != st.Mark || st2.Phase != st.Phase || len(st2.Snapshots) != len(st.Snapshots) {
 				t.Fatalf("%+v became %+v", st, st2)
+			}
+			if together(st.Desired) {
+				// What is locked together is what the state's own config is one of.
+				if all := (&fence{}).closure([]string{conf}, func(string) *state { return st }); !slices.Contains(all, conf) || len(all) > records.MaxGroup {
+					t.Fatalf("%q is settled together", all)
+				}
 			}
 			for sha := range st.blobs() {
 				if !isSHA256(sha) {
@@ -80,6 +97,7 @@ func TestStateBitFlips(t *testing.T) {
 
 func FuzzStaged(f *testing.F) {
 	f.Add((&Staged{Config: "a b/c.conf"[:3], Node: "n1", Desired: *entry(order(1, 1), "r", "x"), Content: []byte("x\r\n\x00y")}).Encode())
+	f.Add((&Staged{Config: trio[0], Node: "n1", Desired: *entries(order(1, 1), "r", trio, set("v", trio))[0], Content: []byte("x")}).Encode())
 	f.Add([]byte("#aimlock-staged 1 c n e30=\n"))
 	f.Add([]byte("#aimlock-staged 2 c n e30=\n"))
 	f.Add([]byte("plain\n"))
@@ -94,6 +112,9 @@ func FuzzStaged(f *testing.F) {
 		}
 		if again.Config != s.Config || again.Node != s.Node || !bytes.Equal(again.Content, s.Content) || again.Desired.Order != s.Desired.Order {
 			t.Fatalf("%+v became %+v", s, again)
+		}
+		if together(&s.Desired) && (!slices.Contains(s.Desired.Configs, s.Config) || !slices.Equal(again.Desired.Configs, s.Desired.Configs)) {
+			t.Fatalf("%q belongs with %q, then with %q", s.Config, s.Desired.Configs, again.Desired.Configs)
 		}
 	})
 }
