@@ -164,8 +164,8 @@ var guards = []mutant{
 		name: "several configs of one node: all or none after a crash",
 		file: agents + "/group_resume.go",
 		old:  "	if all && allStaged {\n",
-		new:  "	if allStaged {\n",
-		run:  "TestGroupKilled/group_apply",
+		new:  "	if (all || allStaged) && allStaged {\n",
+		run:  "TestGroupKilled",
 	},
 	{
 		name: "several configs of one node: none where one has a newer order",
