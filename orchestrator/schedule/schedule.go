@@ -74,9 +74,14 @@ func Parse(w orchestrator.Window) (*Schedule, error) {
 	return s, errors.Join(errs...)
 }
 
+// lookAhead is how many openings that overlap are followed: a week of a schedule
+// of every minute.
+const lookAhead = 7 * 24 * 60
+
 // At tells whether the window is open at now, and when that changes next: when
-// it closes, or when it opens. Openings that overlap are one. The zero time
-// means never.
+// it closes, or when it opens. Openings that overlap are one; where they go on
+// for weeks, change may be a time up to which it is open, and to ask again at. The
+// zero time means never.
 //
 // A window that opens in the hour that a change to summer time leaves out does
 // not open that day; in the hour that comes twice it opens at both times, which
@@ -93,7 +98,7 @@ func (s *Schedule) At(now time.Time) (open bool, change time.Time) {
 	// It opened at first, within the last duration. Follow openings that come
 	// before the end of those before them.
 	end := first.Add(s.duration)
-	for range 100_000 {
+	for range lookAhead {
 		next := s.cron.Next(first)
 		if next.IsZero() || next.After(end) {
 			return true, end
