@@ -109,7 +109,7 @@ type (
 		events []records.RolloutEvent
 		err    error // of reading the events
 	}
-	watchStages []orchestrator.Stage
+	watchSpec   struct{ spec *orchestrator.Spec }
 	watchSecond struct{}
 )
 
@@ -143,8 +143,8 @@ func (w *watchModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		w.screen.Width, w.screen.Height = msg.Width, msg.Height
 	case watchSecond:
 		return w, everySecond()
-	case watchStages:
-		w.board.Stages = msg
+	case watchSpec:
+		w.board.Spec = msg.spec
 	case watchHeader:
 		w.board.Header, w.board.Note = msg.h, ""
 		w.board.Events = append(w.board.Events, msg.events...)
@@ -232,7 +232,7 @@ func feedWatch(ctx context.Context, r *runner.Runner, id string, send func(tea.M
 			// The estimate needs it; all else does without.
 			if plan, err := r.PlanOf(ctx, h); err == nil {
 				stages = true
-				send(watchStages(plan.Spec.Stages))
+				send(watchSpec{&plan.Spec})
 			}
 		}
 		return true

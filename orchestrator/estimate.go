@@ -10,19 +10,35 @@ type Estimate struct {
 	// Nodes is the time in which nodes are in flight, Bakes the sum of the
 	// bakes.
 	Nodes, Bakes time.Duration
-	// Gates is how many gates are asked, each for as long as it needs.
-	Gates int
+	// Gates is how many gates are asked after a bake, and Asking the least time
+	// that takes: one that needs several passes asks at its interval.
+	Gates  int
+	Asking time.Duration
+	// Manual is how many stages wait for an operator's promotion.
+	Manual int
 }
 
 // Total is the sum of what is known.
-func (e Estimate) Total() time.Duration { return e.Nodes + e.Bakes }
+func (e Estimate) Total() time.Duration { return e.Nodes + e.Bakes + e.Asking }
 
-func (e *Estimate) stage(st *Stage, left int, a *Answers, bake time.Duration) {
+func (e *Estimate) stage(st *Stage, left int, gates []Gate, a *Answers, bake time.Duration) {
 	if a != nil {
 		e.Nodes += a.Time(left, st.MaxParallel)
 	}
 	e.Bakes += bake
-	e.Gates += len(st.Gate)
+	if st.Promote != "" {
+		e.Manual++
+	}
+	longest := time.Duration(0)
+	for _, name := range st.Gate {
+		for i := range gates {
+			if g := &gates[i]; g.Name == name && g.During == "" {
+				e.Gates++
+				longest = max(longest, time.Duration(max(0, g.SuccessLimit-1))*g.Interval)
+			}
+		}
+	}
+	e.Asking += longest
 }
 
 // EstimateNew estimates a rollout of a plan that has not begun. a may be nil.
@@ -34,14 +50,15 @@ func EstimateNew(p *Plan, a *Answers) Estimate {
 		if from == end {
 			continue // nothing to be watched
 		}
-		e.stage(st, end-from, a, st.Bake)
+		e.stage(st, end-from, p.Spec.Gates, a, st.Bake)
 	}
 	return e
 }
 
 // EstimateRest estimates what is left of a rollout as of now, from the header
-// and the stages of its spec. Of one that has ended nothing is left.
-func EstimateRest(h *Header, stages []Stage, a *Answers, now time.Time) Estimate {
+// and its spec. Of one that has ended nothing is left.
+func EstimateRest(h *Header, spec *Spec, a *Answers, now time.Time) Estimate {
+	stages := spec.Stages
 	e := Estimate{Known: a != nil && a.N > 0}
 	if h.FinishedAt != nil {
 		return e
@@ -56,9 +73,9 @@ func EstimateRest(h *Header, stages []Stage, a *Answers, now time.Time) Estimate
 		case h.Promoted:
 			bake = 0
 		case h.BakingSince != nil:
-			bake = max(0, bake-now.Sub(*h.BakingSince))
+			bake = max(0, bake-max(h.Baked, now.Sub(*h.BakingSince)))
 		}
-		e.stage(st, hs.End-hs.From-hs.Done, a, bake)
+		e.stage(st, hs.End-hs.From-hs.Done, spec.Gates, a, bake)
 	}
 	return e
 }

@@ -34,8 +34,8 @@ type Screen struct {
 // Model is what is drawn.
 type Model struct {
 	Header *orchestrator.Header
-	// Stages of the spec, for the estimate; nil where they are not known.
-	Stages []orchestrator.Stage
+	// Spec is for the estimate; nil where it is not known.
+	Spec *orchestrator.Spec
 	// Events are the last ones of the log, the newest last.
 	Events []records.RolloutEvent
 	// Note says what cannot be read now.
@@ -282,12 +282,16 @@ func (p *painter) stageNote(i int) string {
 	if i != h.StageIndex || h.FinishedAt != nil || h.State != orchestrator.Baking || h.BakingSince == nil {
 		return ""
 	}
-	if i < len(p.m.Stages) {
-		if left := h.BakingSince.Add(p.m.Stages[i].Bake).Sub(p.m.Now); left > 0 {
+	if p.m.Spec != nil && i < len(p.m.Spec.Stages) {
+		st := &p.m.Spec.Stages[i]
+		if left := h.BakingSince.Add(st.Bake).Sub(p.m.Now); left > 0 {
 			return "bakes " + Duration(left)
 		}
-		if len(p.m.Stages[i].Gate) > 0 {
+		switch {
+		case len(st.Gate) > 0 && !passed(h, h.Stage):
 			return "asks its gates"
+		case st.Promote != "":
+			return "awaits promote"
 		}
 	}
 	return "bakes"
@@ -352,21 +356,56 @@ func (p *painter) facts() []string {
 		}
 		out = append(out, p.fact("in flight", words)...)
 	}
-	if h.FinishedAt == nil && p.m.Stages != nil {
-		out = append(out, p.fact("left", ETA(h, p.m.Stages, p.m.Now))...)
+	if h.FinishedAt == nil && p.m.Spec != nil {
+		out = append(out, p.fact("left", ETA(h, p.m.Spec, p.m.Now))...)
+	}
+	for i := range h.Gates {
+		if g := &h.Gates[i]; g.Stage == h.Stage {
+			out = append(out, p.fact("gate", GateText(g))...)
+		}
 	}
 	return out
 }
 
+// passed reports whether all gates of a stage that a header knows of have passed.
+func passed(h *orchestrator.Header, stage string) bool {
+	n := 0
+	for i := range h.Gates {
+		if g := &h.Gates[i]; g.Stage == stage {
+			if n++; g.State != orchestrator.GatePassed && g.State != orchestrator.GateOverruled {
+				return false
+			}
+		}
+	}
+	return n > 0
+}
+
+// GateText says how a gate stands, with its counts.
+func GateText(g *orchestrator.GateStatus) string {
+	words := fmt.Sprintf("%s: %s, %d of %d passes", g.Name, g.State, g.Passed, g.Needs)
+	for _, c := range []struct {
+		n    int
+		name string
+	}{{g.Failed, "failed"}, {g.Unknown, "unknown"}, {g.Errors, "errors in a row"}} {
+		if c.n > 0 {
+			words += fmt.Sprintf(", %d %s", c.n, c.name)
+		}
+	}
+	if last := strings.TrimSpace(strings.Join([]string{string(g.Last), g.Value, g.Why}, " ")); last != "" {
+		words += "; last: " + last
+	}
+	return words
+}
+
 // ETA says how long a rollout still takes, as far as it is known.
-func ETA(h *orchestrator.Header, stages []orchestrator.Stage, now time.Time) string {
+func ETA(h *orchestrator.Header, spec *orchestrator.Spec, now time.Time) string {
 	switch h.State {
 	case orchestrator.Paused:
-		return "until somebody resumes it"
+		return "nothing happens before `aimlock rollout resume " + h.ID + "` or `rollback`"
 	case orchestrator.RollingBack:
 		return "until every node is back"
 	}
-	return EstimateText(orchestrator.EstimateRest(h, stages, h.Answers, now), h.Answers)
+	return EstimateText(orchestrator.EstimateRest(h, spec, h.Answers, now), h.Answers)
 }
 
 // EstimateText says an estimate in words.
@@ -387,6 +426,9 @@ func EstimateText(e orchestrator.Estimate, a *orchestrator.Answers) string {
 		of = append(of, "1 gate for as long as it asks")
 	case e.Gates > 1:
 		of = append(of, fmt.Sprintf("%d gates for as long as they ask", e.Gates))
+	}
+	if e.Manual > 0 {
+		of = append(of, "then an operator's promote")
 	}
 	if len(of) > 0 {
 		words += " (" + strings.Join(of, "; ") + ")"

@@ -45,7 +45,7 @@ func tenThousand() Model {
 	h.Counts[orchestrator.ClassApplied], h.Counts[orchestrator.ClassFailed], h.Counts[orchestrator.ClassUnreachable], h.Counts[orchestrator.ClassPending] = 529, 1, 1, 9469
 	return Model{
 		Header: h, Now: now, Hint: "q quits; the rollout goes on",
-		Stages: []orchestrator.Stage{{Name: "canary", Nodes: 1}, {Name: "x", Percent: 1}, {Name: "tenth", Percent: 10, MaxParallel: 50, Bake: 10 * time.Minute, Gate: []string{"passing"}}, {Name: "rest", Percent: 100, MaxParallel: 500}},
+		Spec: &orchestrator.Spec{Gates: []orchestrator.Gate{{Name: "passing", SuccessLimit: 3, Interval: 10 * time.Second}}, Stages: []orchestrator.Stage{{Name: "canary", Nodes: 1}, {Name: "x", Percent: 1}, {Name: "tenth", Percent: 10, MaxParallel: 50, Bake: 10 * time.Minute, Gate: []string{"passing"}}, {Name: "rest", Percent: 100, MaxParallel: 500}}},
 		Events: []records.RolloutEvent{
 			{N: 1, At: *ago(12 * time.Minute), Kind: records.EventHold, Text: "driven by ops@control-1"},
 			{N: 2, At: *ago(11 * time.Minute), Kind: records.EventStage, Text: `stage "canary": nodes 1 to 1 of 10000`},
@@ -60,6 +60,7 @@ func baking() Model {
 	h.State, h.BakingSince, h.InFlight, h.Flying, h.Problems = orchestrator.Baking, ago(3*time.Minute), 0, nil, nil
 	h.Stages = append([]orchestrator.HeaderStage{}, h.Stages...)
 	h.Stages[2].Done = 900
+	h.Gates = []orchestrator.GateStatus{{Stage: "tenth", Name: "passing", State: orchestrator.GateMeasuring, Passed: 1, Unknown: 1, Needs: 3, Last: orchestrator.Pass, Value: "99.7", Why: "9970 of 10000 pass\x1b[2J"}}
 	m.Header = &h
 	return m
 }
