@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/aim-control/aimlock/internal/board"
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/runner"
@@ -105,7 +106,12 @@ type rolloutView struct {
 	Follows    string                    `json:"follows,omitempty"`
 	Note       string                    `json:"note,omitempty"`
 	// Waiting is there for a rollout that has not begun.
-	Waiting *runner.Waiting `json:"waiting,omitempty"`
+	Waiting  *runner.Waiting           `json:"waiting,omitempty"`
+	InFlight int                       `json:"in_flight"`
+	Flying   []orchestrator.Flight     `json:"flying,omitempty"`
+	Gates    []orchestrator.GateStatus `json:"gates,omitempty"`
+	// Events are the log, with -verbose.
+	Events []records.RolloutEvent `json:"events,omitempty"`
 }
 
 type stageView struct {
@@ -124,6 +130,7 @@ type configView struct {
 
 func viewRollout(h *orchestrator.Header, note string) rolloutView {
 	v := rolloutView{
+		InFlight: h.InFlight, Flying: h.Flying, Gates: h.Gates,
 		ID: h.ID, Name: h.Name, State: h.State, Stage: h.Stage, Token: h.Token, Counts: h.Counts, Total: h.Total,
 		StartedAt: h.StartedAt, FinishedAt: h.FinishedAt, CreatedAt: h.CreatedAt, Reason: h.Reason, Problems: h.Problems,
 		Command: h.Command, Superseded: h.SupersededBy, Follows: h.Follows, Note: note,
@@ -167,6 +174,16 @@ func rolloutText(h *orchestrator.Header) string {
 			mark = ">"
 		}
 		line("stage", "%s %-12s %d of %d", mark, s.Name, s.Done, s.End-s.From)
+	}
+	if h.InFlight > 0 {
+		words := fmt.Sprint(h.InFlight)
+		if len(h.Flying) > 0 {
+			words += fmt.Sprintf(", %s since %s", h.Flying[0].Node, h.Flying[0].Since.UTC().Format("15:04:05 UTC"))
+		}
+		line("in flight", "%s", text.Printable(words))
+	}
+	for i := range h.Gates {
+		line("gate", "%s", text.Printable(h.Gates[i].Stage+" "+board.GateText(&h.Gates[i])))
 	}
 	for _, p := range h.Problems {
 		line("problem", "%s: %s: %s", p.Node, p.Class, text.Clip(text.Printable(p.Why), 200))

@@ -1,8 +1,17 @@
 package command
 
-import "context"
+import (
+	"context"
+	"flag"
+	"time"
+
+	"github.com/aim-control/aimlock/internal/board"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
+)
 
 func newRolloutStatus(m *Meta) *command {
+	verbose := false
 	return &command{
 		Meta:     m,
 		Synopsis: "Show how a rollout stands",
@@ -14,7 +23,10 @@ one that has not begun it shows what it waits for.
 It changes nothing and exits 0 whatever the state is.`,
 		Examples: []example{{"How far is it?", "aimlock rollout status"}, {"For a program", "aimlock rollout status -json aim-lock-config"}},
 		Groups:   groupConsul | groupJSON,
-		MaxArgs:  1,
+		Flags: func(fs *flag.FlagSet) {
+			fs.BoolVar(&verbose, "verbose", false, "Show the rollout's log as well.")
+		},
+		MaxArgs: 1,
 		Run: func(ctx context.Context, in *input) error {
 			r, err := m.runner(nil)
 			if err != nil {
@@ -35,10 +47,29 @@ It changes nothing and exits 0 whatever the state is.`,
 				m.Printf("%s", waitingText(w))
 				return nil
 			}
+			var events []records.RolloutEvent
+			if verbose {
+				if events, err = r.Events(ctx, id, 0); err != nil {
+					return err
+				}
+			}
 			if m.JSON {
-				return m.PrintJSON(viewRollout(h, ""))
+				v := viewRollout(h, "")
+				v.Events = events
+				return m.PrintJSON(v)
 			}
 			m.Printf("%s", rolloutText(h))
+			if h.FinishedAt == nil && h.PlanChunks > 0 {
+				plan, err := r.PlanOf(ctx, h)
+				if err == nil {
+					m.Printf("  %-9s %s\n", "left", text.Printable(board.ETA(h, &plan.Spec, time.Now())))
+				}
+			}
+			for _, e := range events {
+				if e.Text != "" {
+					m.Printf("  %s  %-8s %s\n", e.At.UTC().Format("2006-01-02 15:04:05"), text.Printable(e.Kind), eventText(&e))
+				}
+			}
 			return nil
 		},
 	}

@@ -1,0 +1,57 @@
+package runner
+
+import (
+	"context"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/orchestrator"
+)
+
+// measuredFrom is how many of a config's last rollouts an estimate rests on.
+const measuredFrom = 10
+
+// Measured is how long nodes took in the last rollouts of a spec's configs; of
+// none, where nothing was measured yet.
+func (r *Runner) Measured(ctx context.Context, spec *orchestrator.Spec) (a orchestrator.Answers, rollouts int, err error) {
+	heads, err := r.Headers(ctx)
+	if err != nil {
+		return a, 0, err
+	}
+	for _, h := range heads { // the newest first
+		if h.Answers != nil && sharesConfig(h, spec) && rollouts < measuredFrom {
+			a.Merge(*h.Answers)
+			rollouts++
+		}
+	}
+	return a, rollouts, nil
+}
+
+// AgentsDown names the nodes of a plan whose agents are down now. ok is false
+// where that cannot be told: nothing is known where no agent at all is to be seen.
+func (r *Runner) AgentsDown(ctx context.Context, nodes []string) (down []string, ok bool, err error) {
+	opts := &api.QueryOptions{RequireConsistent: true}
+	agents, err := consulkv.Retry(ctx, r.consul, "list the agents", func(ctx context.Context) ([]*api.CatalogService, error) {
+		l, _, err := r.consul.API().Catalog().Service(AgentService, "", opts.WithContext(ctx))
+		return l, err
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	critical, err := consulkv.Retry(ctx, r.consul, "list critical checks", func(ctx context.Context) (api.HealthChecks, error) {
+		l, _, err := r.consul.API().Health().State(api.HealthCritical, opts.WithContext(ctx))
+		return l, err
+	})
+	if err != nil || len(agents) == 0 {
+		return nil, false, err
+	}
+	v := newVitals(nodes)
+	v.setAgents(agents)
+	v.setCritical(critical)
+	ev, ok := v.judge()
+	for _, i := range ev.Down {
+		down = append(down, nodes[i])
+	}
+	return down, ok, nil
+}
