@@ -32,7 +32,12 @@
 //
 // Consul takes 200 connections from one address unless its
 // limits.http_max_conns_per_client is raised: that is enough for one agent on
-// each machine, and too little for some seventy of them behind one address.
+// each machine, and too little for some seventy of them behind one address, or
+// for one that has heard of more than some 190 configs.
+//
+// Configs that belong together are read by one transaction and carried out by
+// one follower; the others find their answer in their own journals. See
+// group.go.
 //
 // It may import the core, records, keys and consulkv. Who delivers by other
 // means (consul-template) enters by [Agent.Apply].
