@@ -108,17 +108,17 @@ func (w *work) reveal(ctx context.Context, p *plan, content source) error {
 	if w.values, err = w.readSecrets(ctx, d.Secrets); err != nil {
 		return err
 	}
-	real, err := secrets.Fill(form, w.values)
+	filled, err := secrets.Fill(form, w.values)
 	if err != nil {
 		return fmt.Errorf("revision %s: %w", d.Revision, err)
 	}
-	if len(real) > maxFile {
-		return fmt.Errorf("revision %s has %d bytes with its secrets, which is more than the %d that an agent takes", d.Revision, len(real), maxFile)
+	if len(filled) > maxFile {
+		return fmt.Errorf("revision %s has %d bytes with its secrets, which is more than the %d that an agent takes", d.Revision, len(filled), maxFile)
 	}
 	if w.st.Hidden == nil {
 		w.st.Hidden = map[string]string{}
 	}
-	p.content, p.want.SHA256, p.want.Size = real, sum256(real), int64(len(real))
+	p.content, p.want.SHA256, p.want.Size = filled, sum256(filled), int64(len(filled))
 	w.st.Real, w.st.Hidden[p.want.SHA256] = p.want.SHA256, d.SHA256
 	return nil
 }
@@ -245,8 +245,8 @@ func (w *work) told(sum string) string {
 	if sum == "" || w.st.Desired != nil && strings.HasPrefix(w.st.Desired.SHA256, sum) {
 		return sum
 	}
-	for real, form := range w.st.Hidden {
-		if strings.HasPrefix(real, sum) {
+	for whole, form := range w.st.Hidden {
+		if strings.HasPrefix(whole, sum) {
 			return form[:len(sum)]
 		}
 		if strings.HasPrefix(form, sum) {
@@ -298,9 +298,9 @@ func (s *state) forgetHidden() {
 	for _, sn := range s.Snapshots {
 		keep[sn.File.SHA256] = true
 	}
-	for real := range s.Hidden {
-		if !keep[real] {
-			delete(s.Hidden, real)
+	for sum := range s.Hidden {
+		if !keep[sum] {
+			delete(s.Hidden, sum)
 		}
 	}
 }
