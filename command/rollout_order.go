@@ -40,12 +40,13 @@ func newRolloutPromote(m *Meta) *command {
 func newRolloutSkip(m *Meta) *command {
 	return rolloutOrder(m, orchestrator.Skip, "Take nodes out of a rollout",
 		`Takes the named nodes out of the rollout, if they have no order yet: all of them
-or none.`, true)
+or none. With -stage all nodes of that stage are meant that have no order yet; a
+stage of which all are skipped neither bakes nor asks its gates.`, true)
 }
 
 // rolloutOrder fills in a command that gives an operator's order.
 func rolloutOrder(m *Meta, verb orchestrator.Verb, synopsis, description string, nodes bool) *command {
-	reason := ""
+	reason, stage := "", ""
 	c := &command{
 		Meta:     m,
 		Synopsis: synopsis,
@@ -59,12 +60,18 @@ Without an argument the only unfinished rollout is meant.`,
 		Groups:   groupConsul | groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&reason, "reason", "", "Why, in `WORDS`: it stands in the rollout's record.")
+			if nodes {
+				fs.StringVar(&stage, "stage", "", "Skip all nodes of the stage of this `NAME` that have no order yet.")
+			}
 		},
 		MaxArgs: 1,
 	}
 	if nodes {
-		c.Usage, c.MinArgs, c.MaxArgs = "[options] ID|NAME NODE…", 2, -1
-		c.Examples = []example{{"A machine is being repaired", "aimlock rollout skip aim-lock-config drone-7"}}
+		c.Usage, c.MinArgs, c.MaxArgs = "[options] ID|NAME [NODE…]", 1, -1
+		c.Examples = []example{
+			{"A machine is being repaired", "aimlock rollout skip aim-lock-config drone-7"},
+			{"A stage is not wanted", "aimlock rollout skip -stage eu aim-lock-config"},
+		}
 	}
 	c.Run = func(ctx context.Context, in *input) error {
 		r, err := m.runner(nil)
@@ -75,12 +82,15 @@ Without an argument the only unfinished rollout is meant.`,
 		var names []string
 		if nodes {
 			args, names = args[:1], args[1:]
+			if len(names) == 0 && stage == "" {
+				return usagef("name the nodes to skip, or a stage by -stage")
+			}
 		}
 		id, err := m.findRollout(ctx, r, args)
 		if err != nil {
 			return err
 		}
-		h, err := r.Command(ctx, runner.Order{ID: id, Verb: verb, Nodes: names, Reason: reason})
+		h, err := r.Command(ctx, runner.Order{ID: id, Verb: verb, Nodes: names, Stage: stage, Reason: reason})
 		if err != nil {
 			return rolloutError(err)
 		}

@@ -71,7 +71,7 @@ func (s *State) run() {
 	s.assign()
 	if s.next == end && s.nReady == 0 && s.nDeferred == 0 && s.nWaiting == 0 && s.inFlight == 0 && s.unconfirmed == 0 {
 		// A stage without nodes changed nothing: there is nothing to watch.
-		s.bakingSince, s.promoted = s.now, s.promoted || s.from() == end
+		s.bakingSince, s.promoted = s.now, s.promoted || s.skipped()
 		s.baked, s.bakeFrom = 0, s.now
 		s.status, s.dirty = Baking, true
 		if bake := s.plan.Spec.Stages[s.stage].Bake; bake > 0 && !s.promoted {
@@ -92,11 +92,6 @@ func (s *State) announce() {
 		return
 	}
 	s.tell(TellStage, -1, "stage %q: nodes %d to %d of %d", s.plan.Spec.Stages[s.stage].Name, from+1, end, len(s.nodes))
-}
-
-func (s *State) from() int {
-	from, _ := s.plan.Stage(s.stage)
-	return from
 }
 
 // assign fills the stage's window: first those that are back, then the next.

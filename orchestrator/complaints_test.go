@@ -309,3 +309,28 @@ func TestRollbackNamesWhoDidNotGoBack(t *testing.T) {
 		t.Errorf("problems: %+v", w.header.Problems)
 	}
 }
+
+// TestSkipStage: a stage whose nodes are all skipped is passed without a bake
+// or a gate; one that is at work loses those that have no order yet.
+func TestSkipStage(t *testing.T) {
+	spec := testSpec(Stage{Name: "a", Nodes: 1}, Stage{Name: "b", Nodes: 2, Bake: time.Hour, Promote: PromoteManual}, Stage{Name: "rest", Percent: 100, MaxParallel: 1})
+	w := complaint(t, spec, 6)
+	w.step(OperatorCommand{N: 1, Verb: Skip, Stage: "b", By: "sam"}, -1)
+	w.start()
+	w.answered(0)
+	if len(w.given) != 2 || w.s.Stage() != 2 {
+		t.Fatalf("%d orders in stage %d", len(w.given), w.s.Stage())
+	}
+	w.step(OperatorCommand{N: 2, Verb: Skip, Stage: "rest", By: "sam"}, -1)
+	for i, stage := range []string{"a", "none"} {
+		n := uint64(i + 3)
+		if w.step(OperatorCommand{N: n, Verb: Skip, Stage: stage, By: "sam"}, -1); w.s.command.OK || w.s.command.N != n {
+			t.Errorf("stage %s: %+v", stage, w.s.command)
+		}
+	}
+	w.answerAll()
+	w.wants(t, Succeeded, "")
+	if got := w.s.Counts(); got != (Counts{ClassApplied: 2, ClassSkipped: 4}) {
+		t.Errorf("%v", got)
+	}
+}

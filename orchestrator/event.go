@@ -105,9 +105,11 @@ var Verbs = []Verb{Pause, Resume, Abort, Rollback, Promote, Skip}
 type OperatorCommand struct {
 	// N numbers the commands of one rollout from 1. A command whose number is
 	// not above that of the last one taken is ignored.
-	N      uint64
-	Verb   Verb
-	Nodes  []string
+	N     uint64
+	Verb  Verb
+	Nodes []string
+	// Stage is for Skip: all nodes of that stage which have no order yet.
+	Stage  string
 	By     string
 	Reason string
 	// Accessor is the public id of the ACL token that the operator used, if

@@ -200,12 +200,12 @@ func (m *model) verifyAssign(t *rapid.T, e Assign, persisted Header) {
 	// Never past a gate that did not pass, and that is durable first.
 	for st := range stage {
 		from, end := m.plan.Stage(st)
-		if from < end && !m.promoted[st] {
+		if from < end && !m.promoted[st] && !m.skipped(st) {
 			m.verifyGates(t, st, persisted)
 		}
 	}
 	for st := range stage {
-		if from, end := m.plan.Stage(st); m.plan.Spec.Stages[st].Promote == PromoteManual && from < end && !m.promoted[st] {
+		if from, end := m.plan.Stage(st); m.plan.Spec.Stages[st].Promote == PromoteManual && from < end && !m.promoted[st] && !m.skipped(st) {
 			t.Fatalf("assigned in stage %d, and stage %d was not promoted", stage, st)
 		}
 	}
@@ -253,6 +253,16 @@ func (m *model) verifyBudget(t *rapid.T, e Assign, persisted Header) {
 		}
 	}
 	m.atRisk = len(m.unanswered()) + len(e.Nodes)
+}
+
+// skipped: all nodes of a stage are, so there was nothing to watch.
+func (m *model) skipped(stage int) bool {
+	for from, end := m.plan.Stage(stage); from < end; from++ {
+		if m.s.Class(from) != ClassSkipped {
+			return false
+		}
+	}
+	return true
 }
 
 // over is how many nodes of a stage, or of all for -1, have failed and are not
@@ -373,7 +383,9 @@ func (m *model) act(t *rapid.T) Event {
 			n = m.header.Command.N + 1
 		}
 		c := OperatorCommand{N: n, Verb: verb, By: "test"}
-		if verb == Skip {
+		if verb == Skip && rapid.Bool().Draw(t, "whole stage") {
+			c.Stage = m.plan.Spec.Stages[rapid.IntRange(0, len(m.plan.Spec.Stages)-1).Draw(t, "stage")].Name
+		} else if verb == Skip {
 			c.Nodes = []string{m.plan.Nodes[rapid.IntRange(0, len(m.plan.Nodes)-1).Draw(t, "node")]}
 		}
 		p := m.s.pause

@@ -311,6 +311,9 @@ func (s *State) obey(c OperatorCommand) {
 			s.unpause("promoted " + by)
 		}
 	case Skip:
+		if c.Stage != "" {
+			s.skipStage(c.Stage, no)
+		}
 		s.skip(c.Nodes, no)
 	default:
 		no("%q is no command that this version knows", c.Verb)
@@ -343,6 +346,42 @@ func (s *State) skip(names []string, no func(string, ...any)) {
 		s.unready(i)
 		s.setClass(i, ClassSkipped)
 	}
+}
+
+// skipStage takes all nodes of a stage out that have no order yet. A stage all
+// of whose nodes are skipped has nothing to watch: it neither bakes nor asks.
+func (s *State) skipStage(name string, no func(string, ...any)) {
+	st := slices.IndexFunc(s.plan.Spec.Stages, func(st Stage) bool { return st.Name == name })
+	if st < 0 {
+		no("there is no stage %q in this rollout", name)
+		return
+	}
+	n := 0
+	from, end := s.plan.Stage(st)
+	for i := from; i < end; i++ {
+		if s.nodes[i].order.IsZero() && s.nodes[i].class != ClassSkipped {
+			s.undefer(i)
+			s.unready(i)
+			s.setClass(i, ClassSkipped)
+			n++
+		}
+	}
+	if n == 0 {
+		no("no node of stage %q is without an order", name)
+		return
+	}
+	s.command.Result = fmt.Sprintf("%d nodes are skipped", n)
+}
+
+// skipped reports whether all nodes of the present stage are.
+func (s *State) skipped() bool {
+	from, end := s.plan.Stage(s.stage)
+	for i := from; i < end; i++ {
+		if s.nodes[i].class != ClassSkipped {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *State) pauseFor(cause Cause, why string) {

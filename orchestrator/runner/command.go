@@ -23,6 +23,7 @@ type commandRecord struct {
 	N       uint64            `json:"n"`
 	Verb    orchestrator.Verb `json:"verb"`
 	Nodes   []string          `json:"nodes,omitempty"`
+	Stage   string            `json:"stage,omitempty"`
 	By      string            `json:"by"`
 	records.Who
 	Reason string    `json:"reason,omitempty"`
@@ -32,7 +33,7 @@ type commandRecord struct {
 }
 
 func (c *commandRecord) event() orchestrator.OperatorCommand {
-	return orchestrator.OperatorCommand{N: c.N, Verb: c.Verb, Nodes: c.Nodes, By: c.By, Reason: c.Reason, Accessor: c.Accessor}
+	return orchestrator.OperatorCommand{N: c.N, Verb: c.Verb, Nodes: c.Nodes, Stage: c.Stage, By: c.By, Reason: c.Reason, Accessor: c.Accessor}
 }
 
 func (r *Runner) commandKey(id string) string { return r.keys.Rollout(id) + "/command" }
@@ -42,6 +43,7 @@ type Order struct {
 	ID     string
 	Verb   orchestrator.Verb
 	Nodes  []string
+	Stage  string
 	Reason string
 }
 
@@ -154,7 +156,7 @@ func (r *Runner) driven(ctx context.Context, h *orchestrator.Header) bool {
 func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
 	key := r.commandKey(o.ID)
 	deadline := time.Now().Add(2 * obeyWithin)
-	rec := commandRecord{Version: records.Version, Verb: o.Verb, Nodes: o.Nodes, By: r.by, Who: r.who(ctx), Reason: o.Reason, At: time.Now().UTC(), Nonce: rand.Text()}
+	rec := commandRecord{Version: records.Version, Verb: o.Verb, Nodes: o.Nodes, Stage: o.Stage, By: r.by, Who: r.who(ctx), Reason: o.Reason, At: time.Now().UTC(), Nonce: rand.Text()}
 	for {
 		p, err := r.consul.Get(ctx, key)
 		if err != nil {
