@@ -189,6 +189,12 @@ func freePorts(t testing.TB, ip string, n int) []int {
 	return out
 }
 
+// FreePorts finds ports of this host for programs that are no Consul.
+func FreePorts(t testing.TB, n int) []int {
+	t.Helper()
+	return freePorts(t, "127.0.0.1", n)
+}
+
 func (c *Consul) serfAddr() string { return net.JoinHostPort(c.ip, strconv.Itoa(c.serf)) }
 
 // listening waits until the HTTP API answers; false if the process ends first.
