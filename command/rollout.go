@@ -105,6 +105,10 @@ type rolloutView struct {
 	Superseded string                    `json:"superseded_by,omitempty"`
 	Follows    string                    `json:"follows,omitempty"`
 	Note       string                    `json:"note,omitempty"`
+	// Drifted are nodes where somebody else changed a file, 100 at most, of so
+	// many.
+	Drifted      []runner.Drifted `json:"drifted,omitempty"`
+	DriftedTotal int              `json:"drifted_total,omitempty"`
 	// Waiting is there for a rollout that has not begun.
 	Waiting  *runner.Waiting           `json:"waiting,omitempty"`
 	InFlight int                       `json:"in_flight"`

@@ -89,15 +89,8 @@ func (m *Meta) runRollout(ctx context.Context, path string, detailed, lenient bo
 	if out.Busy != nil {
 		return m.busy(out, detailed)
 	}
-	if m.JSON {
-		if err := m.PrintJSON(viewRollout(&out.Header, out.Note)); err != nil {
-			return err
-		}
-	} else {
-		m.Printf("%s", rolloutText(&out.Header))
-		if out.Note != "" {
-			m.Printf("  %-9s %s\n", "note", out.Note)
-		}
+	if err := m.printRollout(ctx, r, &out.Header, out.Note); err != nil {
+		return err
 	}
 	switch err := stateError(&out.Header); {
 	case err != nil && lenient:

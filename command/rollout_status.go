@@ -53,9 +53,10 @@ It changes nothing and exits 0 whatever the state is.`,
 					return err
 				}
 			}
+			some, all := m.drifted(ctx, r, h)
 			if m.JSON {
 				v := viewRollout(h, "")
-				v.Events = events
+				v.Events, v.Drifted, v.DriftedTotal = events, some, all
 				return m.PrintJSON(v)
 			}
 			m.Printf("%s", rolloutText(h))
@@ -65,6 +66,7 @@ It changes nothing and exits 0 whatever the state is.`,
 					m.Printf("  %-9s %s\n", "left", text.Printable(board.ETA(h, &plan.Spec, time.Now())))
 				}
 			}
+			m.Printf("%s", driftedText(some, all))
 			for _, e := range events {
 				if e.Text != "" {
 					m.Printf("  %s  %-8s %s\n", e.At.UTC().Format("2006-01-02 15:04:05"), text.Printable(e.Kind), eventText(&e))

@@ -63,6 +63,9 @@ type Config struct {
 	// Renderings is how many distinct contents the template came to, in a
 	// plan; 0 without a template.
 	Renderings int `json:"renderings,omitempty"`
+	// Drift is what a node does about a file that somebody else changed: "restore",
+	// or "", which leaves and reports it.
+	Drift string `json:"drift,omitempty"`
 	// Secrets are put into the content by the nodes.
 	Secrets []Secret `json:"secrets,omitempty"`
 }

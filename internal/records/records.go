@@ -362,6 +362,9 @@ type Desired struct {
 	// Attempt is how often this node was given this revision by the rollout,
 	// from 2 on; 0 is the first time. Agents need not know.
 	Attempt int `json:"attempt,omitempty"`
+	// Drift is what to do about a file that somebody else changed: DriftRestore,
+	// or empty, which leaves it. An agent that does not know it leaves it.
+	Drift string `json:"drift,omitempty"`
 	// Requires are features that an agent must know to carry the entry out: one
 	// that does not know them all answers failed.
 	Requires []string `json:"requires,omitempty"`
@@ -431,6 +434,10 @@ type Actual struct {
 	// Previous is the revision that a restore of Rollout would bring back;
 	// empty where there was no file.
 	Previous string `json:"previous,omitempty"`
+	// Drift: what stands is not what the last order left; nil: it is, as far as is
+	// known. Restored: it was put back since that order.
+	Drift    *Drift    `json:"drift,omitempty"`
+	Restored *Restored `json:"restored,omitempty"`
 	// Waiting says why the newest entry is not carried out yet, where it is one
 	// of several that belong together and not all of them are there. The rest
 	// answers the order before it, and Result is empty where there was none.

@@ -161,6 +161,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	wg.Go(func() { a.register(ctx) })
 	wg.Go(func() { a.witness(ctx) })
+	wg.Go(func() { a.watchDrift(ctx) })
 	wg.Go(func() { a.reports.run(ctx) })
 	wg.Go(func() { a.sweepDesired(ctx, &wg) })
 	a.discover(ctx, &wg)

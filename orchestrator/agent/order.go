@@ -385,6 +385,11 @@ func (w *work) success(p *plan) *records.Actual {
 	switch {
 	case p.t != nil:
 		rep.Revision, rep.SHA256 = p.want.revision(), p.want.SHA256
+		if w.st.Managed = nil; p.want.Exists {
+			left := p.want
+			left.Destination = p.t.destination
+			w.st.Managed = &left
+		}
 		if p.result == records.ResultApplied {
 			rep.Revision = d.Revision
 		}

@@ -97,6 +97,9 @@ type state struct {
 	// Stays is the verdict on a group's order, with phase done: its files stay.
 	// Where it is false they were taken back, or never touched.
 	Stays bool `json:"stays,omitempty"`
+	// Managed is the file as the last order that went well left it; nil where it
+	// left none, or that was before this was kept.
+	Managed *file `json:"managed,omitempty"`
 	// Waiting is the newest entry where it waits for others of its group.
 	Waiting *waiting `json:"waiting,omitempty"`
 	// Report answers the mark.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
@@ -30,6 +31,9 @@ type Status struct {
 	Output  string              `json:"output"`
 	Refused *orchestrator.Order `json:"refused"`
 	Time    *time.Time          `json:"time"`
+	// Drift and Restored are left out where there was none.
+	Drift    *records.Drift    `json:"drift,omitempty"`
+	Restored *records.Restored `json:"restored,omitempty"`
 }
 
 // States beside the results of a report.
@@ -59,6 +63,7 @@ func ReadStatus(stateDir string) ([]Status, error) {
 		if r := st.Report; r != nil {
 			// The last answer, even while the next is on its way.
 			s.Revision, s.SHA256, s.Time = r.Revision, r.SHA256, &r.Time
+			s.Drift, s.Restored = r.Drift, r.Restored
 			if st.Phase == phaseDone {
 				s.State, s.Error, s.Output = r.Result, r.Error, r.Output
 			}

@@ -365,7 +365,7 @@ func (d *drive) give(ctx context.Context, o orchestrator.Order, nodes []int, act
 func (d *drive) desired(node, ci int, c orchestrator.Config, o orchestrator.Order, action string) *records.Desired {
 	out := &records.Desired{
 		Version: records.Version, Order: o, Rollout: d.plan.ID, Destination: c.Destination,
-		Action: action, Mode: c.Mode, Owner: c.Owner, Group: c.Group,
+		Action: action, Mode: c.Mode, Owner: c.Owner, Group: c.Group, Drift: c.Drift,
 		Validate: command(c.Validate), Reload: command(c.Reload), Healthy: command(c.Healthy),
 	}
 	if configs := d.plan.Spec.Configs; len(configs) > 1 {

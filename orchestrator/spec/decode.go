@@ -151,7 +151,7 @@ var modePattern = regexp.MustCompile(`^0?[0-7]{3}$`)
 func (d *decoder) config(b *hcl.Block) (orchestrator.Config, *hcl.Attribute) {
 	cfg := orchestrator.Config{Name: b.Labels[0]}
 	c := d.content(b.Body, &hcl.BodySchema{
-		Attributes: attrs("source!", "destination!", "mode", "owner", "group", "validate", "reload", "healthy", "timeout", "template"),
+		Attributes: attrs("source!", "destination!", "mode", "owner", "group", "validate", "reload", "healthy", "timeout", "template", "drift"),
 		Blocks:     blocks("secret name"),
 	})
 	var src []byte
@@ -177,6 +177,7 @@ func (d *decoder) config(b *hcl.Block) (orchestrator.Config, *hcl.Attribute) {
 			d.bad(a, "Invalid mode", "%q must be a file's permission in octal, such as \"0640\".", "mode")
 		}
 	}
+	cfg.Drift = d.drift(c)
 	cfg.Owner, _, _ = d.text(c, "owner")
 	cfg.Group, _, _ = d.text(c, "group")
 	d.templated(&cfg, c, src)
