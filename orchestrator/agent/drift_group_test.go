@@ -1,0 +1,47 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/aim-control/aimlock/internal/records"
+)
+
+// One file of several that belong together is put back, and the answers stay.
+func TestDriftOfAGroupIsRestored(t *testing.T) {
+	r := newRig(t)
+	ds, want := entries(order(10, 1), "r1", trio, set("v1", trio)), set("v1", trio)
+	for _, d := range ds {
+		d.Drift = records.DriftRestore
+	}
+	r.groupMust(t, ds, want, records.ResultApplied)
+	if err := os.WriteFile(filepath.Join(r.root, "etc/aim/a.conf"), []byte("by hand\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	found, err := r.lookForDrift(context.Background(), "a.conf")
+	if err != nil || !found.is || !found.may || found.rep == nil || found.rep.Drift == nil {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	reps, err := r.putBackDrifted(context.Background(), "a.conf", func(config string, _ *records.Desired) source {
+		return from(want[slices.Index(trio, config)])
+	})
+	if err != nil || len(reps) != len(trio) {
+		t.Fatalf("%+v, %v", reps, err)
+	}
+	if got := r.files(t, trio); !slices.Equal(got, want) {
+		t.Errorf("files %q", got)
+	}
+	for c, rep := range reps {
+		if rep.Result != records.ResultApplied || rep.Order != ds[0].Order || rep.Drift != nil || (rep.Restored != nil) != (c == "a.conf") {
+			t.Errorf("%s: %+v", c, rep)
+		}
+	}
+	// The group is whole: the same order again changes nothing.
+	outs, err := r.groupDo(ds, want)
+	if err != nil || slices.ContainsFunc(outs, func(o outcome) bool { return o.Changed || o.Report != nil }) {
+		t.Errorf("%+v, %v", outs, err)
+	}
+}
