@@ -193,7 +193,7 @@ func (h *Hold) watchRequest(name string) {
 			h.mu.Lock()
 			h.requested = &q
 			h.mu.Unlock()
-			h.cancel(fmt.Errorf("%w of %s by %s: %s", ErrRequested, name, printable(q.By), printable(q.Reason)))
+			h.cancel(fmt.Errorf("%w of %s by %s%s", ErrRequested, name, printable(q.By), reasonText(q.Reason)))
 			return
 		}
 	}

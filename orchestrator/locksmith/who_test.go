@@ -1,6 +1,7 @@
 package locksmith
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -91,5 +92,20 @@ func TestAHangingAccessorIsNotInTheWay(t *testing.T) {
 			t.Errorf("the break took %s", took)
 		}
 		c.consul.Accessor(t.Context()) // what is still asked ends
+	})
+}
+
+// Who gives no reason leaves no colon that nothing follows.
+func TestARequestWithoutAReason(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		h := w.acquire(w.client(), one("a"))
+		if _, err := w.client(named("ann")).Request(t.Context(), "a", "", time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		waitDone(t, h.Context(), 5*time.Second)
+		if got := context.Cause(h.Context()).Error(); !strings.HasSuffix(got, "of a by ann") {
+			t.Errorf("got %q", got)
+		}
 	})
 }
