@@ -180,6 +180,25 @@ func (c *nomadCluster) run(job, kind string, argv ...string) string {
 	return allocs[0].ID
 }
 
+// record keeps an answer for the unit tests, where NOMAD_RECORD is set.
+func (c *nomadCluster) record(name, path string) {
+	c.t.Helper()
+	if os.Getenv("NOMAD_RECORD") == "" {
+		return
+	}
+	var body any
+	if err := c.get(path, &body); err != nil {
+		c.t.Fatal(err)
+	}
+	b, err := json.MarshalIndent(body, "", " ")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(harness.Root(c.t), "orchestrator/evidence/testdata/nomad", name), append(b, '\n'), 0o644); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // TestNomad asks a real Nomad about allocations that run, complete, fail, are
 // stopped, are lost with their client, and are collected.
 func TestNomad(t *testing.T) {
@@ -249,6 +268,13 @@ func TestNomad(t *testing.T) {
 
 	c.client.Kill()
 	becomes(stays, "lost stop down")
+	var lost struct{ NodeID string }
+	if err := c.get("/v1/allocation/"+stays, &lost); err != nil {
+		t.Fatal(err)
+	}
+	c.record("allocation-lost.json", "/v1/allocation/"+stays)
+	c.record("node-down.json", "/v1/node/"+lost.NodeID)
+	c.record("token-without-acls.json", "/v1/acl/token/self")
 	// A client that is down is still of the fleet.
 	f.Sources[0].Nomad = &orchestrator.NomadSource{}
 	if s, err := f.Survey(t.Context(), nil); err != nil || len(s.Nodes) != 1 {
