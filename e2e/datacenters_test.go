@@ -42,8 +42,8 @@ func TestDatacenters(t *testing.T) {
 		f.write("rollout.hcl", strings.Replace(string(spec), "  stage \"canary\"", "  failure {\n    then = \"rollback\"\n  }\n  stage \"canary\"", 1))
 		root := filepath.Join(dir, name, "root")
 		here := filepath.Join(root, "srv/rollouts")
-		put(filepath.Join(here, "child.hcl"), read(t, filepath.Join(f.dir, "rollout.hcl")), 0o600)
-		put(filepath.Join(here, "fleet.json"), read(t, filepath.Join(f.dir, "fleet.json")), 0o600)
+		put(filepath.Join(here, "child.hcl"), readText(t, filepath.Join(f.dir, "rollout.hcl")), 0o600)
+		put(filepath.Join(here, "fleet.json"), readText(t, filepath.Join(f.dir, "fleet.json")), 0o600)
 		put(filepath.Join(dir, "here", name), fmt.Sprintf("#!/bin/sh\nexport CONSUL_HTTP_ADDR=%s PATH=%s:$PATH\nexec aimlock rollout start -prefix %s %s\n",
 			f.consul.Addr, bin, f.prefix, filepath.Join(here, "child.hcl")), 0o700)
 		harness.Start(t, harness.Spec{
@@ -111,7 +111,7 @@ func TestDatacenters(t *testing.T) {
 	}
 }
 
-func read(t *testing.T, path string) string {
+func readText(t *testing.T, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -257,3 +257,67 @@ func (f *fleet) freshConsul() {
 		f.t.Fatalf("the server is not fresh: %v, %v", p, err)
 	}
 }
+
+// TestRestoreInMidRollout: Consul goes back to yesterday while a rollout is on
+// its way. Nodes say how far they were, so whoever goes on with it sees that
+// orders are lost, gives none, and names the way out; after it, the rollout goes
+// on from what stands.
+func TestRestoreInMidRollout(t *testing.T) {
+	t.Parallel()
+	c := harness.StartConsul(t, harness.WithData(), manyConns)
+	f := newFleet(t, c, "midway", 4, "")
+	f.rollOut("one\n")
+	spec := strings.Replace(readText(t, filepath.Join(f.dir, "rollout.hcl")), `stage "canary" {`, `stage "canary" {
+    promote = "manual"`, 1)
+	spec = strings.Replace(spec, `stage "half" {`, `stage "half" {
+    promote = "manual"`, 1)
+	f.write("rollout.hcl", spec)
+	f.write("app.conf", "two\n")
+	tick := f.aimlock("rollout", "tick", "rollout.hcl")
+	if r := harness.Run(t, fleetLimit, tick); r.Code != 0 {
+		t.Fatalf("the first tick: exit %d\n%s\n%s", r.Code, r.Stdout, r.Stderr)
+	}
+	snapshot := snapshotOf(t, c)
+	harness.Output(t, fleetLimit, f.aimlock("rollout", "promote", "app"))
+	if r := harness.Run(t, fleetLimit, tick); r.Code != 0 {
+		t.Fatalf("the second tick: exit %d\n%s\n%s", r.Code, r.Stdout, r.Stderr)
+	}
+	have := func() (two int, answered int) {
+		for _, node := range f.nodes {
+			if b, err := os.ReadFile(f.file(node)); err == nil && string(b) == "two\n" {
+				two++
+			}
+			p, err := f.client.Get(t.Context(), f.prefix.Actual(fleetConfig, node))
+			var a records.Actual
+			if err == nil && p != nil && json.Unmarshal(p.Value, &a) == nil && a.Order.Compare(f.order(node)) > 0 {
+				answered++
+			}
+		}
+		return two, answered
+	}
+	if two, _ := have(); two != 2 {
+		t.Fatalf("%d of 4 nodes have the new revision, want half", two)
+	}
+	restore(t, c, snapshot)
+	harness.Eventually(t, fleetLimit, "the node that was given its order since says so", func() bool {
+		_, answered := have()
+		return answered == 1
+	})
+	r := harness.Run(t, fleetLimit, tick)
+	if r.Code != 1 || !strings.Contains(r.Stderr, "aimlock recover") {
+		t.Errorf("a tick after the restore: exit %d\n%s\n%s", r.Code, r.Stdout, r.Stderr)
+	}
+	harness.Output(t, fleetLimit, f.aimlock("recover", "-yes"))
+	for _, order := range []string{"promote", "promote"} {
+		harness.Output(t, fleetLimit, f.aimlock("rollout", order, "app"))
+		if r := harness.Run(t, fleetLimit, tick); r.Code != 0 {
+			t.Fatalf("a tick after the recovery: exit %d\n%s\n%s", r.Code, r.Stdout, r.Stderr)
+		}
+	}
+	for _, node := range f.nodes {
+		f.has(node, "two\n")
+		if o := f.order(node); node != f.nodes[0] && o.Epoch != 1 {
+			t.Errorf("%s has order %s", node, o)
+		}
+	}
+}

@@ -116,6 +116,7 @@ func (a *Agent) follow(ctx context.Context, wg *sync.WaitGroup, config string, b
 			})
 	}
 	w, b, pause := watch(), newBackOff(), firstMissing
+	missed := false
 	for ctx.Err() == nil {
 		asked := time.Now()
 		kv, err := w.Next(ctx)
@@ -126,6 +127,10 @@ func (a *Agent) follow(ctx context.Context, wg *sync.WaitGroup, config string, b
 			continue
 		case kv == nil && time.Since(asked) < blockFor/2:
 			a.trouble.over()
+			if !missed {
+				missed = true
+				a.missing(config)
+			}
 			if sleep(ctx, pause+rand.N(pause/4), bell) {
 				pause = min(2*pause, maxMissing)
 			} else {
@@ -136,7 +141,7 @@ func (a *Agent) follow(ctx context.Context, wg *sync.WaitGroup, config string, b
 			continue
 		}
 		a.trouble.over()
-		pause = firstMissing
+		pause, missed = firstMissing, false
 		if a.handle(ctx, wg, config, kv) {
 			b.Reset()
 			continue
@@ -157,6 +162,16 @@ func (a *Agent) conclude(ctx context.Context, config string) {
 	}
 	if out.Report != nil {
 		a.reports.set(config, out.Report)
+	}
+}
+
+// missing says again what this node has of a config whose entry is not there:
+// if it was carried out once, Consul was restored to an older state, or somebody
+// deleted the key, and whoever gives orders next must know how far the node is.
+func (a *Agent) missing(config string) {
+	st, err := loadState(configDir(a.cfg.StateDir, config), config)
+	if err == nil && st.Phase == phaseDone && st.Report != nil {
+		a.reports.again(config, st.Report)
 	}
 }
 

@@ -93,6 +93,9 @@ func (d *drive) recover(ctx context.Context, fresh bool) error {
 	if n := st.newer(hold); n > d.plan.Spec.Failure.MaxFailed {
 		return fmt.Errorf("%d nodes have accepted orders that are newer than token %d of epoch %d: %w", n, hold.Token, hold.Epoch, ErrRestored)
 	}
+	if n := st.gone(hold); n > d.plan.Spec.Failure.MaxFailed {
+		return fmt.Errorf("%d nodes have answered orders that Consul has no more: %w", n, ErrRestored)
+	}
 	d.prev, d.chunks = st.prev, d.header.PlanChunks
 	d.seen, d.entries = st.seen, st.entries
 	if fresh {

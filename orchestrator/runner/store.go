@@ -294,6 +294,9 @@ type standing struct {
 	// config and node.
 	newest []orchestrator.Order
 	seen   seen
+	// lost are the orders that nodes have answered and that Consul has no more:
+	// what stands for the node is older, or nothing does.
+	lost []orchestrator.Order
 	// entries is how many answers there are, of nodes outside of the plan too.
 	entries int
 }
@@ -310,12 +313,24 @@ func (s *standing) newer(hold orchestrator.Order) int {
 	return n
 }
 
+// gone is how many orders Consul has lost since the last `aimlock recover`.
+func (s *standing) gone(hold orchestrator.Order) int {
+	n := 0
+	for _, o := range s.lost {
+		if o.Epoch >= hold.Epoch {
+			n++
+		}
+	}
+	return n
+}
+
 // standing reads the orders of a rollout that stand in Consul, and the answers
 // of its nodes. Of a fresh rollout there are no orders.
 func (r *Runner) standing(ctx context.Context, plan *orchestrator.Plan, fresh bool) (*standing, error) {
 	index := plan.Index()
 	out := &standing{prev: previous{}, seen: newSeen(plan)}
 	for ci, c := range plan.Spec.Configs {
+		stands := map[int]orchestrator.Order{}
 		if !fresh {
 			list, err := r.scan(ctx, "read the orders", r.keys.DesiredAll(c.Name), every)
 			if err != nil {
@@ -330,6 +345,7 @@ func (r *Runner) standing(ctx context.Context, plan *orchestrator.Plan, fresh bo
 				if err := records.Decode(p.Key, p.Value, &d); err != nil {
 					return nil, err
 				}
+				stands[i] = d.Order
 				if d.Rollout == plan.ID {
 					out.given = append(out.given, orchestrator.Given{Node: i, Config: ci, Order: d.Order, Restore: d.Action == records.ActionRestore, Attempt: d.Attempt})
 				}
@@ -351,6 +367,9 @@ func (r *Runner) standing(ctx context.Context, plan *orchestrator.Plan, fresh bo
 				out.reports = append(out.reports, rep)
 			}
 			out.newest = append(out.newest, mark)
+			if !fresh && stands[i].Less(mark) {
+				out.lost = append(out.lost, mark)
+			}
 		}
 	}
 	return out, nil
