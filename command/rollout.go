@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -21,7 +22,14 @@ func (m *Meta) loadRollout(path string) (runner.Input, error) {
 	if err := m.Diagnostics(f.Files, diags); err != nil {
 		return runner.Input{}, err
 	}
-	in := runner.Input{Spec: f.Spec, Contents: f.Contents, Fleet: m.fleet(f)}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return runner.Input{}, err
+	}
+	if err := m.gates(nil).Check(f.Spec.Gates); err != nil {
+		return runner.Input{}, usagef("%s: %w", path, err)
+	}
+	in := runner.Input{Spec: f.Spec, Dir: dir, Contents: f.Contents, Fleet: m.fleet(f)}
 	for name, t := range f.Templates {
 		if in.Templates == nil {
 			in.Templates = map[string]runner.Template{}
@@ -42,7 +50,7 @@ func (m *Meta) runner(tell func(runner.Progress)) (*runner.Runner, error) {
 		return nil, err
 	}
 	return runner.New(runner.Config{
-		Consul: consul, Prefix: m.Prefix, Locks: runner.Locksmith(locks), Log: m.Log.Named("rollout"),
+		Consul: consul, Prefix: m.Prefix, Locks: runner.Locksmith(locks), Gates: m.gates(consul), Log: m.Log.Named("rollout"),
 		Tell: tell, Notify: m.notices(), By: locks.By(), Who: locks.Who, AllocID: m.Env("NOMAD_ALLOC_ID"),
 	}), nil
 }

@@ -25,7 +25,8 @@ type Gate struct {
 	FailureLimit int `json:"failure_limit,omitempty"`
 	UnknownLimit int `json:"unknown_limit,omitempty"`
 	// ConsecutiveErrorLimit is how many questions in a row may fail to be
-	// answered at all. They do not count for UnknownLimit.
+	// answered at all. They do not count for UnknownLimit. 0 is
+	// DefaultGateErrors, and what is below it is none.
 	ConsecutiveErrorLimit int `json:"consecutive_error_limit,omitempty"`
 	// During is DuringBake for a gate that is asked from the begin of the bake
 	// on; empty for one that is asked when the bake is over.
@@ -118,12 +119,18 @@ const (
 	DefaultGateInterval = 10 * time.Second
 	DefaultGateTimeout  = 30 * time.Second
 	DefaultGateWait     = 15 * time.Minute
-	// DefaultGateErrors is the consecutive_error_limit of a spec that sets none.
-	DefaultGateErrors = 4
+	DefaultGateErrors   = 4
 )
 
 // Deadline is the bound of one question.
 func (g *Gate) Deadline() time.Duration { return positive(g.Timeout, DefaultGateTimeout) }
+
+func (g *Gate) tolerates() int {
+	if g.ConsecutiveErrorLimit == 0 {
+		return DefaultGateErrors
+	}
+	return max(g.ConsecutiveErrorLimit, 0)
+}
 
 func (g *Gate) needs() int { return max(g.SuccessLimit, 1) }
 
@@ -319,7 +326,7 @@ func (s *State) measured(ev GateAnswered) {
 			s.unknownAnswer(g)
 			break
 		}
-		if g.Errors++; g.Errors > g.spec.ConsecutiveErrorLimit {
+		if g.Errors++; g.Errors > g.spec.tolerates() {
 			g.State = GateUnknown
 		} else {
 			// What could not be asked is asked again sooner.
@@ -346,8 +353,8 @@ func (g *gate) tally() string {
 		return fmt.Sprintf(" (%d of %d)", min(g.Passed, n), n)
 	case g.Last == Fail && g.spec.FailureLimit > 0:
 		return fmt.Sprintf(" (%d, and failure_limit is %d)", g.Failed, g.spec.FailureLimit)
-	case g.Last == Unknown && g.Errors > 0 && g.spec.ConsecutiveErrorLimit > 0:
-		return fmt.Sprintf(" (error %d in a row, and consecutive_error_limit is %d)", g.Errors, g.spec.ConsecutiveErrorLimit)
+	case g.Last == Unknown && g.Errors > 0 && g.spec.tolerates() > 0:
+		return fmt.Sprintf(" (error %d in a row, and consecutive_error_limit is %d)", g.Errors, g.spec.tolerates())
 	case g.Last == Unknown && g.Errors == 0 && g.spec.UnknownLimit > 0:
 		return fmt.Sprintf(" (%d, and unknown_limit is %d)", g.Unknown, g.spec.UnknownLimit)
 	}

@@ -107,7 +107,7 @@ func (m *model) verifyGates(t *rapid.T, stage int, persisted Header) {
 				continue
 			}
 			found = true
-			if h.State != GatePassed || h.Failed > g.FailureLimit || h.Unknown > g.UnknownLimit || h.Errors > g.ConsecutiveErrorLimit {
+			if h.State != GatePassed || h.Failed > g.FailureLimit || h.Unknown > g.UnknownLimit || h.Errors > g.tolerates() {
 				t.Fatalf("assigned past gate %s of stage %d: %+v", name, stage, h)
 			}
 		}

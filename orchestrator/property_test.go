@@ -53,7 +53,7 @@ func drawSpec(t *rapid.T) Spec {
 		spec.Gates = append(spec.Gates, Gate{
 			Name: name, Kind: GateConsulChecks,
 			SuccessLimit: limit("success_limit", 3), FailureLimit: limit("failure_limit", 2),
-			UnknownLimit: limit("unknown_limit", 2), ConsecutiveErrorLimit: limit("consecutive_error_limit", 2),
+			UnknownLimit: limit("unknown_limit", 2), ConsecutiveErrorLimit: limit("consecutive_error_limit", 3) - 1,
 			During: rapid.SampledFrom([]string{"", DuringBake}).Draw(t, "during"),
 		})
 	}

@@ -46,6 +46,8 @@ type drive struct {
 	h    Hold
 	plan *orchestrator.Plan
 	wait until
+	// dir is the folder of the spec's file; empty where it is not known.
+	dir string
 	// seq is the last Seq that was used under this hold before this drive.
 	seq    uint64
 	obeyed uint64 // number of the command to take, for untilObeyed
@@ -333,7 +335,7 @@ func (d *drive) do(ctx context.Context, e orchestrator.Effect) error {
 	case orchestrator.Restore:
 		return d.give(ctx, e.Order, e.Nodes, records.ActionRestore, 0)
 	case orchestrator.AskGate:
-		d.f.ask(ctx, e)
+		d.f.ask(ctx, e.Ask, d.question(e))
 	case orchestrator.Tell:
 		d.r.tell(Progress{Text: e.Text, Kind: e.Kind, Node: e.Node, Header: d.present()})
 	case orchestrator.Finish:

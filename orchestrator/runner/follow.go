@@ -250,8 +250,3 @@ func (v *vitals) judge() (ev orchestrator.Health, ok bool) {
 	v.told = true
 	return ev, true
 }
-
-// ask puts a question to a gate in the background.
-func (f *follower) ask(ctx context.Context, e orchestrator.AskGate) {
-	f.wg.Go(func() { send(ctx, f.gates, f.r.ask(ctx, e)) })
-}

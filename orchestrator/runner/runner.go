@@ -11,6 +11,7 @@ import (
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/gates"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
@@ -54,7 +55,9 @@ type Config struct {
 	Consul *consulkv.Client
 	Prefix keys.Prefix
 	Locks  Locker
-	Log    hclog.Logger
+	// Gates asks gates; nil: those that need nothing but Consul.
+	Gates *gates.Set
+	Log   hclog.Logger
 	// Tell is told what happens, from the caller's goroutine; it may be nil.
 	Tell func(Progress)
 	// Notify is told what happens while a lock is waited for; it may be nil.
@@ -83,6 +86,7 @@ type Runner struct {
 	consul *consulkv.Client
 	keys   keys.Prefix
 	locks  Locker
+	gates  *gates.Set
 	log    hclog.Logger
 	tell   func(Progress)
 	notify func(locksmith.Notice)
@@ -102,6 +106,9 @@ func New(cfg Config) *Runner {
 	if r.clock == nil {
 		r.clock = bootClock()
 	}
+	if r.gates = cfg.Gates; r.gates == nil {
+		r.gates = gates.New(gates.Config{Consul: cfg.Consul, Log: cfg.Log})
+	}
 	if r.log == nil {
 		r.log = hclog.NewNullLogger()
 	}
@@ -120,6 +127,8 @@ func New(cfg Config) *Runner {
 // Input is a rollout as it is wanted.
 type Input struct {
 	Spec orchestrator.Spec
+	// Dir is the folder of the spec's file: programs of gates run in it.
+	Dir string
 	// Contents are the configs' contents by name. They never reach a log.
 	Contents map[string][]byte
 	// Templates of the configs whose contents differ between nodes, by name.

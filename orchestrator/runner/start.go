@@ -206,7 +206,7 @@ func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait unti
 	if err != nil {
 		return nil, next{}, err
 	}
-	d := &drive{r: r, h: h, plan: j.plan, wait: wait, seq: seq}
+	d := &drive{r: r, h: h, plan: j.plan, wait: wait, seq: seq, dir: in.Dir}
 	d.header = orchestrator.NewHeader(j.plan.ID, j.plan.Spec, j.plan.CreatedAt)
 	if j.resume != nil {
 		d.header = *j.resume

@@ -94,6 +94,7 @@ func (d *decoder) rollout(b *hcl.Block) {
 	d.stages(b, c, gates)
 	d.failure(d.single(c, "failure"))
 	d.stageThens()
+	d.gatesInStages(c)
 	d.window(d.single(c, "window"))
 }
 
@@ -238,50 +239,6 @@ func (d *decoder) lock(b *hcl.Block) {
 	}
 	if v, _, ok := d.duration(c, "wait", 0, 30*day); ok {
 		l.Wait = v
-	}
-}
-
-// gateKinds are the kinds of the design; the value says whether this version
-// has them.
-var gateKinds = map[string]bool{
-	"consul_checks": true, "nomad_deployment": false, "http": false, "prometheus": false, "exec": false, "plugin": false,
-}
-
-func (d *decoder) gates(c *hcl.BodyContent) map[string]*hcl.Block {
-	seen := map[string]*hcl.Block{}
-	for i, b := range c.Blocks.OfType("gate") {
-		if i == orchestrator.MaxGates {
-			d.fail(b.DefRange, "Too many gates", "A rollout has %d gates at most.", orchestrator.MaxGates)
-		}
-		d.name("gate", b)
-		d.unique(seen, b)
-		g := orchestrator.Gate{Name: b.Labels[0]}
-		schema := &hcl.BodySchema{}
-		for _, k := range []string{"consul_checks", "nomad_deployment", "http", "prometheus", "exec", "plugin"} {
-			schema.Blocks = append(schema.Blocks, hcl.BlockHeaderSchema{Type: k})
-		}
-		gc := d.content(b.Body, schema)
-		switch {
-		case len(gc.Blocks) == 0:
-			d.fail(b.DefRange, "No kind of gate", "Gate %q needs one block that says what is asked: consul_checks { … }.", g.Name)
-		case len(gc.Blocks) > 1:
-			d.fail(gc.Blocks[1].DefRange, "Second kind of gate", "A gate asks one thing: make another gate of this, and name both in the stage.")
-		case !gateKinds[gc.Blocks[0].Type]:
-			d.fail(gc.Blocks[0].TypeRange, "Not available in this version", "Gates of the kind %s are not available in this version of aimlock: use consul_checks.", gc.Blocks[0].Type)
-		default:
-			d.consulChecks(&g, gc.Blocks[0])
-		}
-		d.file.Spec.Gates = append(d.file.Spec.Gates, g)
-	}
-	return seen
-}
-
-func (d *decoder) consulChecks(g *orchestrator.Gate, b *hcl.Block) {
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("service!", "min_passing_percent")})
-	g.Kind, g.MinPassingPercent = "consul_checks", 100
-	g.Service, _, _ = d.text(c, "service")
-	if n, _, ok := d.number(c, "min_passing_percent", 1, 100); ok {
-		g.MinPassingPercent = n
 	}
 }
 

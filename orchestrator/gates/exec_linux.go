@@ -1,0 +1,9 @@
+package gates
+
+import "syscall"
+
+// groupAttr puts a program into a process group of its own, and lets it die
+// with the orchestrator.
+func groupAttr() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}

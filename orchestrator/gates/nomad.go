@@ -1,0 +1,80 @@
+package gates
+
+import (
+	"cmp"
+	"context"
+
+	"github.com/hashicorp/nomad/api"
+
+	"github.com/aim-control/aimlock/internal/nomadapi"
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator"
+)
+
+// nomadDeployment looks at the last deployment of a job.
+type nomadDeployment struct {
+	connect func() (*nomadapi.Client, error)
+}
+
+var _ Kind = (*nomadDeployment)(nil)
+
+func (k *nomadDeployment) Ask(ctx context.Context, q Question) Answer {
+	g := q.Gate.NomadDeployment
+	if g == nil {
+		return unknown("the gate names no job")
+	}
+	if k.connect == nil {
+		return unknown("Nomad is not asked: set NOMAD_ADDR where the orchestrator runs")
+	}
+	c, err := k.connect()
+	if err != nil {
+		return failed("%v", err)
+	}
+	opts := func(q *api.QueryOptions) *api.QueryOptions {
+		q.Namespace, q.Region = cmp.Or(g.Namespace, q.Namespace), cmp.Or(g.Region, q.Region)
+		return q
+	}
+	// The job is read first: a version that is registered in between makes the
+	// deployment look newer, and never older.
+	job, err := nomadapi.Retry(ctx, c, "read job "+g.Job, func(q *api.QueryOptions) (*api.Job, error) {
+		j, _, err := c.API().Jobs().Info(g.Job, opts(q))
+		return j, err
+	})
+	if err != nil {
+		return failed("%v", err)
+	}
+	d, err := nomadapi.Retry(ctx, c, "read the deployment of job "+g.Job, func(q *api.QueryOptions) (*api.Deployment, error) {
+		d, _, err := c.API().Jobs().LatestDeployment(g.Job, opts(q))
+		return d, err
+	})
+	if err != nil {
+		return failed("%v", err)
+	}
+	return judgeDeployment(g.Job, job, d)
+}
+
+// judgeDeployment reads the state of a deployment, whose words are those of
+// Nomad's structs.DeploymentStatus*.
+func judgeDeployment(name string, job *api.Job, d *api.Deployment) Answer {
+	if d == nil || d.ID == "" {
+		return unknown("job %q has no deployment: has it an update block?", name)
+	}
+	if job != nil && job.Version != nil && d.JobVersion < *job.Version {
+		// Of a version of before: how that went says nothing.
+		return answer(orchestrator.Pending, "none yet", "job %q has version %d, and its last deployment is of version %d", name, *job.Version, d.JobVersion)
+	}
+	what := text.Printable(d.Status)
+	why := func(a orchestrator.Answer) Answer {
+		id := text.Clip(text.Printable(d.ID), 8)
+		return answer(a, what, "deployment %s of job %q, version %d, is %s: %s", id, name, d.JobVersion, what, text.Printable(d.StatusDescription))
+	}
+	switch d.Status {
+	case "successful":
+		return why(orchestrator.Pass)
+	case "failed", "cancelled":
+		return why(orchestrator.Fail)
+	case "running", "paused", "pending", "initializing", "blocked", "unblocking":
+		return why(orchestrator.Pending)
+	}
+	return why(orchestrator.Unknown)
+}
