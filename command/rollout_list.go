@@ -39,7 +39,7 @@ Who waits has not begun: the line says what for, and its place.`,
 			fs.BoolVar(&all, "all", false, "List all that have ended, as far as Consul still has them.")
 			fs.IntVar(&limit, "n", listShown, "List the last `N` that have ended.")
 			fs.StringVar(&name, "name", "", "Only rollouts called `NAME`.")
-			fs.StringVar(&state, "state", "", "Only rollouts in these `STATES`, separated by commas; \"unfinished\" and \"finished\" are short for several.")
+			fs.StringVar(&state, "state", "", "Only rollouts in these `STATES`, with commas between; also \"unfinished\" and \"finished\".")
 		},
 		Run: func(ctx context.Context, _ *input) error {
 			f := runner.Filter{Name: name, Ended: limit}

@@ -203,7 +203,8 @@ func (g *Guard) lead(ctx context.Context, hold *locksmith.Hold, c candidacy) can
 	var beats sync.WaitGroup
 	beats.Go(func() { g.beats(hctx, hold) })
 	beats.Go(func() { g.prunes(hctx) })
-	beats.Go(func() { g.lends(hctx, hold, c.client.Reader(), c.cluster) })
+	reader, cluster := c.client.Reader(), c.cluster // c changes while it reigns
+	beats.Go(func() { g.lends(hctx, hold, reader, cluster) })
 	why := g.reign(ctx, t, &c)
 	cancel()
 	t.end(why)
