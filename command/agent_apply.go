@@ -36,7 +36,7 @@ An order that is older than one accepted before is refused.`,
 			"aimlock agent apply -staged /run/aimlock/aim.staged -node web-1 -state-dir /var/lib/aimlock",
 		}, {
 			"Two configs of one rollout: as the command of both templates",
-			"aimlock agent apply -staged /run/aim.staged -staged /run/limits.staged -node web-1 -state-dir /var/aim",
+			"aimlock agent apply -staged /run/a.staged -staged /run/b.staged -node web-1 -state-dir /var/aim",
 		}},
 		Groups: groupConsul | groupJSON,
 		Flags: func(set *flag.FlagSet) {
