@@ -25,7 +25,7 @@ const MaxDrifted = 100
 // are returned. What a node said of another rollout's order does not count.
 func (r *Runner) Drift(ctx context.Context, h *orchestrator.Header) (some []Drifted, all int, err error) {
 	for _, c := range h.Configs {
-		list, err := r.consul.List(ctx, r.keys.ActualAll(c.Name))
+		list, err := r.scan(ctx, readAnswers, r.keys.ActualAll(c.Name), every)
 		if err != nil {
 			return nil, 0, err
 		}
