@@ -60,6 +60,25 @@ func Parse(src, file string, start hcl.Pos, vars Vars) (*Condition, hcl.Diagnost
 	c := &Condition{expr: expr, Uses: map[string]bool{}}
 	for _, t := range expr.Variables() {
 		c.Uses[t.RootName()] = true
+		if _, ok := vars[t.RootName()]; !ok {
+			rng = t.SourceRange()
+			return nil, bad("Unknown variable", "There is no variable named %q: there are %s.", t.RootName(), strings.Join(slices.Sorted(maps.Keys(vars)), ", "))
+		}
+	}
+	// Of what stands behind an unknown value HCL reports nothing.
+	known := policies.Functions()
+	var calls hcl.Diagnostics
+	_ = hclsyntax.VisitAll(expr, func(n hclsyntax.Node) hcl.Diagnostics {
+		if call, ok := n.(*hclsyntax.FunctionCallExpr); ok && calls == nil {
+			if _, ok := known[call.Name]; !ok {
+				rng = call.NameRange
+				calls = bad("Unknown function", "There is no function named %q: there are %s.", call.Name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+			}
+		}
+		return nil
+	})
+	if calls != nil {
+		return nil, calls
 	}
 	rng = expr.Range()
 	v, diags := expr.Value(scope(vars))
