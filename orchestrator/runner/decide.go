@@ -221,7 +221,7 @@ func (r *Runner) forgetUnserved(ctx context.Context, config string, chain []*orc
 	for _, h := range chain {
 		ids[h.ID] = true
 	}
-	desired, err := r.consul.List(ctx, r.keys.DesiredAll(config))
+	desired, err := r.scan(ctx, "read the orders", r.keys.DesiredAll(config), every)
 	if err != nil {
 		return err
 	}
@@ -239,7 +239,7 @@ func (r *Runner) forgetUnserved(ctx context.Context, config string, chain []*orc
 			given[name] = d.Order
 		}
 	}
-	actual, err := r.consul.List(ctx, r.keys.ActualAll(config))
+	actual, err := r.scan(ctx, readAnswers, r.keys.ActualAll(config), every)
 	if err != nil {
 		return err
 	}

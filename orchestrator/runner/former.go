@@ -31,7 +31,7 @@ func (r *Runner) forgetFormer(ctx context.Context, plans []*orchestrator.Plan, c
 		}
 	}
 	for _, c := range plans[0].Spec.Configs {
-		list, err := r.consul.List(ctx, r.keys.ActualAll(c.Name))
+		list, err := r.scan(ctx, readAnswers, r.keys.ActualAll(c.Name), every)
 		if err != nil {
 			return err
 		}

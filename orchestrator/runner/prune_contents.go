@@ -163,7 +163,7 @@ func (r *Runner) spareRollouts(ctx context.Context, config string, old map[strin
 // spareDesired takes out of old what nodes are to have. What cannot be read may
 // name anything.
 func (r *Runner) spareDesired(ctx context.Context, config string, old map[string]bool) error {
-	list, err := r.consul.List(ctx, r.keys.DesiredAll(config))
+	list, err := r.scan(ctx, "read the orders", r.keys.DesiredAll(config), every)
 	if err != nil {
 		return err
 	}
@@ -179,7 +179,7 @@ func (r *Runner) spareDesired(ctx context.Context, config string, old map[string
 
 // spareActual takes out of old what nodes have, and had before.
 func (r *Runner) spareActual(ctx context.Context, config string, old map[string]bool) error {
-	list, err := r.consul.List(ctx, r.keys.ActualAll(config))
+	list, err := r.scan(ctx, readAnswers, r.keys.ActualAll(config), every)
 	if err != nil {
 		return err
 	}

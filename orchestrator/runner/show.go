@@ -238,7 +238,7 @@ func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
 func (r *Runner) compare(ctx context.Context, p *Preview) error {
 	index := p.Plan.Index()
 	for ci, c := range p.Plan.Spec.Configs {
-		list, err := r.consul.List(ctx, r.keys.ActualAll(c.Name))
+		list, err := r.scan(ctx, readAnswers, r.keys.ActualAll(c.Name), every)
 		if err != nil {
 			return err
 		}
