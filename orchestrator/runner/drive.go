@@ -95,9 +95,6 @@ func (d *drive) recover(ctx context.Context, fresh bool) error {
 	if n := st.newer(hold); n > d.plan.Spec.Failure.MaxFailed {
 		return fmt.Errorf("%d nodes have accepted orders that are newer than token %d of epoch %d: %w", n, hold.Token, hold.Epoch, ErrRestored)
 	}
-	if n := st.gone(hold); n > d.plan.Spec.Failure.MaxFailed {
-		return fmt.Errorf("%d nodes have answered orders that Consul has no more: %w", n, ErrRestored)
-	}
 	d.prev, d.chunks = st.prev, d.header.PlanChunks
 	d.seen, d.entries = st.seen, st.entries
 	if fresh {
@@ -112,8 +109,13 @@ func (d *drive) recover(ctx context.Context, fresh bool) error {
 	}
 	d.header.Baked = bakedBy(&d.header, d.r.clock)
 	d.header.Elapsed = elapsedBy(&d.header, d.r.clock)
-	d.state, err = orchestrator.Recover(d.plan, d.header, st.given, st.reports)
-	return err
+	if d.state, err = orchestrator.Recover(d.plan, d.header, st.given, st.reports); err != nil {
+		return err
+	}
+	if n := st.gone(hold); n > d.plan.Spec.Failure.MaxFailed {
+		return fmt.Errorf("%d nodes have answered orders that Consul has no more: %w", n, ErrRestored)
+	}
+	return nil
 }
 
 func (d *drive) now() time.Time {
