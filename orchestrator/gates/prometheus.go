@@ -149,12 +149,20 @@ func judgeSamples(g *orchestrator.GatePrometheus, cond *condition.Condition, v m
 	switch v := v.(type) {
 	case model.Vector:
 		for _, s := range v {
+			if s == nil {
+				return failed("the answer holds a sample that is null")
+			}
 			if s.Histogram != nil {
 				return unknown("the query gives a histogram: take a quantile or a count of it")
 			}
 			list = append(list, sample{s.Metric, float64(s.Value), s.Timestamp.Time()})
 		}
+	case nil:
+		return failed("the answer has no result")
 	case *model.Scalar:
+		if v == nil {
+			return failed("the answer has no result")
+		}
 		list = append(list, sample{nil, float64(v.Value), v.Timestamp.Time()})
 	default:
 		return unknown("the query gives a %s, and values at one moment are needed", v.Type())
