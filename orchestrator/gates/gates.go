@@ -101,6 +101,9 @@ func (s *Set) Ask(ctx context.Context, q Question) Answer {
 	if a.Answer != orchestrator.Pass && a.Answer != orchestrator.Fail && tctx.Err() != nil && ctx.Err() == nil {
 		a = failed("no answer within %s", limit)
 	}
+	if a.Answer != orchestrator.Pass && a.Answer != orchestrator.Fail && a.Answer != orchestrator.Pending {
+		a.Answer = orchestrator.Unknown // that of a plugin may be anything
+	}
 	a.Value, a.Why = text.Clip(text.Printable(a.Value), maxValue), text.Clip(text.Printable(a.Why), maxWhy)
 	s.log.Debug("asked a gate", "gate", q.Gate.Name, "kind", q.Gate.Kind, "stage", q.Stage, "answer", a.Answer, "value", a.Value, "why", a.Why)
 	return a
