@@ -23,9 +23,15 @@ func (m *Meta) drifted(ctx context.Context, r *runner.Runner, h *orchestrator.He
 	return some, all
 }
 
-// printRollout prints how a rollout that was worked on stands.
-func (m *Meta) printRollout(ctx context.Context, r *runner.Runner, h *orchestrator.Header, note string) error {
-	some, all := m.drifted(ctx, r, h)
+// printRollout prints how a rollout that was worked on stands. Of one that has
+// just come to its end each node's last word is its answer: nothing drifts yet.
+func (m *Meta) printRollout(ctx context.Context, r *runner.Runner, out *runner.Outcome) error {
+	h, note := &out.Header, out.Note
+	var some []runner.Drifted
+	all := 0
+	if !out.Finished {
+		some, all = m.drifted(ctx, r, h)
+	}
 	if m.JSON {
 		v := viewRollout(h, note)
 		v.Drifted, v.DriftedTotal = some, all

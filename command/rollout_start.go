@@ -89,7 +89,7 @@ func (m *Meta) runRollout(ctx context.Context, path string, detailed, lenient bo
 	if out.Busy != nil {
 		return m.busy(out, detailed)
 	}
-	if err := m.printRollout(ctx, r, &out.Header, out.Note); err != nil {
+	if err := m.printRollout(ctx, r, out); err != nil {
 		return err
 	}
 	switch err := stateError(&out.Header); {

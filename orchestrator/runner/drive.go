@@ -132,21 +132,19 @@ func (d *drive) run(ctx context.Context) (err error) {
 	if d.win, err = newWindow(d.plan.Spec.Window); err != nil {
 		return err
 	}
-	fctx, cancel := context.WithCancel(ctx)
-	d.f = d.r.newFollower(d.plan)
-	d.f.start(fctx)
-	defer func() {
-		cancel()
-		d.f.wg.Wait()
-	}()
-	if err := d.begin(fctx); err != nil {
+	if d.f == nil {
+		var stop func()
+		ctx, stop = d.follow(ctx)
+		defer stop()
+	}
+	if err := d.begin(ctx); err != nil {
 		return err
 	}
 	for !d.finished && !d.stop() {
-		if err := d.beat(fctx); err != nil {
+		if err := d.beat(ctx); err != nil {
 			return err
 		}
-		ev, err := d.next(fctx)
+		ev, err := d.next(ctx)
 		if err != nil {
 			return err
 		}
@@ -154,11 +152,23 @@ func (d *drive) run(ctx context.Context) (err error) {
 			w.Open, d.change = d.win.at(time.Now())
 			ev = w
 		}
-		if err := d.step(fctx, ev); err != nil {
+		if err := d.step(ctx, ev); err != nil {
 			return err
 		}
 	}
 	return d.lastWord(ctx)
+}
+
+// follow begins to follow what changes in Consul: until stop, or the end of ctx.
+// The context returned ends with it.
+func (d *drive) follow(ctx context.Context) (fctx context.Context, stop func()) {
+	fctx, cancel := context.WithCancel(ctx)
+	d.f = d.r.newFollower(d.plan)
+	d.f.start(fctx)
+	return fctx, func() {
+		cancel()
+		d.f.wg.Wait()
+	}
 }
 
 // begin feeds what must be known before the first order: whose agents are

@@ -142,6 +142,8 @@ type Outcome struct {
 	Header orchestrator.Header
 	// Converged: nothing is left to do.
 	Converged bool
+	// Finished: this call brought it to its end.
+	Finished bool
 	// Busy says who works on it already, where this call therefore did
 	// nothing.
 	Busy *locksmith.Status

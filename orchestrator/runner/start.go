@@ -211,6 +211,10 @@ func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait unti
 	if j.resume != nil {
 		d.header = *j.resume
 	}
+	// It takes a while until a large fleet's health is read: in the meantime the
+	// rest is.
+	ctx, stop := d.follow(ctx)
+	defer stop()
 	if err := d.recover(ctx, j.resume == nil); err != nil {
 		return nil, next{}, err
 	}
@@ -233,7 +237,7 @@ func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait unti
 		d.chunks = d.header.PlanChunks
 	}
 	err = d.run(ctx)
-	out := &Outcome{ID: j.plan.ID, Header: d.present(), Converged: d.finished, Note: j.note}
+	out := &Outcome{ID: j.plan.ID, Header: d.present(), Converged: d.finished, Finished: d.finished, Note: j.note}
 	return out, next{change: d.reopens}, err
 }
 
