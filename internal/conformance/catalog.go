@@ -81,11 +81,28 @@ var catalogTests = []test{
 		}
 		same(e, "instances by tag", instances(`"t-a" in ServiceTags`), "-a")
 		same(e, "instances by the metadata of their node", instances(`NodeMeta.zone == "west" or NodeMeta.zone == "east"`), "-a-b")
+		healthy := func(filter string) string {
+			e.Helper()
+			q := e.q()
+			q.Filter = filter
+			l, _, err := e.c.Health().Service(e.name, "", false, q)
+			e.must(err)
+			names := ""
+			for _, s := range l {
+				names += s.Node.Node[len(e.name):]
+			}
+			return names
+		}
+		same(e, "health by tag", healthy(`"t-a" in Service.Tags`), "-a")
+		same(e, "health by the metadata of the node", healthy(`Node.Meta.zone == "west"`), "-b")
+		same(e, "health by metadata that is not there", healthy(`Service.Meta.zone == "west"`), "")
 		q := e.q()
 		q.Filter = "Nope =="
 		_, _, err := e.c.Catalog().Nodes(q)
 		e.mustFail(err, "Failed to create boolean expression evaluator")
 		_, _, err = e.c.Catalog().Service(e.name, "", q)
+		e.mustFail(err, "Failed to create boolean expression evaluator")
+		_, _, err = e.c.Health().Service(e.name, "", false, q)
 		e.mustFail(err, "Failed to create boolean expression evaluator")
 	}},
 	{"no tokens", func(e *env) {

@@ -419,6 +419,10 @@ func (s *Server) healthService(w http.ResponseWriter, r *http.Request) (any, err
 		}
 	}
 	filter, tags := metaFilter(r), q["tag"]
+	expr, err := filterOf(r)
+	if err != nil {
+		return nil, err
+	}
 	var found []state.Instance
 	err = s.serve(w, r, func(ws memdb.WatchSet) (uint64, error) {
 		idx, all, err := s.store.ServiceInstances(ws, name)
@@ -435,5 +439,6 @@ func (s *Server) healthService(w http.ResponseWriter, r *http.Request) (any, err
 	for i, f := range found {
 		out[i] = instanceJSON{Node: f.Node, Service: showService(f.Service), Checks: showChecks(f.Checks)}
 	}
-	return out, nil
+	out, err = filtered(expr, out)
+	return orEmpty(out), err
 }

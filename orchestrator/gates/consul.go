@@ -36,13 +36,11 @@ func (s share) percent() string {
 
 func (k *consulChecks) Ask(ctx context.Context, q Question) Answer {
 	g := &q.Gate
+	// One try: whoever asks counts what could not be asked, and asks again.
 	opts := &api.QueryOptions{RequireConsistent: true, Filter: g.Filter}
-	list, err := consulkv.Retry(ctx, k.consul, "read the health of service "+g.Service, func(ctx context.Context) ([]*api.ServiceEntry, error) {
-		l, _, err := k.consul.API().Health().Service(g.Service, "", false, opts.WithContext(ctx))
-		return l, err
-	})
+	list, _, err := k.consul.API().Health().Service(g.Service, "", false, opts.WithContext(ctx))
 	if err != nil {
-		return failed("%v", err)
+		return failed("%v", k.consul.Classify("read the health of service "+g.Service, err))
 	}
 	of := ""
 	if g.Filter != "" {

@@ -31,7 +31,7 @@ func ask(t *testing.T, q gates.Question) gates.Answer {
 	return askContext(t, t.Context(), gates.Config{LookupEnv: environ}, q)
 }
 
-func askContext(t *testing.T, ctx context.Context, cfg gates.Config, q gates.Question) gates.Answer { //nolint:revive // t comes first
+func askContext(t *testing.T, ctx context.Context, cfg gates.Config, q gates.Question) gates.Answer {
 	t.Helper()
 	q.Gate.Name = "g"
 	a := gates.New(cfg).Ask(ctx, q)
@@ -158,7 +158,7 @@ func TestHTTPRequest(t *testing.T) {
 		"Authorization": "Bearer ${env.SECRET}", "Host": "other.example", "Accept": "text/plain",
 	}})
 	want(t, ask(t, q), "pass", "POST "+s.URL+"/a answered 200")
-	if got.Method != "POST" || got.URL.RawQuery != "b=c" || got.Host != "other.example" ||
+	if got.Method != http.MethodPost || got.URL.RawQuery != "b=c" || got.Host != "other.example" ||
 		got.Header.Get("Authorization") != "Bearer hunter2" || got.Header.Get("User-Agent") != "aimlock" {
 		t.Errorf("asked %s %s at %s with %v", got.Method, got.URL, got.Host, got.Header)
 	}

@@ -1,7 +1,6 @@
 package gates
 
 import (
-	"cmp"
 	"context"
 
 	"github.com/hashicorp/nomad/api"
@@ -30,25 +29,17 @@ func (k *nomadDeployment) Ask(ctx context.Context, q Question) Answer {
 	if err != nil {
 		return failed("%v", err)
 	}
-	opts := func(q *api.QueryOptions) *api.QueryOptions {
-		q.Namespace, q.Region = cmp.Or(g.Namespace, q.Namespace), cmp.Or(g.Region, q.Region)
-		return q
-	}
+	opts := (&api.QueryOptions{Namespace: g.Namespace, Region: g.Region}).WithContext(ctx)
 	// The job is read first: a version that is registered in between makes the
 	// deployment look newer, and never older.
-	job, err := nomadapi.Retry(ctx, c, "read job "+g.Job, func(q *api.QueryOptions) (*api.Job, error) {
-		j, _, err := c.API().Jobs().Info(g.Job, opts(q))
-		return j, err
-	})
+	// One try each: whoever asks counts what could not be asked, and asks again.
+	job, _, err := c.API().Jobs().Info(g.Job, opts)
 	if err != nil {
-		return failed("%v", err)
+		return failed("%v", c.Fail("read job "+g.Job, err))
 	}
-	d, err := nomadapi.Retry(ctx, c, "read the deployment of job "+g.Job, func(q *api.QueryOptions) (*api.Deployment, error) {
-		d, _, err := c.API().Jobs().LatestDeployment(g.Job, opts(q))
-		return d, err
-	})
+	d, _, err := c.API().Jobs().LatestDeployment(g.Job, opts)
 	if err != nil {
-		return failed("%v", err)
+		return failed("%v", c.Fail("read the deployment of job "+g.Job, err))
 	}
 	return judgeDeployment(g.Job, job, d)
 }
@@ -65,7 +56,8 @@ func judgeDeployment(name string, job *api.Job, d *api.Deployment) Answer {
 	}
 	what := text.Printable(d.Status)
 	why := func(a orchestrator.Answer) Answer {
-		id := text.Clip(text.Printable(d.ID), 8)
+		id := text.Printable(d.ID)
+		id = id[:min(len(id), 8)]
 		return answer(a, what, "deployment %s of job %q, version %d, is %s: %s", id, name, d.JobVersion, what, text.Printable(d.StatusDescription))
 	}
 	switch d.Status {
