@@ -109,6 +109,14 @@ func rules() []rule {
 			deny: func(imp string, _ bool) bool { return within(imp, Module) && !within(imp, own("internal/devconsul")) },
 		},
 		{
+			why:  "a gate asks and decides nothing: it knows neither locks nor who drives a rollout",
+			from: under("orchestrator/gates"),
+			deny: func(imp string, _ bool) bool {
+				return within(imp, own("orchestrator/locksmith"), own("orchestrator/runner"), own("orchestrator/spec"), own("orchestrator/evidence"))
+			},
+			deep: true,
+		},
+		{
 			why:  "HCL is read at the edges: what runs a rollout or holds a lock gets checked values",
 			from: under("orchestrator/runner", "orchestrator/agent", "orchestrator/guard"),
 			deny: func(imp string, _ bool) bool { return within(imp, "github.com/hashicorp/hcl") },
