@@ -37,6 +37,9 @@ func (k *execGate) Ask(ctx context.Context, q Question) Answer {
 	if g == nil || len(g.Command) == 0 {
 		return unknown("the gate has no command")
 	}
+	if p := g.Command[0]; q.Dir == "" && !filepath.IsAbs(p) && strings.ContainsRune(p, filepath.Separator) {
+		return unknown("%s is relative to the folder of the spec, and that is not known here", text.Printable(p))
+	}
 	dir, err := os.MkdirTemp("", "aimlock-gate-")
 	if err != nil {
 		return failed("%v", err)

@@ -347,6 +347,12 @@ func (d *drive) do(ctx context.Context, e orchestrator.Effect) error {
 	case orchestrator.Restore:
 		return d.give(ctx, e.Order, e.Nodes, records.ActionRestore, 0)
 	case orchestrator.AskGate:
+		if d.wait == untilObeyed {
+			// Whoever gives an order may stand anywhere, and has neither the gate's
+			// programs nor its environment. The question stays open, and the next
+			// orchestrator puts it.
+			break
+		}
 		d.f.ask(ctx, e.Ask, d.question(e))
 	case orchestrator.Tell:
 		d.r.tell(Progress{Text: e.Text, Kind: e.Kind, Node: e.Node, Header: d.present()})
