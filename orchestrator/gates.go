@@ -374,6 +374,9 @@ func (s *State) asking() int {
 
 // overruleGates: an operator takes them as passed.
 func (s *State) overruleGates() {
+	if len(s.plan.Spec.Stages[s.stage].Gate) > 0 {
+		s.beginGates()
+	}
 	for _, g := range s.gates {
 		if g.ask = 0; g.State != GatePassed {
 			g.State = GateOverruled

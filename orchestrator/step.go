@@ -407,7 +407,9 @@ func (s *State) unpause(why string) {
 			s.perStage[i].forgive()
 		}
 	case CauseGate:
-		s.gates = nil
+		if !s.promoted { // what was overruled stays to be seen
+			s.gates = nil
+		}
 	}
 	s.pause, s.elapsed = nil, 0
 	if s.bakingSince.IsZero() {

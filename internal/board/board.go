@@ -391,8 +391,12 @@ func GateText(g *orchestrator.GateStatus) string {
 			words += fmt.Sprintf(", %d %s", c.n, c.name)
 		}
 	}
-	if last := strings.TrimSpace(strings.Join([]string{string(g.Last), g.Value, g.Why}, " ")); last != "" {
-		words += "; last: " + last
+	sep := "; last: "
+	for _, s := range []string{string(g.Last), g.Value, g.Why} {
+		if s != "" {
+			words += sep + s
+			sep = " "
+		}
 	}
 	return words
 }
