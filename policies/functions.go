@@ -2,7 +2,6 @@ package policies
 
 import (
 	"errors"
-	"fmt"
 	"math/big"
 	"regexp"
 	"strings"
@@ -39,7 +38,7 @@ var functions = map[string]function.Function{
 	"min":    nullable(stdlib.MinFunc),
 	"signum": nullable(stdlib.SignumFunc),
 
-	"format":       nullable(narrowFormat(bounded(stdlib.FormatFunc))),
+	"format":       nullable(NarrowFormat(bounded(stdlib.FormatFunc))),
 	"join":         nullable(bounded(stdlib.JoinFunc)),
 	"lower":        nullable(stdlib.LowerFunc),
 	"regex":        nullable(bounded(boundedRegex(stdlib.RegexFunc, 0))),
@@ -228,14 +227,7 @@ func checked(f function.Function, check func(i int, v cty.Value) error) function
 	})
 }
 
-func bounded(f function.Function) function.Function {
-	return checked(f, func(_ int, v cty.Value) error {
-		if size(v) > maxText {
-			return fmt.Errorf("the text is longer than %d bytes", maxText)
-		}
-		return nil
-	})
-}
+func bounded(f function.Function) function.Function { return Bounded(f, maxText) }
 
 // size is about how many bytes of text v holds; it stops soon after maxFact.
 func size(v cty.Value) int {
@@ -257,7 +249,9 @@ func size(v cty.Value) int {
 
 var wideVerb = regexp.MustCompile(`%[^a-zA-Z%]*[0-9]{4}`)
 
-func narrowFormat(f function.Function) function.Function {
+// NarrowFormat is format, or what takes a format first, without fields so wide
+// that they fill the memory.
+func NarrowFormat(f function.Function) function.Function {
 	return checked(f, func(i int, v cty.Value) error {
 		if i == 0 && v.Type() == cty.String && wideVerb.MatchString(v.AsString()) {
 			return errors.New("a width of 1000 and more is not allowed")

@@ -7,7 +7,15 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/function"
 	"github.com/zclconf/go-cty/cty/function/stdlib"
+
+	"github.com/aim-control/aimlock/policies"
 )
+
+// maxText bounds what a function is given whose result can be longer than that.
+const maxText = 64 << 10
+
+// maxIndent is the most spaces that indent puts before a line.
+const maxIndent = 256
 
 // functions is what a template may call: what a policy may, but for what only
 // policies need, and what writes text. All are pure: no clock, no file, no
@@ -30,15 +38,15 @@ var functions = map[string]function.Function{
 	"signum":   stdlib.SignumFunc,
 
 	"chomp":        stdlib.ChompFunc,
-	"format":       stdlib.FormatFunc,
-	"formatlist":   stdlib.FormatListFunc,
-	"indent":       stdlib.IndentFunc,
-	"join":         stdlib.JoinFunc,
+	"format":       policies.NarrowFormat(policies.Bounded(stdlib.FormatFunc, maxText)),
+	"formatlist":   policies.NarrowFormat(policies.Bounded(stdlib.FormatListFunc, maxText)),
+	"indent":       indentFunc,
+	"join":         policies.Bounded(stdlib.JoinFunc, maxText),
 	"lower":        stdlib.LowerFunc,
 	"regex":        stdlib.RegexFunc,
 	"regexall":     stdlib.RegexAllFunc,
-	"regexreplace": stdlib.RegexReplaceFunc,
-	"replace":      stdlib.ReplaceFunc,
+	"regexreplace": policies.Bounded(stdlib.RegexReplaceFunc, maxText),
+	"replace":      policies.Bounded(stdlib.ReplaceFunc, maxText),
 	"split":        stdlib.SplitFunc,
 	"strlen":       stdlib.StrlenFunc,
 	"strrev":       stdlib.ReverseFunc,
@@ -92,3 +100,14 @@ func stringTest(param string, test func(s, part string) bool) function.Function 
 		},
 	})
 }
+
+var indentFunc = function.New(&function.Spec{
+	Params: stdlib.IndentFunc.Params(),
+	Type:   function.StaticReturnType(cty.String),
+	Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+		if n, _ := args[0].AsBigFloat().Float64(); n > maxIndent {
+			return cty.NilVal, function.NewArgErrorf(0, "%d spaces are the most", maxIndent)
+		}
+		return policies.Bounded(stdlib.IndentFunc, maxText).Call(args)
+	},
+})

@@ -195,3 +195,26 @@ func FuzzTemplate(f *testing.F) {
 		}
 	})
 }
+
+// TestTemplateCannotGrow: what would fill the memory is refused, whatever the
+// function, when the file is read or at the first node.
+func TestTemplateCannotGrow(t *testing.T) {
+	grow := "node.name"
+	for range 12 {
+		grow = `replace(` + grow + `, "a", "aaaaaaaaaa")`
+	}
+	for _, expr := range []string{
+		`format("%1000000000d", 1)`, `formatlist("%9999s", ["a"])[0]`, `indent(1000000000, "a\nb")`, grow,
+	} {
+		tpl, diags := newTemplate("a.tpl", "app", "a.conf", []byte("${"+expr+"}"), nil)
+		if diags.HasErrors() {
+			continue
+		}
+		if _, err := renderAll(tpl, orchestrator.Node{Name: "aaaaaaaaaa"}); err == nil {
+			t.Errorf("%.60s is rendered", expr)
+		}
+	}
+	if got, err := renderAll(mustTemplate(t, "${indent(2, \"a\\nb\")}${format(\"%5s\", node.name)}"), n1); err != nil || got[0] != "a\n  b   n1" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
