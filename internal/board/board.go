@@ -405,7 +405,11 @@ func GateText(g *orchestrator.GateStatus) string {
 func ETA(h *orchestrator.Header, spec *orchestrator.Spec, now time.Time) string {
 	switch h.State {
 	case orchestrator.Paused:
-		return "nothing happens before `aimlock rollout resume " + h.ID + "` or `rollback`"
+		way := orchestrator.Resume
+		if h.Paused != nil {
+			way = h.Paused.Cause.Way()
+		}
+		return fmt.Sprintf("nothing happens before `aimlock rollout %s %s` or `rollback`", way, h.ID)
 	case orchestrator.RollingBack:
 		return "until every node is back"
 	}

@@ -173,3 +173,19 @@ func ourColors(l string) string {
 		l = rest[1:]
 	}
 }
+
+// What is said to let a paused rollout go on is what does: resume is refused
+// where a stage waits for its promotion.
+func TestETANamesTheWayOn(t *testing.T) {
+	t.Parallel()
+	for cause, want := range map[orchestrator.Cause]string{
+		orchestrator.CausePromotion: "`aimlock rollout promote r-1`",
+		orchestrator.CauseOperator:  "`aimlock rollout resume r-1`",
+		orchestrator.CauseGate:      "`aimlock rollout resume r-1`",
+	} {
+		h := &orchestrator.Header{ID: "r-1", State: orchestrator.Paused, Paused: &orchestrator.PauseInfo{Cause: cause}}
+		if got := ETA(h, nil, now); !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %s in it", cause, got, want)
+		}
+	}
+}

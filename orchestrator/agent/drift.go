@@ -170,8 +170,25 @@ func (f *fence) putBackDrifted(ctx context.Context, config string, content func(
 		}
 	}
 	what, _, err := w.driftOf()
-	if err != nil || what == "" {
+	if err != nil || what == "" || w.st.Desired.Drift != records.DriftRestore {
 		return nil, err
+	}
+	// The others' orders are carried out with it: none may undo what is to be left.
+	for _, c := range configs {
+		other := h.by[c]
+		if other.st.Desired.Drift == records.DriftRestore {
+			continue
+		}
+		changed, _, err := other.driftOf()
+		if err != nil {
+			return nil, err
+		}
+		if changed == "" {
+			continue
+		}
+		why := fmt.Errorf("%s, which is applied together with it, was changed too and is to be left as it is", c)
+		found, err := w.noteDrift(why.Error())
+		return map[string]*records.Actual{config: found.rep}, errors.Join(why, err)
 	}
 	if len(configs) > 1 {
 		return h.group(configs).putBackDrifted(ctx, w, what, content)
@@ -192,7 +209,7 @@ func (f *fence) putBackDrifted(ctx context.Context, config string, content func(
 // file of it, or of w's.
 func (w *work) restorable(of *work, group bool) bool {
 	d := w.st.Desired
-	if w.st.Phase != phaseDone || d == nil || w.st.Report == nil || d.Drift != records.DriftRestore || !w.answeredWell() || together(d) != group {
+	if w.st.Phase != phaseDone || d == nil || w.st.Report == nil || !w.answeredWell() || together(d) != group {
 		return false
 	}
 	return !group || w.st.Stays && sameGroup(d, of.st.Desired)
