@@ -169,17 +169,23 @@ func (s *State) bake() (ended bool) {
 		s.react(then, CauseFailure, why)
 		return false
 	}
-	if s.open {
-		s.assign()
-	}
 	if !s.promoted {
-		if !s.gatesPass(s.baking() >= s.plan.Spec.Stages[s.stage].Bake) {
+		// Before nodes that are back get their order: what pauses here must not
+		// come behind an order in the same Step.
+		pass := s.gatesPass(s.baking() >= s.plan.Spec.Stages[s.stage].Bake)
+		if !pass && s.status == Baking && s.open {
+			s.assign()
+		}
+		if !pass {
 			return false
 		}
 		if st := &s.plan.Spec.Stages[s.stage]; st.Promote == PromoteManual {
 			s.pauseFor(CausePromotion, fmt.Sprintf("stage %q is done and waits to be promoted: `aimlock rollout promote`", st.Name))
 			return false
 		}
+	}
+	if s.open {
+		s.assign()
 	}
 	if s.stage+1 < len(s.plan.Ends) {
 		s.stage++
