@@ -276,10 +276,11 @@ func (s *State) obey(c OperatorCommand) {
 	s.command.Result = "done"
 	switch c.Verb {
 	case Pause:
-		if s.status == Paused {
+		if s.status == Paused && s.pause.Cause != CausePromotion && s.pause.Cause != CauseGate {
 			s.command.Result = "it is paused already"
 			return
 		}
+		// A pause that promote would end becomes one that only resume does.
 		s.pauseFor(CauseOperator, by)
 	case Resume:
 		if s.status != Paused {
@@ -307,7 +308,12 @@ func (s *State) obey(c OperatorCommand) {
 		s.promoted = true
 		s.overruleGates()
 		s.tell(TellStage, -1, "bake and gates of this stage are taken as passed %s", by)
-		if s.status == Paused {
+		switch {
+		case s.status != Paused:
+		case s.pause.Cause == CauseOperator:
+			// Somebody wants it to stand still, and did not say that it may go on.
+			s.command.Result = "done, and it stays paused (" + s.pause.Why + "): resume lets it go on"
+		default:
 			s.unpause("promoted " + by)
 		}
 	case Skip:
@@ -406,10 +412,12 @@ func (s *State) unpause(why string) {
 		for i := range s.perStage {
 			s.perStage[i].forgive()
 		}
-	case CauseGate:
-		if !s.promoted { // what was overruled stays to be seen
-			s.gates = nil
+	case CauseGate, CauseOperator:
+		undecided := !slices.ContainsFunc(s.gates, func(g *gate) bool { return g.State == GateUnknown || g.State == GateFailed })
+		if s.promoted || s.pause.Cause == CauseOperator && undecided {
+			break // what was overruled stays to be seen, and what was measured counts
 		}
+		s.gates = nil
 	}
 	s.pause, s.elapsed = nil, 0
 	if s.bakingSince.IsZero() {
