@@ -15,6 +15,33 @@ import (
 // maxShown bounds how many diagnostics are printed: each one scans its file.
 const maxShown = 50
 
+// maxLine bounds a line of a file that is printed, in bytes.
+const maxLine = 4096
+
+// longLine says whether a line that d is about is too long to be printed.
+func longLine(files map[string]*hcl.File, d *hcl.Diagnostic) bool {
+	if d.Subject == nil || files[d.Subject.Filename] == nil {
+		return false
+	}
+	src, at := files[d.Subject.Filename].Bytes, *d.Subject
+	if d.Context != nil {
+		at = hcl.RangeOver(at, *d.Context)
+	}
+	start, end := min(max(at.Start.Byte, 0), len(src)), min(max(at.End.Byte, 0), len(src))
+	start = bytes.LastIndexByte(src[:start], '\n') + 1
+	if n := bytes.IndexByte(src[max(start, end):], '\n'); n >= 0 {
+		end = max(start, end) + n
+	} else {
+		end = len(src)
+	}
+	for line := range bytes.SplitSeq(src[start:end], []byte("\n")) {
+		if len(line) > maxLine {
+			return true
+		}
+	}
+	return false
+}
+
 // WriteDiagnostics prints diagnostics with the lines that they are about, for a
 // terminal of the given width (0: no wrapping). What a file holds cannot
 // control the terminal.
@@ -26,7 +53,11 @@ func WriteDiagnostics(w io.Writer, files map[string]*hcl.File, diags hcl.Diagnos
 	var b bytes.Buffer
 	dw := hcl.NewDiagnosticTextWriter(&b, files, width, color)
 	for _, d := range shown {
-		_ = dw.WriteDiagnostic(d) // a buffer does not fail
+		w := dw
+		if longLine(files, d) {
+			w = hcl.NewDiagnosticTextWriter(&b, nil, width, color)
+		}
+		_ = w.WriteDiagnostic(d) // a buffer does not fail
 	}
 	if n := len(diags) - len(shown); n > 0 {
 		_, _ = fmt.Fprintf(&b, "… and %d more.\n", n)

@@ -148,7 +148,9 @@ func owing(f *records.Fence) *records.Fence {
 	if f == nil || f.Owed <= 0 {
 		return nil
 	}
-	return f
+	capped := *f
+	capped.Owed = min(f.Owed, MaxQuiesce.Seconds())
+	return &capped
 }
 
 // usable refuses a lock key that somebody uses for something else, since taking

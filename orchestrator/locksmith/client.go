@@ -37,6 +37,9 @@ const (
 	// DefaultQuiesce is the pause owed after a holder whose participants
 	// cannot check an order. It is Consul's default lock-delay.
 	DefaultQuiesce = 15 * time.Second
+	// MaxQuiesce bounds the pause that is owed, whatever a record asks for:
+	// anybody with access to Consul may have written it.
+	MaxQuiesce = time.Hour
 	// fencedLockDelay is as good as none; 0 would mean the default 15 s.
 	fencedLockDelay = time.Millisecond
 )

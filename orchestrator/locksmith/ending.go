@@ -93,7 +93,7 @@ func (c *Client) leaves(v *Verdict) *records.Fence {
 	if s.Fence != nil && seconds(s.Fence.Owed) > owed && (!dead || s.Fence.Session != s.SessionID()) {
 		owed, why = seconds(s.Fence.Owed), s.Fence.Why
 	}
-	if owed <= 0 {
+	if owed = min(owed, MaxQuiesce); owed <= 0 {
 		return nil
 	}
 	return &records.Fence{Version: records.Version, UnsafeSince: time.Now().UTC(), Owed: owed.Seconds(), Why: why, Session: s.SessionID(), Token: s.Index()}

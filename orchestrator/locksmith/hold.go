@@ -237,7 +237,7 @@ func (h *Hold) Progress(ctx context.Context, done, total int64, unit, note strin
 // serve waits for the whole of a quiesce that is owed, holding the lock, and
 // clears it by a fenced write.
 func (h *Hold) serve(ctx context.Context, owe time.Duration) error {
-	t := time.NewTimer(owe)
+	t := time.NewTimer(min(owe, MaxQuiesce))
 	defer t.Stop()
 	select {
 	case <-t.C:

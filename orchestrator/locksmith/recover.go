@@ -438,6 +438,7 @@ func (r *recovering) fence(s *evidence.Snapshot) *records.Fence {
 	if s.Fence != nil {
 		owed = max(owed, s.Fence.Owed)
 	}
+	owed = min(owed, MaxQuiesce.Seconds())
 	return &records.Fence{Version: records.Version, UnsafeSince: time.Now().UTC(), Owed: owed, Why: "Consul was restored", Session: s.SessionID(), Token: s.Index()}
 }
 

@@ -412,7 +412,7 @@ func delayAtMost(v *Verdict) (time.Duration, bool) {
 		}
 	}
 	if h := v.Snapshot.Holder; h != nil && !h.Released && h.Quiesce > 0 {
-		return seconds(h.Quiesce), true
+		return min(seconds(h.Quiesce), MaxQuiesce), true
 	}
 	return 0, false
 }
