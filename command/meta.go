@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/policies"
 )
 
 // IO is what a command line reads from and writes to. Results go to Stdout,
@@ -197,9 +198,7 @@ func (m *Meta) Diagnostics(files map[string]*hcl.File, diags hcl.Diagnostics) er
 	if !ok {
 		width = 100
 	}
-	if err := hcl.NewDiagnosticTextWriter(m.Stderr, files, uint(width), m.Color(m.Stderr)).WriteDiagnostics(diags); err != nil {
-		return fmt.Errorf("write diagnostics: %w", err)
-	}
+	policies.WriteDiagnostics(m.Stderr, files, diags, uint(width), m.Color(m.Stderr))
 	if diags.HasErrors() {
 		return exit(ExitUsage)
 	}
