@@ -149,13 +149,17 @@ func (m *Meta) Notef(format string, args ...any) {
 // PrintJSON writes v to Stdout as indented JSON. Text stays as it is: <, > and
 // & are not escaped, since nothing here ends in a web page.
 func (m *Meta) PrintJSON(v any) error {
-	enc := json.NewEncoder(m.Stdout)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(v); err != nil {
+	if err := writeJSON(m.Stdout, v); err != nil {
 		return fmt.Errorf("write JSON to stdout: %w", err)
 	}
 	return nil
+}
+
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }
 
 // Terminal tells whether w is a terminal, and how wide it is.
