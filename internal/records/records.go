@@ -316,7 +316,7 @@ type Evidence struct {
 	Known      bool            `json:"known"`
 	Why        string          `json:"why,omitempty"`
 	Source     string          `json:"source"`
-	ObservedAt time.Time       `json:"observed_at,omitzero"`
+	ObservedAt time.Time       `json:"observed_at"`
 }
 
 // Actions of a desired entry.
