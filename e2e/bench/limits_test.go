@@ -131,7 +131,7 @@ type watchers struct {
 	addr    string
 	kv      *consulkv.Client
 	http    *http.Client
-	ctx     context.Context //nolint:containedctx // of the benchmark
+	ctx     context.Context // of the benchmark
 	wg      sync.WaitGroup
 	pending atomic.Int64 // queries that the server holds, or will
 	answers atomic.Int64
