@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
 	"strings"
 	"time"
 
@@ -123,16 +122,11 @@ func decidingEvidence(st *locksmith.Status) []string {
 	}
 	var out []string
 	for _, e := range st.Evidence[:min(st.Decisive, len(st.Evidence))] {
-		value := string(e.Value)
-		if f, err := strconv.ParseFloat(value, 64); err == nil {
-			// Sixteen digits of a second are noise for a person.
-			value = strconv.FormatFloat(math.Round(f*10)/10, 'f', -1, 64)
-		}
-		text := fmt.Sprintf("%s = %s (%s)", e.Fact, value, e.Source)
+		line := fmt.Sprintf("%s = %s (%s)", e.Fact, text.Number(string(e.Value)), e.Source)
 		if !e.Known {
-			text = fmt.Sprintf("%s is unknown: %s (%s)", e.Fact, e.Why, e.Source)
+			line = fmt.Sprintf("%s is unknown: %s (%s)", e.Fact, e.Why, e.Source)
 		}
-		out = append(out, text)
+		out = append(out, line)
 	}
 	return out
 }

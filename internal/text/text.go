@@ -4,6 +4,8 @@
 package text
 
 import (
+	"math"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -79,4 +81,15 @@ func Block(s string) string {
 		lines[i] = Printable(l)
 	}
 	return strings.Join(lines, "\n")
+}
+
+// Number is a number in JSON to one digit behind the point, where it has more:
+// sixteen digits of a second are noise for a person. What is no number is left
+// as it is.
+func Number(s string) string {
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || math.IsInf(f, 0) || math.IsNaN(f) {
+		return s
+	}
+	return strconv.FormatFloat(math.Round(f*10)/10, 'f', -1, 64)
 }

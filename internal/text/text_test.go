@@ -44,3 +44,13 @@ func TestClip(t *testing.T) {
 		}
 	})
 }
+
+func TestNumber(t *testing.T) {
+	for in, want := range map[string]string{
+		"5.825686209998821": "5.8", "660": "660", "0.04": "0", "-1.25": "-1.3", "true": "true", `"1.25"`: `"1.25"`, "": "", "1e400": "1e400", "NaN": "NaN",
+	} {
+		if got := Number(in); got != want {
+			t.Errorf("%q is shown as %q, want %q", in, got, want)
+		}
+	}
+}

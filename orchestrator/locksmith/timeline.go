@@ -11,6 +11,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/journal"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
 )
 
 // Event is one line of a lock's story.
@@ -236,7 +237,7 @@ func (t *storyteller) breakRecord(key string, b *records.Break) {
 func evidenceWords(list []records.Evidence) string {
 	var words []string
 	for _, e := range list {
-		value := string(e.Value)
+		value := text.Number(string(e.Value))
 		if !e.Known {
 			value = "unknown"
 		}
