@@ -46,8 +46,8 @@ var stepKinds = map[string]struct {
 // stepSignals are the signals that a step can send, without SIG.
 var stepSignals = []string{"TERM", "KILL", "INT", "HUP", "QUIT", "USR1", "USR2", "CONT"}
 
-// maxQuiesce is the longest pause that a next holder serves.
-const maxQuiesce = time.Hour
+// MaxQuiesce is the longest pause that a next holder serves.
+const MaxQuiesce = time.Hour
 
 func (d *decoder) breaking(b *hcl.Block, compile *compiler) *Break {
 	out := &Break{Approval: ApprovalManual, Confirm: Confirm{Observations: 1, Every: time.Second}, Range: b.DefRange}
@@ -58,8 +58,8 @@ func (d *decoder) breaking(b *hcl.Block, compile *compiler) *Break {
 		}
 	}
 	if a := content.Attributes["quiesce"]; a != nil {
-		if q, ok := d.durationAttr(a); ok && q > maxQuiesce {
-			d.fail(a.Expr.Range(), "Quiesce is too long", "A quiesce is %s at most, whatever a record or a policy asks for.", maxQuiesce)
+		if q, ok := d.durationAttr(a); ok && q > MaxQuiesce {
+			d.fail(a.Expr.Range(), "Quiesce is too long", "A quiesce is %s at most, whatever a record or a policy asks for.", MaxQuiesce)
 		} else if ok {
 			out.Quiesce = &q
 		}

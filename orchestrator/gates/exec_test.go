@@ -103,7 +103,7 @@ func TestExecNodeFiles(t *testing.T) {
 // ignores signals included.
 func TestExecTimeout(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("needs /proc")
+		t.Skip("SKIPPED: needs /proc")
 	}
 	pids := filepath.Join(t.TempDir(), "pids")
 	q := execQuestion(nil, sh(`trap '' TERM INT; (trap '' TERM; echo $(exec sh -c 'echo $PPID') >> `+pids+`; while :; do sleep 1; done) & echo $$ >> `+pids+`; echo on the way; wait`)...)

@@ -39,7 +39,7 @@ const (
 	DefaultQuiesce = 15 * time.Second
 	// MaxQuiesce bounds the pause that is owed, whatever a record asks for:
 	// anybody with access to Consul may have written it.
-	MaxQuiesce = time.Hour
+	MaxQuiesce = policies.MaxQuiesce
 	// fencedLockDelay is as good as none; 0 would mean the default 15 s.
 	fencedLockDelay = time.Millisecond
 )

@@ -14,4 +14,7 @@ func TestAQuiesceIsCapped(t *testing.T) {
 			t.Errorf("a record that asks for %g s leaves %+v, want %g s", asked, f, want)
 		}
 	}
+	if f := owing(&records.Fence{Owed: 1e300}); f == nil || f.Owed != MaxQuiesce.Seconds() {
+		t.Errorf("a fence that owes more than any is %+v", f)
+	}
 }
