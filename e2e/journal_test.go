@@ -55,6 +55,10 @@ func TestStoryOfAStall(t *testing.T) {
 	progress := filepath.Join(dir, "progress")
 	harness.Start(t, lockExec(t, c, "-policy", in, "-progress-file", progress, "push", "--",
 		"sh", "-c", `echo 1/4 nodes >"$0"; sleep 600`, progress))
+	harness.Eventually(t, cmdLimit, "the first has the lock and works", func() bool {
+		_, err := os.Stat(progress)
+		return err == nil
+	})
 	next := harness.Run(t, 2*cmdLimit, lockExec(t, c, "-policy", in, "-no-break", "push", "--", "echo", "next"))
 	if next.Code != 0 || next.Stdout != "next\n" {
 		t.Fatalf("who came next: exit %d, %q\n%s\nlocksmith: %s", next.Code, next.Stdout, next.Stderr, guard.Stderr())
@@ -70,16 +74,22 @@ func TestStoryOfAStall(t *testing.T) {
 		return story
 	}
 	want := []string{"acquired", "progress", "progress stands still from here", "judged HOT by rule stalled", "break begun", "step take done", "break unlocked", "acquired", "released"}
+	story := explain()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the story told last: %s\n%+v", story.Cause, story.Timeline)
+		}
+	})
 	harness.Eventually(t, cmdLimit, "the story is told", func() bool {
 		at := 0
-		for _, e := range explain().Timeline {
+		story = explain()
+		for _, e := range story.Timeline {
 			if at < len(want) && e.What == want[at] {
 				at++
 			}
 		}
 		return at == len(want)
 	})
-	story := explain()
 	if !strings.Contains(story.Cause, "let go of it") {
 		t.Errorf("cause: %q", story.Cause)
 	}

@@ -29,8 +29,13 @@ type Event struct {
 	// Source is where it is known from: consul or journal.
 	Source string `json:"source"`
 
+	// hold stands for Token in the order of holds where the token is not known.
+	hold  uint64
 	phase int
 }
+
+// of names the hold that an event is about, in the order of holds; 0 for none.
+func (e *Event) of() uint64 { return cmp.Or(e.Token, e.hold) }
 
 // Phases of a hold: whatever the clocks say, it is taken before anything else
 // happens to it, and is over after all that.
@@ -175,12 +180,13 @@ func (in *told) story() *Story {
 	return &Story{Cause: in.cause(t), Events: t.events}
 }
 
-// holder tells of a hold by its own record.
-func (t *storyteller) holder(h *records.Holder, token uint64) {
+// holder tells of a hold by its own record. Where the token is 0, as it is not
+// known, hold stands for it.
+func (t *storyteller) holder(h *records.Holder, token, hold uint64) {
 	who := h.User + "@" + h.Host
 	t.holders[token] = holderName(h.Operation, h.PID, h.Host)
 	t.add(fmt.Sprintf("taken %s", h.Session), Event{At: h.AcquiredAt, What: "acquired", By: who, Token: token, Clock: "the holder's, " + h.Host, Source: sourceConsul,
-		Detail: joinWords(h.Operation, number64("token", token), number64("pid", uint64(max(0, h.PID)))), phase: phaseTaken})
+		Detail: joinWords(h.Operation, number64("token", token), number64("pid", uint64(max(0, h.PID)))), hold: hold, phase: phaseTaken})
 }
 
 func holderName(operation string, pid int, host string) string {
@@ -206,7 +212,7 @@ func first(words ...string) string {
 // breakRecord tells of a break by its audit record.
 func (t *storyteller) breakRecord(key string, b *records.Break) {
 	if b.Holder != nil {
-		t.holder(b.Holder, b.Token)
+		t.holder(b.Holder, b.Token, b.Token)
 	}
 	e := Event{By: b.By, Who: b.Who, Token: b.Token, Clock: "the breaker's, " + b.By, Source: sourceConsul, phase: phaseHeld}
 	begun := e
@@ -259,10 +265,15 @@ func (in *told) consul(t *storyteller) {
 		}
 		who, clock := h.User+"@"+h.Host, "the holder's, "+h.Host
 		if h.Broken == "" {
-			t.holder(h, token)
+			// No hold came after the one whose record stands in the key, so the key's
+			// index is past all other tokens: where nothing tells the hold's own, it
+			// keeps the hold in its place against clocks. (Who waits for a lock may have
+			// it before the breaker has written down that the break has ended.)
+			hold := s.Index()
+			t.holder(h, token, hold)
 			if h.Released && h.ReleasedAt != nil {
 				t.known[fmt.Sprintf("over %d", token)] = true
-				t.add("released "+h.Session, Event{At: *h.ReleasedAt, What: "released", By: who, Detail: h.Operation, Token: token, Clock: clock, Source: sourceConsul, phase: phaseEnded})
+				t.add("released "+h.Session, Event{At: *h.ReleasedAt, What: "released", By: who, Detail: h.Operation, Token: token, Clock: clock, Source: sourceConsul, hold: hold, phase: phaseEnded})
 			}
 		}
 		if p := s.Progress; p != nil {
@@ -328,13 +339,13 @@ func number64(what string, n uint64) string {
 func inOrder(events []Event) {
 	slices.SortStableFunc(events, func(a, b Event) int { return a.At.Compare(b.At) })
 	held := slices.Clone(events)
-	held = slices.DeleteFunc(held, func(e Event) bool { return e.Token == 0 })
+	held = slices.DeleteFunc(held, func(e Event) bool { return e.of() == 0 })
 	slices.SortStableFunc(held, func(a, b Event) int {
-		return cmp.Or(cmp.Compare(a.Token, b.Token), cmp.Compare(a.phase, b.phase))
+		return cmp.Or(cmp.Compare(a.of(), b.of()), cmp.Compare(a.phase, b.phase))
 	})
 	n := 0
 	for i := range events {
-		if events[i].Token != 0 {
+		if events[i].of() != 0 {
 			events[i] = held[n]
 			n++
 		}

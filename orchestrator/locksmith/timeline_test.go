@@ -27,7 +27,8 @@ import (
 //	fact OBJECT.ATTRIBUTE JSON       what an observer knows now
 //	journal {an entry}
 //
-// and the argument state is the lock's state now; held says that it is judged by
+// and the argument state is the lock's state now; index is that of a free lock's
+// key; held says that it is judged by
 // the shipped default. All happens on one day, and the story shows the time.
 func TestTimeline(t *testing.T) {
 	datadriven.Walk(t, "testdata/timeline", func(t *testing.T, path string) {
@@ -112,6 +113,9 @@ func tellScript(t *testing.T, d *datadriven.TestData) *Story {
 		v.Policy.Judge(v.Facts, &m, s.Hold(), 0)
 		v.Judgement = v.Policy.Judge(v.Facts, &m, s.Hold(), time.Hour)
 		v.State = v.Judgement.State
+	}
+	if d.HasArg("index") {
+		d.ScanArgs(t, "index", &s.Pair.ModifyIndex)
 	}
 	if d.HasArg("cooling") {
 		v.State = Cooling
