@@ -1,0 +1,2 @@
+// Package plugin is the SDK for plugins of aimlock.
+package plugin
