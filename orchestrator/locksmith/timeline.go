@@ -51,6 +51,12 @@ const (
 	sourceJournal = "journal"
 )
 
+// What is told of a hold's work.
+const (
+	progress = "progress"
+	stall    = "progress stands still from here"
+)
+
 // Story is what happened to a lock.
 type Story struct {
 	// Cause says in one sentence why the lock is as it is, so far as the
@@ -277,7 +283,7 @@ func (in *told) consul(t *storyteller) {
 			}
 		}
 		if p := s.Progress; p != nil {
-			t.add(fmt.Sprintf("progress %d %d", p.Token, p.Done), Event{At: p.At, What: "progress", By: who, Token: p.Token, Clock: clock, Source: sourceConsul, phase: phaseHeld,
+			t.add(fmt.Sprintf("progress %d %d", p.Token, p.Done), Event{At: p.At, What: progress, By: who, Token: p.Token, Clock: clock, Source: sourceConsul, phase: phaseHeld,
 				Detail: joinWords(doneOf(p.Done, p.Total, p.Unit), p.Note)})
 		}
 	}
@@ -350,4 +356,24 @@ func inOrder(events []Event) {
 			n++
 		}
 	}
+	for i := len(events) - 1; i >= 0; i-- {
+		if events[i].What == stall {
+			afterProgress(events[i:])
+		}
+	}
+}
+
+// afterProgress moves a stall, the first of events, past the last progress of
+// its hold. Since when work stands still is counted from when its last step was
+// read, and an observer writes that step down up to its interval later.
+func afterProgress(events []Event) {
+	last := 0
+	for i := range events {
+		if events[i].Token == events[0].Token && events[i].What == progress {
+			last = i
+		}
+	}
+	moved := events[0]
+	copy(events, events[1:last+1])
+	events[last] = moved
 }

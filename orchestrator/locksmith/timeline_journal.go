@@ -146,7 +146,7 @@ func (m *milestones) saw(t *storyteller, o *journal.Observed) {
 	if u := factString(o.Facts, "progress.unit"); u != nil {
 		unit = *u
 	}
-	e := Event{At: o.At, What: "progress", Token: m.token, Clock: m.clock, Source: sourceJournal, phase: phaseHeld, Detail: doneOf(*done, all, unit)}
+	e := Event{At: o.At, What: progress, Token: m.token, Clock: m.clock, Source: sourceJournal, phase: phaseHeld, Detail: doneOf(*done, all, unit)}
 	quarter := m.quarter
 	if all > 0 {
 		quarter = 4 * *done / all
@@ -166,21 +166,21 @@ func (m *milestones) last(t *storyteller) {
 // stalls tells since when the work of a hold stood still, where a rule fired on
 // that.
 func (in *told) stalls(t *storyteller) {
-	stall := func(token uint64, since time.Time, clock, source string) {
-		t.add(fmt.Sprintf("stalled %d", token), Event{At: since, What: "progress stands still from here", Token: token, Clock: clock, Source: source, phase: phaseHeld})
+	add := func(token uint64, since time.Time, clock, source string) {
+		t.add(fmt.Sprintf("stalled %d", token), Event{At: since, What: stall, Token: token, Clock: clock, Source: source, phase: phaseHeld})
 	}
 	for i := range in.breaks {
 		b := &in.breaks[i].rec
 		for _, e := range b.Evidence {
 			var age float64
 			if e.Fact == "progress.age" && e.Known && unmarshal(e.Value, &age) {
-				stall(b.Token, e.ObservedAt.Add(-seconds(age)), "the breaker's, "+b.By, sourceConsul)
+				add(b.Token, e.ObservedAt.Add(-seconds(age)), "the breaker's, "+b.By, sourceConsul)
 			}
 		}
 	}
 	if v := in.verdict; v.Snapshot.Held() && readsProgress(v.Judgement.Result) {
 		if age := factFloat(v.Facts, "progress.age"); age != nil {
-			stall(v.Snapshot.Index(), v.At.Add(-seconds(*age)), "this host", sourceConsul)
+			add(v.Snapshot.Index(), v.At.Add(-seconds(*age)), "this host", sourceConsul)
 		}
 	}
 }
