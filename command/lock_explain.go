@@ -170,7 +170,7 @@ func timelineText(line []locksmith.Event) string {
 	var b strings.Builder
 	b.WriteString("\nTimeline, each time by the clock in brackets:\n")
 	if more := len(line) - maxEvents; more > 0 {
-		fmt.Fprintf(&b, "  (%s before these; -json has all)\n", plural(more, "event"))
+		fmt.Fprintf(&b, "  (%s before these; -json has all)\n", text.Count(more, "event"))
 		line = line[more:]
 	}
 	for _, e := range line {

@@ -73,7 +73,7 @@ func fileLocksText(b *strings.Builder, locks []filelock.Lock) {
 	}
 	for i, l := range locks {
 		if i == mostLocks {
-			fmt.Fprintf(b, "\n  and %s more: see -json\n", plural(len(locks)-i, "lock"))
+			fmt.Fprintf(b, "\n  and %s more: see -json\n", text.Count(len(locks)-i, "lock"))
 			break
 		}
 		fmt.Fprintf(b, "\n  %s, %s%s\n", l.Kind, l.Mode, rangeText(l))

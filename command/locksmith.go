@@ -259,7 +259,7 @@ func (m *Meta) showSweep(rep *guard.Report) error {
 		m.Notef("Nothing was broken: %s.\n", rep.NotActing)
 	}
 	if n := rep.Failed(); n > 0 {
-		return exitf(ExitFailed, "%s could not be broken; see what was done", plural(n, "HOT lock"))
+		return exitf(ExitFailed, "%s could not be broken; see what was done", text.Count(n, "HOT lock"))
 	}
 	return nil
 }

@@ -117,7 +117,7 @@ func (m *Meta) testsPassed(results []policies.TestResult) error {
 		}
 	}
 	if failed > 0 {
-		return exitf(ExitFailed, "%d of %s failed: nothing is applied. Put the policies or their tests right; -skip-tests applies them as they are", failed, plural(len(results), "test"))
+		return exitf(ExitFailed, "%d of %s failed: nothing is applied. Put the policies or their tests right; -skip-tests applies them as they are", failed, text.Count(len(results), "test"))
 	}
 	return nil
 }
@@ -150,7 +150,7 @@ func (m *Meta) applyText(out *locksmith.Applied, set *policies.Set, dryRun bool,
 	if dryRun {
 		what = "Would apply"
 	}
-	m.Printf("%s serial %d: hash %.12s, %s, %s; %s\n", what, v.Serial, v.Hash, plural(len(set.Policies), "policy"), plural(rules, "rule"), tests)
+	m.Printf("%s serial %d: hash %.12s, %s, %s; %s\n", what, v.Serial, v.Hash, text.Count(len(set.Policies), "policy"), text.Count(rules, "rule"), tests)
 	if out.Before == nil {
 		m.Printf("  before    nothing was applied: anybody's policies could break aimlock's own locks\n")
 		return
@@ -182,7 +182,7 @@ func testedText(tests int, skipped bool) string {
 	case tests == 0:
 		return "it has no tests"
 	}
-	return plural(tests, "test") + " passed"
+	return text.Count(tests, "test") + " passed"
 }
 
 func hashesText(c locksmith.PolicyChange) string {

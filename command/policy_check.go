@@ -5,6 +5,7 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/policies"
 )
 
@@ -50,7 +51,7 @@ shipped default. Exit code 0 with warnings only, 2 with an error.`,
 			for _, p := range set.Policies {
 				rules += len(p.Rules())
 			}
-			m.Printf("OK: %s, %s, %s (hash %.12s)\n", plural(len(set.Policies), "policy"), plural(rules, "rule"), plural(len(set.Tests), "test"), set.Hash)
+			m.Printf("OK: %s, %s, %s (hash %.12s)\n", text.Count(len(set.Policies), "policy"), text.Count(rules, "rule"), text.Count(len(set.Tests), "test"), set.Hash)
 			return nil
 		},
 	}

@@ -99,12 +99,12 @@ func (m *Meta) printReplay(rep *replay.Report) {
 	}
 	what := "no difference"
 	if n := len(rep.Differences); n > 0 {
-		what = plural(n, "difference")
+		what = text.Count(n, "difference")
 	}
-	m.Printf("%s in %s of %s%s\n", what, plural(rep.Observations, "observation"), plural(rep.Locks, "lock"), span)
+	m.Printf("%s in %s of %s%s\n", what, text.Count(rep.Observations, "observation"), text.Count(rep.Locks, "lock"), span)
 	m.Printf("judged now by %.12s, then by %s\n", rep.PolicyHash, recordedText(rep.Recorded))
 	if rep.Skipped > 0 {
-		m.Printf("%s could not be read: what they told is missing here\n", plural(rep.Skipped, "line"))
+		m.Printf("%s could not be read: what they told is missing here\n", text.Count(rep.Skipped, "line"))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/policies"
 )
 
@@ -233,7 +234,7 @@ func (m *Meta) policyInEffect(p *policies.Policy) {
 	}
 	m.Printf("\n# In effect, with what is not written:\n")
 	m.Printf("#   approval  %s\n#   confirm   %s, one every %s\n#   budget    %s\n#   freeze    %s\n#   quiesce   %s\n",
-		b.Approval, plural(b.Confirm.Observations, "observation"), short(b.Confirm.Every), budget, freeze, quiesce)
+		b.Approval, text.Count(b.Confirm.Observations, "observation"), short(b.Confirm.Every), budget, freeze, quiesce)
 	for _, s := range b.Steps {
 		when := ""
 		if s.When != "" {

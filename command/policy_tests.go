@@ -163,8 +163,8 @@ func (m *Meta) printTests(views []policyTestView, failed int, verbose bool) {
 	case len(views) == 0:
 		m.Printf("ok: no tests to run\n")
 	case failed > 0:
-		m.Printf("FAIL: %d of %s\n", failed, plural(len(views), "test"))
+		m.Printf("FAIL: %d of %s\n", failed, text.Count(len(views), "test"))
 	default:
-		m.Printf("ok: %s\n", plural(len(views), "test"))
+		m.Printf("ok: %s\n", text.Count(len(views), "test"))
 	}
 }

@@ -162,10 +162,10 @@ func recoveryText(out *locksmith.Recovery, done bool) string {
 		line("holders", "none")
 	}
 	if out.Free > 0 {
-		line("free", "%s, of which the next holder first waits the pause", plural(out.Free, "lock"))
+		line("free", "%s, of which the next holder first waits the pause", text.Count(out.Free, "lock"))
 	}
 	if out.Sessions > 0 {
-		line("sessions", "%s of aimlock ended that hold none of these", plural(out.Sessions, "other session"))
+		line("sessions", "%s of aimlock ended that hold none of these", text.Count(out.Sessions, "other session"))
 	}
 	for _, r := range out.Rollouts {
 		line("rollout", "%s (%s) is %s as the snapshot has it: look whether it is to go on", text.Printable(r.Name), text.Printable(r.ID), text.Printable(r.State))
@@ -179,7 +179,7 @@ func recoveryText(out *locksmith.Recovery, done bool) string {
 		line("restored", "breaking is suspended %s", suspensionText(out.Suspended))
 	}
 	if out.Silences > 0 {
-		line("restored", "%s", plural(out.Silences, "silence"))
+		line("restored", "%s", text.Count(out.Silences, "silence"))
 	}
 	return b.String()
 }

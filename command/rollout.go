@@ -12,6 +12,7 @@ import (
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/orchestrator/runner"
 	"github.com/aim-control/aimlock/orchestrator/spec"
 )
@@ -122,14 +123,20 @@ type rolloutView struct {
 	InFlight int                       `json:"in_flight"`
 	Flying   []orchestrator.Flight     `json:"flying,omitempty"`
 	Gates    []orchestrator.GateStatus `json:"gates,omitempty"`
+	// Locks are those of an unfinished rollout as they are now, in the order of
+	// its configs.
+	Locks []*locksmith.Status `json:"locks,omitempty"`
 	// Events are the log, with -verbose.
 	Events []records.RolloutEvent `json:"events,omitempty"`
 }
 
 type stageView struct {
-	Name  string `json:"name"`
-	Done  int    `json:"done"`
-	Total int    `json:"total"`
+	Name string `json:"name"`
+	// Done is how many nodes had their turn and stand by it: applied, failed and
+	// unreachable ones.
+	Done   int                 `json:"done"`
+	Total  int                 `json:"total"`
+	Counts orchestrator.Counts `json:"counts"`
 }
 
 type configView struct {
@@ -151,7 +158,7 @@ func viewRollout(h *orchestrator.Header, note string) rolloutView {
 		v.Reason = h.Paused.Why
 	}
 	for _, s := range h.Stages {
-		v.Stages = append(v.Stages, stageView{s.Name, s.Done, s.End - s.From})
+		v.Stages = append(v.Stages, stageView{s.Name, s.Done, s.End - s.From, s.Counts})
 	}
 	for _, c := range h.Configs {
 		v.Configs = append(v.Configs, configView{c.Name, c.Revision, c.SHA256, c.Renderings})
@@ -185,7 +192,11 @@ func rolloutText(h *orchestrator.Header) string {
 		if i == h.StageIndex && h.FinishedAt == nil {
 			mark = ">"
 		}
-		line("stage", "%s %-12s %d of %d", mark, s.Name, s.Done, s.End-s.From)
+		words := fmt.Sprintf("%d of %d", s.Done, s.End-s.From)
+		if rest := board.Others(s.Counts); rest != "" {
+			words += ": " + rest
+		}
+		line("stage", "%s %-12s %s", mark, s.Name, words)
 	}
 	if h.InFlight > 0 {
 		words := fmt.Sprint(h.InFlight)

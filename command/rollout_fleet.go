@@ -54,10 +54,10 @@ func (v *fleetView) text() string {
 	var b strings.Builder
 	b.WriteString("\nFleet:\n")
 	for _, s := range v.Sources {
-		fmt.Fprintf(&b, "  %-5d nodes of %s\n", s.Nodes, text.Printable(s.Source))
+		fmt.Fprintf(&b, "  %s of %s\n", text.Count(s.Nodes, "node"), text.Printable(s.Source))
 	}
 	if v.Shared > 0 {
-		fmt.Fprintf(&b, "  %-5d of them are named by several, so that the fleet has %d\n", v.Shared, v.Nodes)
+		fmt.Fprintf(&b, "  %s named by several, so that the fleet has %d\n", text.Count(v.Shared, "node"), v.Nodes)
 	}
 	for _, w := range v.Warnings {
 		fmt.Fprintf(&b, "  warning: %s\n", text.Printable(w))

@@ -2,10 +2,13 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -74,14 +77,14 @@ It changes nothing, and exits 0 whatever it shows.`,
 					Now: p.Revisions[c.Name], Diff: contentDiff(c, p.Now[c.Name], planned(want, p, c.Name)),
 					Renderings: planRenderings(c, p.Renderings[c.Name]),
 				})
-				verdict, err := locks.NewObserver(c.Name, nil).Observe(ctx)
+				st, err := lockNow(ctx, locks, c.Name)
 				if err != nil {
 					return err
 				}
-				st := locks.Status(verdict)
-				st.Next = locks.Next(verdict, nil)
-				st.Evidence = nil
 				v.Locks = append(v.Locks, st)
+			}
+			if err := v.spread(ctx, m, want); err != nil {
+				return rolloutError(err)
 			}
 			if err := v.window(want.Spec.Window, time.Now()); err != nil {
 				return err
@@ -101,9 +104,11 @@ It changes nothing, and exits 0 whatever it shows.`,
 
 // planView is "rollout plan -json".
 type planView struct {
-	Name        string              `json:"name"`
-	Total       int                 `json:"total"`
-	Fleet       *fleetView          `json:"fleet,omitempty"`
+	Name  string     `json:"name"`
+	Total int        `json:"total"`
+	Fleet *fleetView `json:"fleet,omitempty"`
+	// Spread is the metadata key that stages are spread over.
+	Spread      string              `json:"spread,omitempty"`
 	Stages      []planStage         `json:"stages"`
 	Configs     []planConfig        `json:"configs"`
 	Locks       []*locksmith.Status `json:"locks"`
@@ -126,6 +131,59 @@ type planStage struct {
 	MaxParallel int      `json:"max_parallel"`
 	Bake        float64  `json:"bake"`
 	Gates       []string `json:"gates,omitempty"`
+	// Spread counts the stage's nodes by their value of the metadata key that
+	// the fleet is spread over; "" are nodes without it.
+	Spread map[string]int `json:"spread,omitempty"`
+}
+
+// maxSpread bounds the values of the spread that one stage shows.
+const maxSpread = 12
+
+// spreadText has the values of most nodes first.
+func (s *planStage) spreadText() string {
+	values := slices.SortedFunc(maps.Keys(s.Spread), func(x, y string) int {
+		return cmp.Or(cmp.Compare(s.Spread[y], s.Spread[x]), strings.Compare(x, y))
+	})
+	var parts []string
+	for _, val := range values[:min(len(values), maxSpread)] {
+		words := "in " + text.Printable(val)
+		if val == "" {
+			words = "without"
+		}
+		parts = append(parts, fmt.Sprintf("%d %s", s.Spread[val], words))
+	}
+	if more := len(values) - maxSpread; more > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// spread counts the nodes of each stage over the values of the spec's spread,
+// as the fleet is now.
+func (v *planView) spread(ctx context.Context, m *Meta, want runner.Input) error {
+	if v.Spread = want.Spec.Spread; v.Spread == "" {
+		return nil
+	}
+	consul, err := m.Consul()
+	if err != nil {
+		return err
+	}
+	nodes, err := want.Fleet.Nodes(ctx, consul)
+	if err != nil {
+		return err
+	}
+	value := make(map[string]string, len(nodes))
+	for _, n := range nodes {
+		value[n.Name] = n.Meta[v.Spread]
+	}
+	for i := range v.Stages {
+		s := &v.Stages[i]
+		s.Spread = map[string]int{}
+		for _, n := range s.Nodes {
+			s.Spread[value[n]]++
+		}
+	}
+	return nil
 }
 
 type planConfig struct {
@@ -194,7 +252,7 @@ func contentDiff(c orchestrator.Config, now, want []byte) string {
 	}
 	lines := strings.SplitAfter(d, "\n")
 	if len(lines) > maxDiff {
-		d = strings.Join(lines[:maxDiff], "") + fmt.Sprintf("(%d more lines)\n", len(lines)-maxDiff)
+		d = strings.Join(lines[:maxDiff], "") + "(" + text.Count(len(lines)-maxDiff, "more line") + ")\n"
 	}
 	return d
 }
@@ -204,7 +262,7 @@ const maxNodesShown = 12
 
 func (v *planView) text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Rollout %s: %d nodes in %d stages\n", v.Name, v.Total, len(v.Stages))
+	fmt.Fprintf(&b, "Rollout %s: %s in %s\n", v.Name, text.Count(v.Total, "node"), text.Count(len(v.Stages), "stage"))
 	switch {
 	case v.NothingToDo:
 		fmt.Fprintf(&b, "  %s\n", v.Note)
@@ -221,7 +279,7 @@ func (v *planView) text() string {
 	done := 0
 	for _, s := range v.Stages {
 		done += len(s.Nodes)
-		fmt.Fprintf(&b, "  %-12s %d nodes, then %d of %d are done", s.Name, len(s.Nodes), done, v.Total)
+		fmt.Fprintf(&b, "  %-12s %s, then %d of %d are done", s.Name, text.Count(len(s.Nodes), "node"), done, v.Total)
 		if s.MaxParallel > 0 {
 			fmt.Fprintf(&b, ", %d at a time", s.MaxParallel)
 		}
@@ -243,9 +301,12 @@ func (v *planView) text() string {
 			}
 			b.WriteByte('\n')
 		}
+		if len(s.Spread) > 0 {
+			fmt.Fprintf(&b, "  %-12s %s: %s\n", "", text.Printable(v.Spread), s.spreadText())
+		}
 	}
 	if rest := v.Total - done; rest > 0 && len(v.Warnings) == 0 {
-		fmt.Fprintf(&b, "  %d nodes are in no stage and are skipped\n", rest)
+		fmt.Fprintf(&b, "  %s in no stage: skipped\n", text.Count(rest, "node"))
 	}
 	for _, w := range v.Warnings {
 		fmt.Fprintf(&b, "  Warning: %s\n", text.Printable(w))

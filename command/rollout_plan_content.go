@@ -51,9 +51,9 @@ func planRenderings(c orchestrator.Config, list []runner.Rendering) []planRender
 // content is what a config would bring, for people.
 func (c *planConfig) content(b *strings.Builder) {
 	if c.Renderings == nil {
-		fmt.Fprintf(b, "\nConfig %s: revision %s, %d bytes, to %s\n", c.Name, c.Revision, c.Size, c.Destination)
+		fmt.Fprintf(b, "\nConfig %s: revision %s, %s, to %s\n", c.Name, c.Revision, text.Count(int(c.Size), "byte"), c.Destination)
 	} else {
-		fmt.Fprintf(b, "\nConfig %s: a template with %d renderings, to %s\n", c.Name, len(c.Renderings), c.Destination)
+		fmt.Fprintf(b, "\nConfig %s: a template with %s, to %s\n", c.Name, text.Count(len(c.Renderings), "rendering"), c.Destination)
 	}
 	revs := slices.SortedFunc(maps.Keys(c.Now), func(x, y string) int {
 		if c.Now[x] != c.Now[y] {
@@ -62,10 +62,10 @@ func (c *planConfig) content(b *strings.Builder) {
 		return strings.Compare(x, y)
 	})
 	for _, rev := range revs[:min(len(revs), maxRevisions)] {
-		fmt.Fprintf(b, "  %d nodes have %s\n", c.Now[rev], first(rev, "no revision that is known"))
+		fmt.Fprintf(b, "  %s with %s\n", text.Count(c.Now[rev], "node"), first(rev, "no revision that is known"))
 	}
 	if more := len(revs) - maxRevisions; more > 0 {
-		fmt.Fprintf(b, "  and %d more revisions\n", more)
+		fmt.Fprintf(b, "  and %s\n", text.Count(more, "more revision"))
 	}
 	if c.Renderings == nil {
 		diffLines(b, "  ", c.Diff)
@@ -86,7 +86,7 @@ func (c *planConfig) content(b *strings.Builder) {
 		diffLines(b, "    ", *r.Diff)
 	}
 	if more := len(c.Renderings) - maxDiffed; more > 0 {
-		fmt.Fprintf(b, "  and %d more renderings; -json has all of them\n", more)
+		fmt.Fprintf(b, "  and %s; -json has all of them\n", text.Count(more, "more rendering"))
 	}
 }
 

@@ -16,13 +16,14 @@ func newRolloutStatus(m *Meta) *command {
 		Meta:     m,
 		Synopsis: "Show how a rollout stands",
 		Usage:    "[options] [ID|NAME]",
-		Description: `Shows state, stages and counts of a rollout, as the nodes' answers give them now.
+		Description: `Shows state, stages and counts of a rollout, as the nodes' answers give them now,
+and who holds its locks while it is unfinished.
 Without an argument the only unfinished rollout is meant, or else the newest. Of
 one that has not begun it shows what it waits for.
 
 It changes nothing and exits 0 whatever the state is.`,
 		Examples: []example{{"How far is it?", "aimlock rollout status"}, {"For a program", "aimlock rollout status -json aim-lock-config"}},
-		Groups:   groupConsul | groupJSON,
+		Groups:   groupConsul | groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
 			fs.BoolVar(&verbose, "verbose", false, "Show the rollout's log as well.")
 		},
@@ -40,11 +41,12 @@ It changes nothing and exits 0 whatever the state is.`,
 			if err != nil {
 				return rolloutError(err)
 			}
+			locks := m.rolloutLocks(ctx, h)
 			if w, err := r.Waits(ctx, id); err == nil && w != nil && h.Token == 0 {
 				if m.JSON {
-					return m.PrintJSON(viewWaiting(w))
+					return m.PrintJSON(viewWaiting(w).withLocks(locks))
 				}
-				m.Printf("%s", waitingText(w))
+				m.Printf("%s%s", waitingText(w), locksText(id, locks))
 				return nil
 			}
 			var events []records.RolloutEvent
@@ -57,7 +59,7 @@ It changes nothing and exits 0 whatever the state is.`,
 			if m.JSON {
 				v := viewRollout(h, "")
 				v.Events, v.Drifted, v.DriftedTotal = events, some, all
-				return m.PrintJSON(v)
+				return m.PrintJSON(v.withLocks(locks))
 			}
 			m.Printf("%s", rolloutText(h))
 			if h.FinishedAt == nil && h.PlanChunks > 0 {
@@ -66,7 +68,7 @@ It changes nothing and exits 0 whatever the state is.`,
 					m.Printf("  %-9s %s\n", "left", text.Printable(board.ETA(h, &plan.Spec, time.Now())))
 				}
 			}
-			m.Printf("%s", driftedText(some, all))
+			m.Printf("%s%s", locksText(id, locks), driftedText(some, all))
 			for _, e := range events {
 				if e.Text != "" {
 					m.Printf("  %s  %-8s %s\n", e.At.UTC().Format("2006-01-02 15:04:05"), text.Printable(e.Kind), eventText(&e))

@@ -88,10 +88,14 @@ func (s *State) announce() {
 		return
 	}
 	if from == end {
-		s.tell(TellStage, -1, "stage %q: its %d nodes are done already", s.plan.Spec.Stages[s.stage].Name, end)
+		s.tell(TellStage, -1, "stage %q: %s done already", s.plan.Spec.Stages[s.stage].Name, countNodes(end))
 		return
 	}
-	s.tell(TellStage, -1, "stage %q: nodes %d to %d of %d", s.plan.Spec.Stages[s.stage].Name, from+1, end, len(s.nodes))
+	which := fmt.Sprintf("nodes %d to %d", from+1, end)
+	if end == from+1 {
+		which = fmt.Sprintf("node %d", end)
+	}
+	s.tell(TellStage, -1, "stage %q: %s of %d", s.plan.Spec.Stages[s.stage].Name, which, len(s.nodes))
 }
 
 // assign fills the stage's window: first those that are back, then the next.

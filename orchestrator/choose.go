@@ -183,7 +183,7 @@ func (d *dealer) deal() error {
 		d.ends = append(d.ends, len(d.dealt))
 	}
 	if n := len(d.rest); n > 0 {
-		d.warn("the stages end after %d of %d nodes: the rest is skipped", len(d.dealt), len(d.fleet))
+		d.warn("the stages end after %d of %s: the rest is skipped", len(d.dealt), countNodes(len(d.fleet)))
 	}
 	return nil
 }

@@ -301,7 +301,7 @@ func TestRollbackNamesWhoDidNotGoBack(t *testing.T) {
 	w.answered(0, 3)
 	w.now = w.now.Add(3 * time.Minute) // n3 and n5 do not answer
 	w.step(Tick{}, -1)
-	w.wants(t, Failed, "1 nodes could not go back: n2; not reached, and going back when they return: n3, n5")
+	w.wants(t, Failed, "1 node could not go back: n2; not reached, and going back when they return: n3, n5")
 	if got := w.s.Counts(); got != (Counts{ClassRolledBack: 1, ClassFailed: 2, ClassUnreachable: 2}) {
 		t.Errorf("%v", got)
 	}

@@ -75,7 +75,7 @@ func EstimateRest(h *Header, spec *Spec, a *Answers, now time.Time) Estimate {
 		case h.BakingSince != nil:
 			bake = max(0, bake-max(h.Baked, now.Sub(*h.BakingSince)))
 		}
-		e.stage(st, hs.End-hs.From-hs.Done, spec.Gates, a, bake)
+		e.stage(st, hs.Left(), spec.Gates, a, bake)
 	}
 	return e
 }

@@ -39,7 +39,7 @@ func TestEstimate(t *testing.T) {
 	}
 	now := time.Unix(1000, 0)
 	baking := now.Add(-20 * time.Second)
-	h := &Header{BakingSince: &baking, Stages: []HeaderStage{{"one", 0, 1, 1}, {"none", 1, 1, 0}, {"rest", 1, 100, 0}}}
+	h := &Header{BakingSince: &baking, Stages: []HeaderStage{{Name: "one", End: 1, Done: 1}, {Name: "none", From: 1, End: 1}, {Name: "rest", From: 1, End: 100}}}
 	want.Nodes, want.Bakes = 11*time.Second, 40*time.Second
 	if got := EstimateRest(h, &spec, &a, now); got != want {
 		t.Errorf("of the rest: %+v, want %+v", got, want)

@@ -111,9 +111,16 @@ type HeaderStage struct {
 	Name string `json:"name"`
 	From int    `json:"from"`
 	End  int    `json:"end"`
-	// Done is how many of them are not pending any more.
+	// Done is how many of them had their turn and stand by it: those applied,
+	// failed and unreachable. Who was skipped had none, and who went back stands
+	// where it was.
 	Done int `json:"done"`
+	// Counts are its nodes by class.
+	Counts Counts `json:"counts"`
 }
+
+// Left is how many of its nodes are still to have their turn.
+func (hs *HeaderStage) Left() int { return max(0, hs.End-hs.From-hs.Done-hs.Counts[ClassSkipped]) }
 
 // HeaderConfig names a config and what becomes of it.
 type HeaderConfig struct {
@@ -230,7 +237,9 @@ func (s *State) Header() Header {
 	h.StageIndex, h.Stage = s.stage, s.plan.Spec.Stages[s.stage].Name
 	for i := range h.Stages {
 		from, end := s.plan.Stage(i)
-		h.Stages[i].From, h.Stages[i].End, h.Stages[i].Done = from, end, s.stageDone[i]
+		c := s.stages[i]
+		h.Stages[i].From, h.Stages[i].End, h.Stages[i].Counts = from, end, c
+		h.Stages[i].Done = c[ClassApplied] + c[ClassFailed] + c[ClassUnreachable]
 	}
 	h.Counts, h.Total, h.InFlight = s.counts, len(s.nodes), s.inFlight
 	h.Epoch, h.Token = s.hold.Epoch, s.hold.Token
@@ -418,7 +427,7 @@ func (s *State) recoverOrders(given []Given, confirmed int) error {
 		s.nConfirmed++
 	}
 	if s.nConfirmed < confirmed {
-		return fmt.Errorf("%d nodes were given orders, and Consul holds %d: %w", confirmed, s.nConfirmed, ErrDataLost)
+		return fmt.Errorf("orders were given to %s, and Consul holds %d: %w", countNodes(confirmed), s.nConfirmed, ErrDataLost)
 	}
 	return nil
 }

@@ -246,3 +246,11 @@ func digest(names []string) string {
 	_, _ = h.Write(buf.Bytes())
 	return hex.EncodeToString(h.Sum(nil))
 }
+
+// countNodes says so many nodes in words.
+func countNodes(n int) string {
+	if n == 1 {
+		return "1 node"
+	}
+	return fmt.Sprintf("%d nodes", n)
+}

@@ -183,7 +183,7 @@ func (s *State) rolledBack() {
 		slices.Sort(s.stuck)
 		who = ": " + s.few(s.stuck)
 	}
-	s.setStatus(Failed, fmt.Sprintf("%d nodes could not go back%s%s", s.restoreFailed, who, late))
+	s.setStatus(Failed, countNodes(s.restoreFailed)+" could not go back"+who+late)
 }
 
 // few names the first few of some nodes.

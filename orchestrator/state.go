@@ -167,9 +167,10 @@ type State struct {
 	// open tells whether the window is; without a window it always is.
 	open bool
 
-	nodes     []node
-	counts    Counts
-	stageDone []int // nodes of each stage that are not pending
+	nodes  []node
+	counts Counts
+	// stages is how many nodes of each stage are in each class.
+	stages []Counts
 	// next is the first node of the plan whose turn has not come yet.
 	// Invariant: next <= the end of the present stage.
 	next     int
@@ -241,10 +242,14 @@ type State struct {
 func NewState(plan *Plan) *State {
 	s := &State{
 		plan: plan, status: Waiting, open: plan.Spec.Window == nil,
-		nodes: make([]node, len(plan.Nodes)), stageDone: make([]int, len(plan.Ends)),
+		nodes: make([]node, len(plan.Nodes)), stages: make([]Counts, len(plan.Ends)),
 		down: map[int]int64{}, createdAt: plan.CreatedAt, perStage: make([]stageUse, len(plan.Ends)),
 	}
 	s.counts[ClassPending] = len(plan.Nodes)
+	for i := range s.stages {
+		from, end := plan.Stage(i)
+		s.stages[i][ClassPending] = end - from
+	}
 	return s
 }
 
@@ -352,13 +357,9 @@ func (s *State) setClass(i int, c Class) {
 		return
 	}
 	st := s.plan.StageOf(i)
-	if st >= 0 && n.class == ClassPending {
-		s.stageDone[st]++
-	}
-	if st >= 0 && c == ClassPending {
-		s.stageDone[st]--
-	}
 	if st >= 0 {
+		s.stages[st][n.class]--
+		s.stages[st][c]++
 		s.perStage[st].count(n.class, -1)
 		s.perStage[st].count(c, 1)
 	}

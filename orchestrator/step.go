@@ -376,7 +376,7 @@ func (s *State) skipStage(name string, no func(string, ...any)) {
 		no("no node of stage %q is without an order", name)
 		return
 	}
-	s.command.Result = fmt.Sprintf("%d nodes are skipped", n)
+	s.command.Result = "skipped: " + countNodes(n)
 }
 
 // skipped reports whether all nodes of the present stage are.

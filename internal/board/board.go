@@ -98,12 +98,26 @@ func Headline(h *orchestrator.Header) string {
 // Counts names the classes that have nodes.
 func Counts(h *orchestrator.Header) string {
 	parts := []string{fmt.Sprintf("%d in all", h.Total)}
-	for _, c := range []orchestrator.Class{
-		orchestrator.ClassApplied, orchestrator.ClassFailed, orchestrator.ClassUnreachable, orchestrator.ClassSkipped,
-		orchestrator.ClassRolledBack, orchestrator.ClassSuperseded, orchestrator.ClassPending,
-	} {
+	for _, c := range classes {
 		if n := h.Counts[c]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, c))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// classes are all of them in the order in which they are named.
+var classes = []orchestrator.Class{
+	orchestrator.ClassApplied, orchestrator.ClassFailed, orchestrator.ClassUnreachable, orchestrator.ClassSkipped,
+	orchestrator.ClassRolledBack, orchestrator.ClassSuperseded, orchestrator.ClassPending,
+}
+
+// Others names the nodes of a stage that are neither applied nor still to come.
+func Others(c orchestrator.Counts) string {
+	var parts []string
+	for _, class := range classes {
+		if n := c[class]; n > 0 && class != orchestrator.ClassApplied && class != orchestrator.ClassPending {
+			parts = append(parts, fmt.Sprintf("%d %s", n, class))
 		}
 	}
 	return strings.Join(parts, ", ")
@@ -232,7 +246,8 @@ func (p *painter) mark(i int) (string, color.Color) {
 	switch hs := p.h.Stages[i]; {
 	case i == p.h.StageIndex && p.h.FinishedAt == nil:
 		utf, ascii, c = "▶", ">", StateColor(p.h.State)
-	case hs.Done == hs.End-hs.From && i <= p.h.StageIndex:
+	case hs.Counts[orchestrator.ClassRolledBack]+hs.Counts[orchestrator.ClassSuperseded] > 0:
+	case hs.Left() == 0 && i <= p.h.StageIndex && (hs.Done > 0 || hs.From == hs.End):
 		utf, ascii, c = "✓", "+", green
 	}
 	if p.s.UTF8 {
@@ -280,7 +295,7 @@ func (p *painter) stages() []string {
 func (p *painter) stageNote(i int) string {
 	h := p.h
 	if i != h.StageIndex || h.FinishedAt != nil || h.State != orchestrator.Baking || h.BakingSince == nil {
-		return ""
+		return Others(h.Stages[i].Counts)
 	}
 	if p.m.Spec != nil && i < len(p.m.Spec.Stages) {
 		st := &p.m.Spec.Stages[i]

@@ -99,7 +99,7 @@ func (t *table) keptText(f finding) string {
 	if owner, ok := t.blind[f.pid]; ok {
 		reasons = append(reasons, "the descriptors of that process, of user "+cmp.Or(owner, "?")+", cannot be seen")
 	} else if len(t.blind) > 0 {
-		reasons = append(reasons, fmt.Sprintf("the descriptors of %s cannot be seen", plural(len(t.blind), "process")))
+		reasons = append(reasons, fmt.Sprintf("the descriptors of %s cannot be seen", text.Count(len(t.blind), "process")))
 	}
 	if t.hidden != "" {
 		reasons = append(reasons, "processes of other users are hidden")
@@ -135,7 +135,7 @@ func (t *table) unseen() []string {
 		if mayTrace() {
 			way = "a security module or a user namespace forbids it, also with CAP_SYS_PTRACE"
 		}
-		out = append(out, fmt.Sprintf("The descriptors of %s (of %s) cannot be seen: %s.", plural(len(t.blind), "process"), strings.Join(names, ", "), way))
+		out = append(out, fmt.Sprintf("The descriptors of %s (of %s) cannot be seen: %s.", text.Count(len(t.blind), "process"), strings.Join(names, ", "), way))
 	}
 	if t.hidden != "" {
 		out = append(out, t.hidden+" Run it as root, or with CAP_SYS_PTRACE.")
@@ -144,7 +144,7 @@ func (t *table) unseen() []string {
 		out = append(out, t.inner+" Run it on the host.")
 	}
 	if t.unread > 0 {
-		out = append(out, fmt.Sprintf("%s of the kernel's lists of locks could not be understood.", plural(t.unread, "line")))
+		out = append(out, fmt.Sprintf("%s of the kernel's lists of locks could not be understood.", text.Count(t.unread, "line")))
 	}
 	return out
 }
@@ -206,14 +206,4 @@ func join(names []string) string {
 		return strings.Join(names, "")
 	}
 	return strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1]
-}
-
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	if strings.HasSuffix(what, "s") {
-		return fmt.Sprintf("%d %ses", n, what)
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -139,7 +139,7 @@ func (p *page) facts(h *orchestrator.Header, s *runner.Story, now time.Time) {
 	add := func(name, format string, args ...any) {
 		p.Facts = append(p.Facts, fact{name, text.Printable(fmt.Sprintf(format, args...))})
 	}
-	add("Nodes", "%d in %d stages", h.Total, len(h.Stages))
+	add("Nodes", "%d in %s", h.Total, text.Count(len(h.Stages), "stage"))
 	for _, c := range h.Configs {
 		add("Config", "%s, revision %s, to %s", c.Name, c.Revision, c.Destination)
 	}
@@ -387,6 +387,6 @@ func newChart(h *orchestrator.Header, events []records.RolloutEvent, now time.Ti
 			ch.Lines = append(ch.Lines, stageLine{x(t.Began), text.Clip(text.Printable(h.Stages[i].Name), 20)})
 		}
 	}
-	ch.Words = fmt.Sprintf("%d of %d nodes applied at the end, over %s", h.Counts[orchestrator.ClassApplied], h.Total, span(whole))
+	ch.Words = fmt.Sprintf("%d of %s applied at the end, over %s", h.Counts[orchestrator.ClassApplied], text.Count(h.Total, "node"), span(whole))
 	return ch
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
@@ -94,7 +95,7 @@ func compareChecks(g *orchestrator.Gate, list []*api.ServiceEntry, q Question) A
 		}
 	}
 	if updated.all == 0 {
-		return unknown("none of the %d nodes that have the revision has an instance of %s", len(q.Updated), g.Service)
+		return unknown("none of the %s with the revision has an instance of %s", text.Count(len(q.Updated), "node"), g.Service)
 	}
 	why := fmt.Sprintf("%s instances of %s pass on the nodes that have the revision", updated, g.Service)
 	against := fmt.Sprintf("%s on those that do not have it yet", rest)

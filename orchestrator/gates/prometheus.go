@@ -273,7 +273,7 @@ func nodesIn(query string, q *Question) (string, error) {
 		}
 		re := oneOf(side.nodes)
 		if len(re) > maxNodes {
-			return "", fmt.Errorf("%s stands for %d nodes, which is too much for a query: say !~ with the other side", side.ref, len(side.nodes))
+			return "", fmt.Errorf("%s stands for %s, which is too much for a query: say !~ with the other side", side.ref, text.Count(len(side.nodes), "node"))
 		}
 		query = strings.ReplaceAll(query, side.ref, re)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
@@ -57,7 +58,7 @@ func (in *Input) render(plan *orchestrator.Plan, fleet []orchestrator.Node) (con
 			}
 			distinct[sum] = content
 			if total += len(content); total > maxRendered {
-				return fmt.Errorf("config %s: after %d of %d nodes the distinct renderings come to more than %d MiB, which is the most that a rollout takes: make the template smaller, or let fewer of its parts differ between nodes", c.Name, i+1, len(nodes), maxRendered>>20)
+				return fmt.Errorf("config %s: after %d of %s the distinct renderings come to more than %d MiB, which is the most that a rollout takes: make the template smaller, or let fewer of its parts differ between nodes", c.Name, i+1, text.Count(len(nodes), "node"), maxRendered>>20)
 			}
 			return nil
 		})

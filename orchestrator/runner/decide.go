@@ -8,6 +8,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/selector"
 )
@@ -112,7 +113,7 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 			return nil, nil, err
 		}
 		if moved > 0 {
-			j.note = fmt.Sprintf("%s comes to another content than in %s for %d nodes: their metadata has changed", templates(&in.Spec), last.ID, moved)
+			j.note = fmt.Sprintf("%s comes to another content than in %s for %s: the metadata has changed", templates(&in.Spec), last.ID, text.Count(moved, "node"))
 			return j, nil, nil
 		}
 	}
@@ -127,7 +128,7 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 		}
 		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: note}, nil
 	}
-	j.note = fmt.Sprintf("%d nodes have not got the revision of %s", len(joiners), last.ID)
+	j.note = fmt.Sprintf("the revision of %s is still to go to %s", last.ID, text.Count(len(joiners), "node"))
 	return j, nil, in.newFollowUp(j, id, last.ID, joiners)
 }
 

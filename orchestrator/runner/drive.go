@@ -9,6 +9,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
@@ -93,7 +94,7 @@ func (d *drive) recover(ctx context.Context, fresh bool) error {
 	// the failure budget: one node must not be able to stop all others.
 	hold := orchestrator.Order{Epoch: d.h.Epoch(), Token: d.h.Token()}
 	if n := st.newer(hold); n > d.plan.Spec.Failure.MaxFailed {
-		return fmt.Errorf("%d nodes have accepted orders that are newer than token %d of epoch %d: %w", n, hold.Token, hold.Epoch, ErrRestored)
+		return fmt.Errorf("orders that are newer than token %d of epoch %d have been accepted by %s: %w", hold.Token, hold.Epoch, text.Count(n, "node"), ErrRestored)
 	}
 	d.prev, d.chunks = st.prev, d.header.PlanChunks
 	d.seen, d.entries = st.seen, st.entries
@@ -113,7 +114,7 @@ func (d *drive) recover(ctx context.Context, fresh bool) error {
 		return err
 	}
 	if n := st.gone(hold); n > d.plan.Spec.Failure.MaxFailed {
-		return fmt.Errorf("%d nodes have answered orders that Consul has no more: %w", n, ErrRestored)
+		return fmt.Errorf("Consul has no more the orders that %s answered: %w", text.Count(n, "node"), ErrRestored)
 	}
 	return nil
 }

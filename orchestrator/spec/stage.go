@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 
 	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/selector"
 )
@@ -245,7 +246,7 @@ func (d *decoder) reach(stages hcl.Blocks, whole bool) {
 		return // said elsewhere
 	}
 	if end := plan.Ends[len(plan.Ends)-1]; end < len(nodes) {
-		d.warn(last.DefRange, "Stages do not reach the whole fleet", "They end after %d of %d nodes: the rest is skipped. A last stage with percent = 100 reaches all.", end, len(nodes))
+		d.warn(last.DefRange, "Stages do not reach the whole fleet", "They end after %d of %s: the rest is skipped. A last stage with percent = 100 reaches all.", end, text.Count(len(nodes), "node"))
 	}
 }
 

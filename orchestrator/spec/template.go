@@ -14,6 +14,7 @@ import (
 	"github.com/zclconf/go-cty/cty/convert"
 
 	"github.com/aim-control/aimlock/internal/secrets"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
@@ -307,7 +308,7 @@ func (f *failures) error() error {
 	e := &RenderError{files: map[string]*hcl.File{f.t.path: f.t.file}}
 	for _, o := range f.list {
 		d := &hcl.Diagnostic{Severity: hcl.DiagError, Summary: o.diag.Summary, Subject: o.diag.Subject, Context: o.diag.Context}
-		on := fmt.Sprintf("%d of %d nodes: %s", o.nodes, f.total, strings.Join(o.named, ", "))
+		on := fmt.Sprintf("%d of %s: %s", o.nodes, text.Count(f.total, "node"), strings.Join(o.named, ", "))
 		if more := o.nodes - len(o.named); more > 0 {
 			on += fmt.Sprintf(" and %d more", more)
 		}

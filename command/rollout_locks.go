@@ -1,0 +1,101 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+)
+
+// lockNow judges a lock once and says what happens next, without the evidence.
+func lockNow(ctx context.Context, locks *locksmith.Client, name string) (*locksmith.Status, error) {
+	verdict, err := locks.NewObserver(name, nil).Observe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st := locks.Status(verdict)
+	st.Next = locks.Next(verdict, nil)
+	st.Evidence = nil
+	return st, nil
+}
+
+// rolloutLock is the lock of one config of a rollout.
+type rolloutLock struct {
+	*locksmith.Status
+	// rollout is the id that its holder names.
+	rollout string
+}
+
+// rolloutLocks judges the locks of a rollout that has not ended. What cannot be
+// read of them is no reason to show nothing of the rollout.
+func (m *Meta) rolloutLocks(ctx context.Context, h *orchestrator.Header) (list []rolloutLock) {
+	if h.FinishedAt != nil {
+		return nil
+	}
+	locks, err := m.Locksmith()
+	if err != nil {
+		m.Notef("Warning: the locks cannot be judged: %s\n", text.Printable(err.Error()))
+		return nil
+	}
+	for _, c := range h.Configs {
+		verdict, err := locks.NewObserver(c.Name, nil).Observe(ctx)
+		if err != nil {
+			m.Notef("Warning: lock %s cannot be read: %s\n", c.Name, text.Printable(err.Error()))
+			continue
+		}
+		l := rolloutLock{Status: locks.Status(verdict)}
+		l.Next, l.Evidence = locks.Next(verdict, nil), nil
+		if rec := verdict.Snapshot.Holder; rec != nil && l.Session != nil {
+			l.rollout = rec.RolloutID
+		}
+		list = append(list, l)
+	}
+	return list
+}
+
+// locksText says who has the locks of rollout id. Those that one hold has are
+// said once.
+func locksText(id string, list []rolloutLock) string {
+	var b strings.Builder
+	for i := 0; i < len(list); {
+		l := list[i]
+		names := []string{l.Name}
+		for i++; i < len(list) && sameHold(l.Status, list[i].Status); i++ {
+			names = append(names, list[i].Name)
+		}
+		words := l.State
+		switch {
+		case l.Session != nil && l.rollout == id:
+			words += " by this rollout's orchestrator"
+		case l.Session != nil && l.rollout != "":
+			words += " by rollout " + text.Printable(l.rollout) + ", and not by this one"
+		case l.Session != nil:
+			words += " by something else than this rollout"
+		case l.State == locksmith.Free:
+			words += ": nobody drives this rollout now; starting it again, or the next tick, goes on with it"
+		}
+		shown := *l.Status
+		if shown.State == locksmith.Free {
+			shown.Next = "" // said above
+		}
+		fmt.Fprintf(&b, "  %-9s %s: %s\n%s", "lock", strings.Join(names, ", "), words, statusLines(&shown, "", "    "))
+	}
+	return b.String()
+}
+
+func sameHold(a, b *locksmith.Status) bool {
+	if a.State != b.State || (a.Session == nil) != (b.Session == nil) {
+		return false
+	}
+	return a.Session == nil || *a.Session == *b.Session && a.Rule == b.Rule
+}
+
+func (v rolloutView) withLocks(list []rolloutLock) rolloutView {
+	for _, l := range list {
+		v.Locks = append(v.Locks, l.Status)
+	}
+	return v
+}
