@@ -48,7 +48,7 @@ func tenThousand() Model {
 		Spec: &orchestrator.Spec{Gates: []orchestrator.Gate{{Name: "passing", SuccessLimit: 3, Interval: 10 * time.Second}}, Stages: []orchestrator.Stage{{Name: "canary", Nodes: 1}, {Name: "x", Percent: 1}, {Name: "tenth", Percent: 10, MaxParallel: 50, Bake: 10 * time.Minute, Gate: []string{"passing"}}, {Name: "rest", Percent: 100, MaxParallel: 500}}},
 		Events: []records.RolloutEvent{
 			{N: 1, At: *ago(12 * time.Minute), Kind: records.EventHold, Text: "driven by ops@control-1"},
-			{N: 2, At: *ago(11 * time.Minute), Kind: records.EventStage, Text: `stage "canary": nodes 1 to 1 of 10000`},
+			{N: 2, At: *ago(11 * time.Minute), Kind: records.EventStage, Text: `stage "canary": node 1 of 10000`},
 			{N: 3, At: *ago(time.Minute), Kind: records.EventNode, Node: "drone-0017", Text: "failed: …"},
 		},
 	}

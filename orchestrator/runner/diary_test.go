@@ -62,7 +62,7 @@ func TestEvents(t *testing.T) {
 	}
 	at := 0
 	for _, want := range []string{
-		`hold canary driven by tester`, `stage canary stage "canary": nodes 1 to 1 of 3`, `stage canary baking for 1h0m0s`,
+		`hold canary driven by tester`, `stage canary stage "canary": node 1 of 3`, `stage canary baking for 1h0m0s`,
 		`stage canary bake and gates of this stage are taken as passed by tester`, `command`, `promote by tester: done`,
 		`stage rest stage "rest": nodes 2 to 3 of 3`, `status rest succeeded`,
 	} {
