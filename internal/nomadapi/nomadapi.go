@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -19,8 +18,6 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/hashicorp/nomad/api"
-
-	"github.com/aim-control/aimlock/internal/text"
 )
 
 const (
@@ -44,6 +41,8 @@ type Config struct {
 	// environment: http://127.0.0.1:4646.
 	Address string
 	// Token is an ACL token, TokenFile a file that holds one; Token counts first.
+	// The file is read again for each request: Nomad writes the identity of a
+	// task anew before it expires.
 	Token, TokenFile string
 	Region           string
 	Namespace        string
@@ -58,7 +57,12 @@ type Config struct {
 func (c *Config) Configured() bool { return c.Address != "" || os.Getenv("NOMAD_ADDR") != "" }
 
 // Client talks to one Nomad. It is safe for concurrent use.
-type Client struct{ api *api.Client }
+type Client struct {
+	api *api.Client
+	// addr is where Nomad is, without a password.
+	addr      string
+	tokenFile string
+}
 
 // New makes a client; it does not connect. An error is about the address, a
 // certificate or the token file.
@@ -76,12 +80,13 @@ func New(cfg Config) (*Client, error) {
 	set(&ac.TLSConfig.ClientCert, cfg.ClientCert)
 	set(&ac.TLSConfig.ClientKey, cfg.ClientKey)
 	set(&ac.TLSConfig.TLSServerName, cfg.TLSServerName)
-	if cfg.TokenFile != "" && cfg.Token == "" {
-		b, err := os.ReadFile(cfg.TokenFile)
-		if err != nil {
-			return nil, fmt.Errorf("token file for Nomad: %w", err)
+	if cfg.Token != "" {
+		cfg.TokenFile = ""
+	} else if cfg.TokenFile != "" {
+		var err error
+		if cfg.Token, err = readToken(cfg.TokenFile); err != nil {
+			return nil, err
 		}
-		cfg.Token = strings.TrimSpace(string(b))
 	}
 	set(&ac.SecretID, cfg.Token)
 	u, err := url.Parse(ac.Address)
@@ -91,21 +96,43 @@ func New(cfg Config) (*Client, error) {
 	case u.Scheme != "unix" && u.Host == "":
 		return nil, fmt.Errorf("address of Nomad %q names no host: set NOMAD_ADDR to one such as http://127.0.0.1:4646", redacted(ac.Address))
 	}
+	addr := redacted(ac.Address) // the package changes that of a socket
 	c, err := api.NewClient(ac)
 	if err != nil {
-		return nil, fmt.Errorf("client for Nomad at %s: %w", redacted(ac.Address), err)
+		return nil, fmt.Errorf("client for Nomad at %s: %w", addr, err)
 	}
-	return Wrap(c), nil
+	return &Client{api: c, addr: addr, tokenFile: cfg.TokenFile}, nil
+}
+
+func readToken(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("token file for Nomad: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
 }
 
 // Wrap makes a Client of one of Nomad's own package.
-func Wrap(c *api.Client) *Client { return &Client{api: c} }
+func Wrap(c *api.Client) *Client { return &Client{api: c, addr: redacted(c.Address())} }
 
-// API is the client beneath. Its errors are told by Fail.
+// API is the client beneath. Its errors are told by Fail, and its requests are
+// made with Options.
 func (c *Client) API() *api.Client { return c.api }
 
 // Addr is where Nomad is, for messages.
-func (c *Client) Addr() string { return redacted(c.api.Address()) }
+func (c *Client) Addr() string { return c.addr }
+
+// Options are those of a request within ctx, with the token that counts now. A
+// token file that cannot be read any more leaves the token that was in it first.
+func (c *Client) Options(ctx context.Context) *api.QueryOptions {
+	q := (&api.QueryOptions{}).WithContext(ctx)
+	if c.tokenFile != "" {
+		if token, err := readToken(c.tokenFile); err == nil {
+			q.AuthToken = token
+		}
+	}
+	return q
+}
 
 func redacted(addr string) string {
 	u, err := url.Parse(addr)
@@ -113,75 +140,6 @@ func redacted(addr string) string {
 		return "(not a URL)"
 	}
 	return u.Redacted()
-}
-
-// Error is a failed operation on Nomad. Its message holds no token.
-type Error struct {
-	Op, Addr, What string
-	// Status is that of HTTP, 0 where no answer came.
-	Status int
-	err    error
-}
-
-func (e *Error) Error() string {
-	return fmt.Sprintf("%s: Nomad at %s: %s; check NOMAD_ADDR and NOMAD_TOKEN", e.Op, e.Addr, e.What)
-}
-
-func (e *Error) Unwrap() error { return e.err }
-
-// Temporary reports whether another try may succeed: no answer came, or a
-// server had no leader or too much to do. A region that nobody knows is answered
-// with 500 as well, and does not become known.
-func (e *Error) Temporary() bool {
-	switch {
-	case e.Status == 0:
-		return !errors.Is(e.err, context.Canceled)
-	case strings.Contains(e.What, "No path to region"):
-		return false
-	}
-	return e.Status >= 500 || e.Status == http.StatusTooManyRequests
-}
-
-// Fail makes an *Error of an error of API. The text of an answer is foreign.
-func (c *Client) Fail(op string, err error) error {
-	out := &Error{Op: op, Addr: c.Addr(), What: text.Clip(text.Printable(err.Error()), 200), err: err}
-	if e, ok := errors.AsType[api.UnexpectedResponseError](err); ok {
-		out.Status = e.StatusCode()
-		if out.Status != 0 {
-			out.What = fmt.Sprintf("HTTP %d: %s", out.Status, text.Clip(text.Printable(e.Body()), 200))
-		}
-	} else if errors.Is(err, context.DeadlineExceeded) {
-		out.What = "timed out"
-	}
-	return out
-}
-
-// Status is the status of HTTP that an error carries, 0 where there is none.
-func Status(err error) int {
-	if e, ok := errors.AsType[*Error](err); ok {
-		return e.Status
-	}
-	if e, ok := errors.AsType[api.UnexpectedResponseError](err); ok {
-		return e.StatusCode()
-	}
-	return 0
-}
-
-// SeesAll reports whether what a region does not show to this client is not
-// there: it asks for no tokens, or the token is one of management. Nomad hides
-// what a token may not see as if it were not there.
-//
-// Without ACLs, Nomad 2.0.5 shows a token with the accessor "acls-disabled" that
-// is a client's; older ones answer 400.
-func (c *Client) SeesAll(q *api.QueryOptions) (bool, error) {
-	tok, _, err := c.api.ACLTokens().Self(q)
-	if err == nil {
-		return tok.Type == "management" || tok.AccessorID == "acls-disabled", nil
-	}
-	if e, ok := errors.AsType[api.UnexpectedResponseError](err); ok && strings.TrimSpace(e.Body()) == "ACL support disabled" {
-		return true, nil
-	}
-	return false, c.Fail("read the token", err)
 }
 
 // Retry runs f, which must be safe to repeat, until it succeeds, fails for good,
@@ -193,7 +151,7 @@ func Retry[T any](ctx context.Context, c *Client, op string, f func(q *api.Query
 	return backoff.Retry(ctx, func() (T, error) {
 		tctx, cancel := context.WithTimeout(ctx, Timeout)
 		defer cancel()
-		v, err := f((&api.QueryOptions{}).WithContext(tctx))
+		v, err := f(c.Options(tctx))
 		if err == nil {
 			return v, nil
 		}
@@ -211,12 +169,14 @@ func Retry[T any](ctx context.Context, c *Client, op string, f func(q *api.Query
 // Blocking makes the options of a query that waits, for wait at most, until
 // Nomad has something newer than index, and a context that bounds it. An index
 // of 0 does not wait.
-func Blocking(ctx context.Context, index uint64, wait time.Duration) (*api.QueryOptions, context.CancelFunc) {
+func (c *Client) Blocking(ctx context.Context, index uint64, wait time.Duration) (*api.QueryOptions, context.CancelFunc) {
 	bound := Timeout
 	if index > 0 {
 		wait = min(max(wait, time.Second), MaxWait)
 		bound += wait + wait/16
 	}
 	ctx, cancel := context.WithTimeout(ctx, bound)
-	return (&api.QueryOptions{WaitIndex: index, WaitTime: wait}).WithContext(ctx), cancel
+	q := c.Options(ctx)
+	q.WaitIndex, q.WaitTime = index, wait
+	return q, cancel
 }

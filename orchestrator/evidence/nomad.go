@@ -91,7 +91,7 @@ func (n *nomadClient) Alloc(ctx context.Context, ref AllocRef, since Since) (*Al
 	if err := checkAllocID(id); err != nil {
 		return nil, 0, err
 	}
-	q, cancel := nomadapi.Blocking(ctx, since.Index, since.Wait)
+	q, cancel := n.c.Blocking(ctx, since.Index, since.Wait)
 	defer cancel()
 	a, meta, err := n.c.API().Allocations().Info(id, inRegion(q, ref))
 	if err != nil {
@@ -106,7 +106,7 @@ func (n *nomadClient) Alloc(ctx context.Context, ref AllocRef, since Since) (*Al
 		out.NodeWhy = "the allocation has no node yet"
 		return out, meta.LastIndex, nil
 	}
-	q, done := nomadapi.Blocking(ctx, 0, 0)
+	q, done := n.c.Blocking(ctx, 0, 0)
 	defer done()
 	if node, _, err := n.c.API().Nodes().Info(a.NodeID, inRegion(q, ref)); err != nil {
 		out.NodeWhy = n.c.Fail("read node "+a.NodeID, err).Error()
@@ -125,7 +125,7 @@ func inRegion(q *nomad.QueryOptions, ref AllocRef) *nomad.QueryOptions {
 
 // gone is for an allocation that Nomad says it does not have. It says so too
 // to a token that may not read the allocation's namespace, so that only one that
-// may read all, or none being asked for, makes it certain; and only where the
+// may read all of them, or none being asked for, makes it certain; and only where the
 // holder said which region it runs in, since every other one does not have it
 // either. The read was one of the region's leader: Nomad's default.
 func (n *nomadClient) gone(ctx context.Context, ref AllocRef) (*Alloc, error) {
@@ -133,7 +133,7 @@ func (n *nomadClient) gone(ctx context.Context, ref AllocRef) (*Alloc, error) {
 	if ref.Region == "" {
 		return nil, fmt.Errorf("Nomad shows no allocation %s: it was collected, or it runs in another region; the holder did not record which", id)
 	}
-	q, cancel := nomadapi.Blocking(ctx, 0, 0)
+	q, cancel := n.c.Blocking(ctx, 0, 0)
 	defer cancel()
 	switch all, err := n.c.SeesAll(inRegion(q, ref)); {
 	case all:
@@ -149,7 +149,7 @@ func (n *nomadClient) Stop(ctx context.Context, ref AllocRef) error {
 	if err := checkAllocID(id); err != nil {
 		return err
 	}
-	q, cancel := nomadapi.Blocking(ctx, 0, 0)
+	q, cancel := n.c.Blocking(ctx, 0, 0)
 	defer cancel()
 	_, err := n.c.API().Allocations().Stop(&nomad.Allocation{ID: id}, inRegion(q, ref))
 	if err != nil {

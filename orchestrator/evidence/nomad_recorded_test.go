@@ -1,54 +1,39 @@
 package evidence_test
 
 import (
-	"net/http"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 
-	"github.com/aim-control/aimlock/internal/nomadapi"
+	"github.com/aim-control/aimlock/internal/nomadapi/nomadtest"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
 
-// TestRecordedNomad replays what a real Nomad answered; see testdata/nomad.
+// What a real Nomad answered, of allocations in every state.
 func TestRecordedNomad(t *testing.T) {
 	t.Parallel()
-	read := func(name string) []byte {
-		b, err := os.ReadFile(filepath.Join("testdata/nomad", name))
+	for _, tc := range []struct{ recording, client, desired, node, job string }{
+		{"alloc-running", "running", "run", "ready", "stays"},
+		{"alloc-complete", "complete", "run", "ready", "ends"},
+		{"alloc-failed", "failed", "run", "ready", "fails"},
+		{"alloc-stopped", "complete", "stop", "ready", "stopped"},
+		{"alloc-lost", "lost", "stop", "down", "stays"},
+	} {
+		id := nomadtest.AllocOf(t, tc.recording)
+		a, index, err := evidence.NewNomad(nomadtest.Replay(t, tc.recording)).Alloc(t.Context(), evidence.AllocRef{ID: id, Region: "global"}, evidence.Since{})
 		if err != nil {
-			t.Fatal(err)
+			t.Errorf("%s: %v", tc.recording, err)
+			continue
 		}
-		return b
-	}
-	lost, down, token := read("allocation-lost.json"), read("node-down.json"), read("token-without-acls.json")
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Nomad-Index", "30")
-		switch path := r.URL.Path; {
-		case path == "/v1/allocation/"+anAlloc:
-			_, _ = w.Write(lost)
-		case strings.HasPrefix(path, "/v1/node/"):
-			_, _ = w.Write(down)
-		case path == "/v1/acl/token/self":
-			_, _ = w.Write(token)
-		default:
-			w.WriteHeader(http.StatusNotFound)
-			_, _ = w.Write([]byte("alloc not found"))
+		if a.ID != id || a.ClientStatus != tc.client || a.DesiredStatus != tc.desired || a.NodeStatus != tc.node || a.Job != tc.job || a.Gone || index == 0 {
+			t.Errorf("%s: %+v at %d", tc.recording, a, index)
 		}
-	}))
-	defer srv.Close()
-	c, err := nomadapi.New(nomadapi.Config{Address: srv.URL})
-	if err != nil {
-		t.Fatal(err)
 	}
-	n := evidence.NewNomad(c)
-	a, index, err := n.Alloc(t.Context(), evidence.AllocRef{ID: anAlloc, Region: "global"}, evidence.Since{})
-	if err != nil || a.ClientStatus != "lost" || a.DesiredStatus != "stop" || a.NodeStatus != "down" || a.Job != "stays" || index != 30 {
-		t.Errorf("of one that is lost: %+v at %d, %v", a, index, err)
-	}
-	a, _, err = n.Alloc(t.Context(), evidence.AllocRef{ID: strings.Replace(anAlloc, "5", "6", 1), Region: "global"}, evidence.Since{})
+	id := nomadtest.AllocOf(t, "alloc-gone")
+	a, _, err := evidence.NewNomad(nomadtest.Replay(t, "alloc-gone")).Alloc(t.Context(), evidence.AllocRef{ID: id, Region: "global"}, evidence.Since{})
 	if err != nil || !a.Gone {
 		t.Errorf("of one that was collected, without ACLs: %+v, %v", a, err)
+	}
+	id = nomadtest.AllocOf(t, "stop")
+	if err := evidence.NewNomad(nomadtest.Replay(t, "stop")).Stop(t.Context(), evidence.AllocRef{ID: id, Region: "global"}); err != nil {
+		t.Error(err)
 	}
 }

@@ -25,7 +25,9 @@ type fakeNomad struct {
 	alloc *nomad.Allocation
 	node  *nomad.Node
 	// token answers acl/token/self; nil: ACLs are disabled.
-	token   *nomad.ACLToken
+	token *nomad.ACLToken
+	// rules are the policies of the token, as Nomad shows them; nil: there are none.
+	rules   map[string]any
 	fail    map[string]int // by path, the status to answer with
 	stopped []string
 	// region is the one that every request must be about.
@@ -66,11 +68,31 @@ func (n *fakeNomad) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		say(200, n.node)
 	case path == "acl/token/self" && n.token == nil:
 		say(400, "ACL support disabled")
+	case path == "acl/token/self" && n.token.Type == "":
+		say(404, "ACL token not found")
 	case path == "acl/token/self":
 		say(200, n.token)
+	case path == "acl/policies":
+		list := []nomad.ACLPolicyListStub{}
+		for name := range n.rules {
+			list = append(list, nomad.ACLPolicyListStub{Name: name})
+		}
+		say(200, list)
+	case strings.HasPrefix(path, "acl/policy/") && n.rules != nil:
+		say(200, map[string]any{"RulesJSON": n.rules[strings.TrimPrefix(path, "acl/policy/")]})
 	default:
 		say(404, "not found")
 	}
+}
+
+// grants are the rules of a policy as Nomad shows them: capabilities in one
+// namespace.
+func grants(rule ...string) map[string]any {
+	out := map[string]any{"Namespaces": nil}
+	if len(rule) > 0 {
+		out["Namespaces"] = []any{map[string]any{"Name": rule[0], "Policy": "", "Capabilities": rule[1:]}}
+	}
+	return out
 }
 
 func (n *fakeNomad) start(t *testing.T) evidence.Nomad {
@@ -106,8 +128,20 @@ func TestFactsOfNomad(t *testing.T) {
 		"collected, no ACLs, as newer ones say it": {&fakeNomad{token: &nomad.ACLToken{AccessorID: "acls-disabled", Type: "client"}},
 			want{"nomad.gone": true}},
 		"collected, to a management token": {&fakeNomad{token: &nomad.ACLToken{Type: "management"}}, want{"nomad.gone": true}},
-		"not shown to a client's token": {&fakeNomad{token: &nomad.ACLToken{Type: "client"}},
+		"not shown to a client's token": {&fakeNomad{token: &nomad.ACLToken{Type: "client"}, rules: map[string]any{}},
 			want{"nomad.gone": "?collected, or the token may not", "nomad.client_status": "?collected, or"}},
+		"collected, to a token that reads all jobs": {&fakeNomad{token: &nomad.ACLToken{Type: "client"}, rules: map[string]any{"node": grants(), "jobs": grants("*", "read-job")}},
+			want{"nomad.gone": true}},
+		"collected, to the identity of a task that reads all jobs": {&fakeNomad{token: &nomad.ACLToken{}, rules: map[string]any{"jobs": grants("*", "list-jobs", "read-job")}},
+			want{"nomad.gone": true}},
+		"not shown to one that reads the jobs of one namespace": {&fakeNomad{token: &nomad.ACLToken{Type: "client"}, rules: map[string]any{"jobs": grants("prod", "read-job")}},
+			want{"nomad.gone": "?collected, or the token may not"}},
+		"not shown to one that reads all jobs but those of a namespace": {&fakeNomad{token: &nomad.ACLToken{Type: "client"}, rules: map[string]any{"jobs": grants("*", "read-job"), "but": grants("secret", "deny")}},
+			want{"nomad.gone": "?collected, or the token may not"}},
+		"not shown to one with a closer rule that says less": {&fakeNomad{token: &nomad.ACLToken{Type: "client"}, rules: map[string]any{"jobs": grants("*", "read-job"), "but": grants("team-*", "list-jobs")}},
+			want{"nomad.gone": "?collected, or the token may not"}},
+		"not shown, and its rules are not": {&fakeNomad{token: &nomad.ACLToken{Type: "client"}, rules: map[string]any{"jobs": nil}},
+			want{"nomad.gone": "?collected, or the token may not"}},
 		"not shown, and no word on the token": {&fakeNomad{fail: map[string]int{"acl/": 403}}, want{"nomad.gone": "?not known"}},
 		"denied":                              {&fakeNomad{fail: map[string]int{"allocation/": 403}}, want{"nomad.gone": "?HTTP 403", "nomad.job": "?NOMAD_TOKEN"}},
 		"fails":                               {&fakeNomad{fail: map[string]int{"allocation/": 500}}, want{"nomad.client_status": "?HTTP 500"}},

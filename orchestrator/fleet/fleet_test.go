@@ -17,6 +17,7 @@ import (
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/devconsul"
 	"github.com/aim-control/aimlock/internal/nomadapi"
+	"github.com/aim-control/aimlock/internal/nomadapi/nomadtest"
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
@@ -338,5 +339,33 @@ func TestWarnings(t *testing.T) {
 	}
 	if len(told) != 1 {
 		t.Errorf("told %q", told)
+	}
+}
+
+// What a real Nomad answered.
+func TestRecordedClients(t *testing.T) {
+	t.Parallel()
+	survey := func(recording string, src orchestrator.NomadSource) (*Survey, error) {
+		c := nomadtest.Replay(t, recording)
+		f := &Fleet{Meta: true, Sources: []orchestrator.Source{{Nomad: &src}}, Nomad: func() (*nomadapi.Client, error) { return c, nil }}
+		return f.Survey(t.Context(), nil)
+	}
+	src := orchestrator.NomadSource{
+		Region: "global", NodePool: "default", NodeClass: "small", Datacenter: "dc1", Meta: map[string]string{"rack": "r1"}, Filter: `SchedulingEligibility == "eligible"`,
+	}
+	s, err := survey("fleet", src)
+	if err != nil || len(s.Nodes) != 1 || s.Nodes[0].Name != "client" || s.Nodes[0].Meta["rack"] != "r1" || s.Nodes[0].Meta["node_class"] != "small" {
+		t.Errorf("clients %+v, %v", s, err)
+	}
+	src.Meta = map[string]string{"rack": "r2"}
+	if s, err := survey("fleet-empty", src); err == nil || !strings.Contains(err.Error(), "it is empty") {
+		t.Errorf("of another rack: %+v, %v", s, err)
+	}
+	src.Filter = `Nope == "x"`
+	if s, err := survey("fleet-bad-filter", src); err == nil || !strings.Contains(err.Error(), "Nope") {
+		t.Errorf("by no field: %+v, %v", s, err)
+	}
+	if s, err := survey("fleet-down", orchestrator.NomadSource{}); err != nil || len(s.Nodes) != 1 {
+		t.Errorf("of a client that is down: %+v, %v", s, err)
 	}
 }

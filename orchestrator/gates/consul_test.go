@@ -124,7 +124,7 @@ func TestNomadDeployment(t *testing.T) {
 		status      string
 		answer, why string
 	}{
-		{7, "successful", "pass", `deployment 0123abcd of job "web", version 7, is successful: as told`},
+		{7, "successful", "pass", `deployment 0123abcd of job "web" of namespace "prod" in region "eu", version 7, is successful: as told`},
 		{7, "failed", "fail", "is failed"},
 		{7, "cancelled", "fail", "is cancelled"},
 		{7, "running", "pending", "is running"},

@@ -2,6 +2,8 @@ package gates
 
 import (
 	"context"
+	"fmt"
+	"strconv"
 
 	"github.com/hashicorp/nomad/api"
 
@@ -29,36 +31,47 @@ func (k *nomadDeployment) Ask(ctx context.Context, q Question) Answer {
 	if err != nil {
 		return failed("%v", err)
 	}
-	opts := (&api.QueryOptions{Namespace: g.Namespace, Region: g.Region}).WithContext(ctx)
+	name := strconv.Quote(g.Job)
+	if g.Namespace != "" {
+		name += fmt.Sprintf(" of namespace %q", g.Namespace)
+	}
+	if g.Region != "" {
+		name += fmt.Sprintf(" in region %q", g.Region)
+	}
+	opts := c.Options(ctx)
+	opts.Namespace, opts.Region = g.Namespace, g.Region
 	// The job is read first: a version that is registered in between makes the
 	// deployment look newer, and never older.
 	// One try each: whoever asks counts what could not be asked, and asks again.
 	job, _, err := c.API().Jobs().Info(g.Job, opts)
 	if err != nil {
-		return failed("%v", c.Fail("read job "+g.Job, err))
+		return failed("%v", c.Fail("read job "+name, err))
 	}
 	d, _, err := c.API().Jobs().LatestDeployment(g.Job, opts)
 	if err != nil {
-		return failed("%v", c.Fail("read the deployment of job "+g.Job, err))
+		return failed("%v", c.Fail("read the deployment of job "+name, err))
 	}
-	return judgeDeployment(g.Job, job, d)
+	return judgeDeployment(name, job, d)
 }
 
 // judgeDeployment reads the state of a deployment, whose words are those of
 // Nomad's structs.DeploymentStatus*.
 func judgeDeployment(name string, job *api.Job, d *api.Deployment) Answer {
-	if d == nil || d.ID == "" {
-		return unknown("job %q has no deployment: has it an update block?", name)
+	switch {
+	case job.Stop != nil && *job.Stop:
+		return unknown("job %s is stopped", name)
+	case d == nil || d.ID == "":
+		return unknown("job %s has no deployment: has it an update block, and is it of type service?", name)
 	}
-	if job != nil && job.Version != nil && d.JobVersion < *job.Version {
+	if job.Version != nil && d.JobVersion < *job.Version {
 		// Of a version of before: how that went says nothing.
-		return answer(orchestrator.Pending, "none yet", "job %q has version %d, and its last deployment is of version %d", name, *job.Version, d.JobVersion)
+		return answer(orchestrator.Pending, "none yet", "job %s has version %d, and its last deployment is of version %d", name, *job.Version, d.JobVersion)
 	}
 	what := text.Printable(d.Status)
 	why := func(a orchestrator.Answer) Answer {
 		id := text.Printable(d.ID)
 		id = id[:min(len(id), 8)]
-		return answer(a, what, "deployment %s of job %q, version %d, is %s: %s", id, name, d.JobVersion, what, text.Printable(d.StatusDescription))
+		return answer(a, what, "deployment %s of job %s, version %d, is %s: %s", id, name, d.JobVersion, what, text.Printable(d.StatusDescription))
 	}
 	switch d.Status {
 	case "successful":

@@ -1,0 +1,232 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/aim-control/aimlock/e2e/harness"
+	"github.com/aim-control/aimlock/internal/nomadapi"
+	"github.com/aim-control/aimlock/internal/nomadapi/nomadtest"
+)
+
+// nomadBin is NOMAD_BIN or nomad on PATH. Without it the test is skipped.
+func nomadBin(t *testing.T) string {
+	t.Helper()
+	if bin := os.Getenv("NOMAD_BIN"); bin != "" {
+		return bin
+	}
+	bin, err := exec.LookPath("nomad")
+	if err != nil {
+		t.Skip("SKIPPED, NOT TESTED AGAINST NOMAD: there is no nomad on PATH, and NOMAD_BIN is not set")
+	}
+	return bin
+}
+
+// nomadCluster is one server and one client, each a process of its own.
+type nomadCluster struct {
+	t      *testing.T
+	addr   string
+	client *harness.Process
+}
+
+func startNomad(t *testing.T) *nomadCluster {
+	t.Helper()
+	bin, dir := nomadBin(t), t.TempDir()
+	t.Cleanup(func() { cleanNomad(t, dir) })
+	ports := harness.FreePorts(t, 6)
+	agent := func(name, hcl string, p []int) *harness.Process {
+		file := filepath.Join(dir, name+".hcl")
+		text := fmt.Sprintf(`data_dir = %q
+name = %q
+bind_addr = "127.0.0.1"
+disable_update_check = true
+ports {
+  http = %d
+  rpc  = %d
+  serf = %d
+}
+advertise {
+  http = "127.0.0.1"
+  rpc  = "127.0.0.1"
+  serf = "127.0.0.1"
+}
+%s`, filepath.Join(dir, name), name, p[0], p[1], p[2], hcl)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return harness.Start(t, harness.Spec{Path: bin, Args: []string{"agent", "-config", file}, Name: "nomad " + name})
+	}
+	c := &nomadCluster{t: t, addr: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
+	agent("server", `server {
+  enabled           = true
+  bootstrap_expect  = 1
+  heartbeat_grace   = "1s"
+  min_heartbeat_ttl = "1s"
+}`, ports[:3])
+	c.client = agent("client", fmt.Sprintf(`client {
+  enabled    = true
+  servers    = ["127.0.0.1:%d"]
+  node_class = "small"
+  meta {
+    rack = "r1"
+  }
+  options = {
+    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
+  }
+}
+plugin "raw_exec" {
+  config {
+    enabled = true
+  }
+}`, ports[1]), ports[3:])
+	harness.Eventually(t, time.Minute, "the client is ready", func() bool {
+		var nodes []struct{ Status string }
+		return c.get("/v1/nodes", &nodes) == nil && len(nodes) == 1 && nodes[0].Status == "ready"
+	})
+	return c
+}
+
+// cleanNomad takes away what a client leaves that is killed: its executors, which
+// outlive it so that it can come back to its tasks, and the file systems that it
+// mounted for them.
+func cleanNomad(t *testing.T, dir string) {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range lines {
+		b, err := os.ReadFile(path)
+		pid, perr := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err == nil && perr == nil && bytes.Contains(b, []byte(dir)) {
+			// Not by one's group: the executor leads one, its task another.
+			_ = syscall.Kill(-pid, syscall.SIGKILL)
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/mounts")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], dir+"/") {
+			if out, err := exec.Command("umount", f[1]).CombinedOutput(); err != nil {
+				t.Logf("umount %s: %v: %s", f[1], err, out)
+			}
+		}
+	}
+}
+
+func (c *nomadCluster) call(method, path string, in, out any) error {
+	b, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(c.t.Context(), method, c.addr+path, bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return err
+	}
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s %s: HTTP %d: %s", method, path, res.StatusCode, body)
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(body, out)
+}
+
+func (c *nomadCluster) get(path string, out any) error { return c.call(http.MethodGet, path, nil, out) }
+
+// job is a job of one group and one task of raw_exec. update is its update block,
+// nil for none.
+func nomadJob(id, kind string, update map[string]any, argv ...string) map[string]any {
+	group := map[string]any{
+		"Name": "g", "Count": 1, "ReschedulePolicy": map[string]any{"Attempts": 0, "Unlimited": false},
+		"RestartPolicy": map[string]any{"Attempts": 0, "Mode": "fail", "Interval": int64(time.Minute), "Delay": int64(time.Second)},
+		"Tasks": []any{map[string]any{
+			"Name": "t", "Driver": "raw_exec", "Config": map[string]any{"command": argv[0], "args": argv[1:]},
+			"Resources": map[string]any{"CPU": 20, "MemoryMB": 20},
+		}},
+	}
+	if update != nil {
+		group["Update"] = update
+	}
+	return map[string]any{"ID": id, "Name": id, "Type": kind, "Datacenters": []string{"*"}, "TaskGroups": []any{group}}
+}
+
+// register gives a job to Nomad.
+func (c *nomadCluster) register(job map[string]any) {
+	c.t.Helper()
+	path := "/v1/jobs"
+	if ns, ok := job["Namespace"].(string); ok {
+		path += "?namespace=" + ns
+	}
+	if err := c.call(http.MethodPut, path, map[string]any{"Job": job}, nil); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// run runs a command as a job of one allocation, and returns its id.
+func (c *nomadCluster) run(job, kind string, argv ...string) string {
+	c.t.Helper()
+	c.register(nomadJob(job, kind, nil, argv...))
+	var allocs []struct{ ID string }
+	harness.Eventually(c.t, time.Minute, "job "+job+" has an allocation", func() bool {
+		return c.get("/v1/job/"+job+"/allocations", &allocs) == nil && len(allocs) > 0
+	})
+	return allocs[0].ID
+}
+
+// recordings is a way to the cluster of which what goes by can be kept.
+type recordings struct {
+	*nomadtest.Recorder
+	client *nomadapi.Client
+	c      *nomadCluster
+	how    string
+}
+
+// recorder stands before the cluster. how says what it was set up to be; token
+// is what its client shows.
+func (c *nomadCluster) recorder(how, token string) *recordings {
+	c.t.Helper()
+	r := &recordings{Recorder: nomadtest.Record(c.t, c.addr), c: c, how: how}
+	var err error
+	if r.client, err = nomadapi.New(nomadapi.Config{Address: r.Addr, Token: token}); err != nil {
+		c.t.Fatal(err)
+	}
+	return r
+}
+
+// keep names what went by since the last keep.
+func (r *recordings) keep(name string) {
+	r.c.t.Helper()
+	r.Save(filepath.Join(harness.Root(r.c.t), "internal/nomadapi/nomadtest/recorded"), name, r.c.version(), r.how)
+}
+
+// version is that of the cluster.
+func (c *nomadCluster) version() string {
+	c.t.Helper()
+	var self struct {
+		Member struct{ Tags map[string]string } `json:"member"`
+	}
+	if err := c.get("/v1/agent/self", &self); err != nil {
+		c.t.Fatal(err)
+	}
+	return self.Member.Tags["build"]
+}

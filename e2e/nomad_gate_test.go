@@ -1,0 +1,86 @@
+package e2e
+
+import (
+	"maps"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aim-control/aimlock/e2e/harness"
+	"github.com/aim-control/aimlock/internal/nomadapi"
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/gates"
+)
+
+// gatesOfNomad asks nomad_deployment of jobs whose deployments succeed, fail,
+// run, wait for a person, are cancelled, were never made, and are of a version of
+// before.
+func gatesOfNomad(t *testing.T, c *nomadCluster, rec *recordings) {
+	t.Helper()
+	set := gates.New(gates.Config{Nomad: func() (*nomadapi.Client, error) { return rec.client, nil }})
+	ask := func(q orchestrator.GateNomadDeployment) gates.Answer {
+		return set.Ask(t.Context(), gates.Question{Gate: orchestrator.Gate{Name: "g", Kind: orchestrator.GateKindNomadDeploy, NomadDeployment: &q}})
+	}
+	job := func(name string) orchestrator.GateNomadDeployment { return orchestrator.GateNomadDeployment{Job: name} }
+	// answers waits for an answer and keeps it.
+	answers := func(name string, q orchestrator.GateNomadDeployment, want orchestrator.Answer, why string) {
+		t.Helper()
+		var a gates.Answer
+		harness.Eventually(t, 30*time.Second, name+" answers "+string(want)+": "+why, func() bool {
+			rec.Drop()
+			before := a
+			if a = ask(q); a != before {
+				t.Logf("%s: %s, %s: %s", name, a.Answer, a.Value, a.Why)
+			}
+			return a.Answer == want && strings.Contains(a.Why, why)
+		})
+		rec.keep(name)
+	}
+	quick := map[string]any{
+		"MaxParallel": 1, "HealthCheck": "task_states", "MinHealthyTime": int64(100 * time.Millisecond),
+		"HealthyDeadline": int64(20 * time.Second), "ProgressDeadline": int64(40 * time.Second),
+	}
+	with := func(key string, v any) map[string]any {
+		m := maps.Clone(quick)
+		m[key] = v
+		return m
+	}
+	if err := c.call(http.MethodPut, "/v1/namespace/prod", map[string]any{"Name": "prod"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	prod := nomadJob("api", "service", quick, "sleep", "600")
+	prod["Namespace"] = "prod"
+	c.register(prod)
+	c.register(nomadJob("web", "service", quick, "sleep", "600"))
+	c.register(nomadJob("bad", "service", quick, "false"))
+	slow := with("MinHealthyTime", int64(10*time.Minute))
+	slow["HealthyDeadline"], slow["ProgressDeadline"] = int64(20*time.Minute), int64(30*time.Minute)
+	c.register(nomadJob("slow", "service", slow, "sleep", "600"))
+	c.register(nomadJob("canary", "service", with("Canary", 1), "sleep", "600"))
+
+	answers("deployment-none", job("ends"), orchestrator.Unknown, "has no deployment")
+	answers("deployment-no-job", job("nope"), orchestrator.Unknown, "job not found")
+	answers("deployment-region", orchestrator.GateNomadDeployment{Job: "web", Region: "mars"}, orchestrator.Unknown, "No path to region")
+	answers("deployment-running", job("slow"), orchestrator.Pending, "is running")
+	answers("deployment-failed", job("bad"), orchestrator.Fail, "is failed")
+	answers("deployment-successful", job("web"), orchestrator.Pass, "is successful")
+	answers("deployment-namespace", orchestrator.GateNomadDeployment{Job: "api", Namespace: "prod"}, orchestrator.Pass, `of namespace "prod"`)
+	answers("deployment-other-namespace", job("api"), orchestrator.Unknown, "job not found")
+
+	// A second version with a canary waits for somebody to promote it.
+	answers("deployment-canary-before", job("canary"), orchestrator.Pass, "version 0, is successful")
+	c.register(nomadJob("canary", "service", with("Canary", 1), "sleep", "601"))
+	answers("deployment-promotion", job("canary"), orchestrator.Pending, "manual promotion")
+
+	// A version of which nothing is deployed: the last deployment says nothing of it.
+	next := nomadJob("web", "service", quick, "sleep", "600")
+	next["Priority"] = 60
+	c.register(next)
+	answers("deployment-of-before", job("web"), orchestrator.Pending, "version 0")
+
+	if err := c.call(http.MethodDelete, "/v1/job/slow", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	answers("deployment-stopped", job("slow"), orchestrator.Unknown, "is stopped")
+}
