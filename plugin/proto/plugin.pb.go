@@ -1979,7 +1979,10 @@ type ApplyResponse struct {
 	Detail  string `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
 	Highest *Order `protobuf:"bytes,3,opt,name=highest,proto3" json:"highest,omitempty"`
 	// It was there already.
-	Unchanged     bool `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	Unchanged bool `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	// What stands there now, where it is known.
+	Sha256        string `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	Revision      string `protobuf:"bytes,6,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2040,6 +2043,20 @@ func (x *ApplyResponse) GetUnchanged() bool {
 		return x.Unchanged
 	}
 	return false
+}
+
+func (x *ApplyResponse) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *ApplyResponse) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
 }
 
 type ReadRequest struct {
@@ -2320,84 +2337,6 @@ func (x *RestoreRequest) GetOrder() *Order {
 	return nil
 }
 
-type RestoreResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// As in ApplyResponse.
-	Outcome string `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
-	Detail  string `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
-	Highest *Order `protobuf:"bytes,3,opt,name=highest,proto3" json:"highest,omitempty"`
-	// What stands there now.
-	Sha256        string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
-	Revision      string `protobuf:"bytes,5,opt,name=revision,proto3" json:"revision,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RestoreResponse) Reset() {
-	*x = RestoreResponse{}
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[33]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RestoreResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RestoreResponse) ProtoMessage() {}
-
-func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[33]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
-func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{33}
-}
-
-func (x *RestoreResponse) GetOutcome() string {
-	if x != nil {
-		return x.Outcome
-	}
-	return ""
-}
-
-func (x *RestoreResponse) GetDetail() string {
-	if x != nil {
-		return x.Detail
-	}
-	return ""
-}
-
-func (x *RestoreResponse) GetHighest() *Order {
-	if x != nil {
-		return x.Highest
-	}
-	return nil
-}
-
-func (x *RestoreResponse) GetSha256() string {
-	if x != nil {
-		return x.Sha256
-	}
-	return ""
-}
-
-func (x *RestoreResponse) GetRevision() string {
-	if x != nil {
-		return x.Revision
-	}
-	return ""
-}
-
 type ListRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Instance      uint64                 `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"`
@@ -2407,7 +2346,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[34]
+	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +2358,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[34]
+	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +2371,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{34}
+	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListRequest) GetInstance() uint64 {
@@ -2451,7 +2390,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[35]
+	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2402,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[35]
+	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2415,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{35}
+	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WatchRequest) GetInstance() uint64 {
@@ -2498,7 +2437,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[36]
+	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2449,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[36]
+	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2462,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{36}
+	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListResponse) GetNodes() []*Node {
@@ -2557,7 +2496,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[37]
+	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +2508,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[37]
+	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +2521,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{37}
+	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Node) GetName() string {
@@ -2748,12 +2687,14 @@ const file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDesc = ""
 	"\x04mode\x18\b \x01(\tR\x04mode\x12\x14\n" +
 	"\x05owner\x18\t \x01(\tR\x05owner\x12\x14\n" +
 	"\x05group\x18\n" +
-	" \x01(\tR\x05group\"\x93\x01\n" +
+	" \x01(\tR\x05group\"\xc7\x01\n" +
 	"\rApplyResponse\x12\x18\n" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x122\n" +
 	"\ahighest\x18\x03 \x01(\v2\x18.aimlock.plugin.v1.OrderR\ahighest\x12\x1c\n" +
-	"\tunchanged\x18\x04 \x01(\bR\tunchanged\"s\n" +
+	"\tunchanged\x18\x04 \x01(\bR\tunchanged\x12\x16\n" +
+	"\x06sha256\x18\x05 \x01(\tR\x06sha256\x12\x1a\n" +
+	"\brevision\x18\x06 \x01(\tR\brevision\"s\n" +
 	"\vReadRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12.\n" +
 	"\x05place\x18\x02 \x01(\v2\x18.aimlock.plugin.v1.PlaceR\x05place\x12\x18\n" +
@@ -2771,13 +2712,7 @@ const file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDesc = ""
 	"\x0eRestoreRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12.\n" +
 	"\x05place\x18\x02 \x01(\v2\x18.aimlock.plugin.v1.PlaceR\x05place\x12.\n" +
-	"\x05order\x18\x03 \x01(\v2\x18.aimlock.plugin.v1.OrderR\x05order\"\xab\x01\n" +
-	"\x0fRestoreResponse\x12\x18\n" +
-	"\aoutcome\x18\x01 \x01(\tR\aoutcome\x12\x16\n" +
-	"\x06detail\x18\x02 \x01(\tR\x06detail\x122\n" +
-	"\ahighest\x18\x03 \x01(\v2\x18.aimlock.plugin.v1.OrderR\ahighest\x12\x16\n" +
-	"\x06sha256\x18\x04 \x01(\tR\x06sha256\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\tR\brevision\")\n" +
+	"\x05order\x18\x03 \x01(\v2\x18.aimlock.plugin.v1.OrderR\x05order\")\n" +
 	"\vListRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\"*\n" +
 	"\fWatchRequest\x12\x1a\n" +
@@ -2802,11 +2737,11 @@ const file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDesc = ""
 	"\aBreaker\x12J\n" +
 	"\x05Break\x12\x1f.aimlock.plugin.v1.BreakRequest\x1a .aimlock.plugin.v1.BreakResponse2L\n" +
 	"\x04Gate\x12D\n" +
-	"\x03Ask\x12\x1d.aimlock.plugin.v1.AskRequest\x1a\x1e.aimlock.plugin.v1.AskResponse2\xf3\x01\n" +
+	"\x03Ask\x12\x1d.aimlock.plugin.v1.AskRequest\x1a\x1e.aimlock.plugin.v1.AskResponse2\xf1\x01\n" +
 	"\x06Target\x12L\n" +
 	"\x05Apply\x12\x1f.aimlock.plugin.v1.ApplyRequest\x1a .aimlock.plugin.v1.ApplyResponse(\x01\x12I\n" +
-	"\x04Read\x12\x1e.aimlock.plugin.v1.ReadRequest\x1a\x1f.aimlock.plugin.v1.ReadResponse0\x01\x12P\n" +
-	"\aRestore\x12!.aimlock.plugin.v1.RestoreRequest\x1a\".aimlock.plugin.v1.RestoreResponse2\x9f\x01\n" +
+	"\x04Read\x12\x1e.aimlock.plugin.v1.ReadRequest\x1a\x1f.aimlock.plugin.v1.ReadResponse0\x01\x12N\n" +
+	"\aRestore\x12!.aimlock.plugin.v1.RestoreRequest\x1a .aimlock.plugin.v1.ApplyResponse2\x9f\x01\n" +
 	"\x05Fleet\x12I\n" +
 	"\x04List\x12\x1e.aimlock.plugin.v1.ListRequest\x1a\x1f.aimlock.plugin.v1.ListResponse0\x01\x12K\n" +
 	"\x05Watch\x12\x1f.aimlock.plugin.v1.WatchRequest\x1a\x1f.aimlock.plugin.v1.ListResponse0\x01B-Z+github.com/aim-control/aimlock/plugin/protob\x06proto3"
@@ -2823,7 +2758,7 @@ func file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP()
 	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescData
 }
 
-var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_goTypes = []any{
 	(*InfoRequest)(nil),       // 0: aimlock.plugin.v1.InfoRequest
 	(*InfoResponse)(nil),      // 1: aimlock.plugin.v1.InfoResponse
@@ -2858,13 +2793,12 @@ var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_goTypes = []an
 	(*ReadResponse)(nil),      // 30: aimlock.plugin.v1.ReadResponse
 	(*ReadState)(nil),         // 31: aimlock.plugin.v1.ReadState
 	(*RestoreRequest)(nil),    // 32: aimlock.plugin.v1.RestoreRequest
-	(*RestoreResponse)(nil),   // 33: aimlock.plugin.v1.RestoreResponse
-	(*ListRequest)(nil),       // 34: aimlock.plugin.v1.ListRequest
-	(*WatchRequest)(nil),      // 35: aimlock.plugin.v1.WatchRequest
-	(*ListResponse)(nil),      // 36: aimlock.plugin.v1.ListResponse
-	(*Node)(nil),              // 37: aimlock.plugin.v1.Node
-	nil,                       // 38: aimlock.plugin.v1.Place.MetaEntry
-	nil,                       // 39: aimlock.plugin.v1.Node.MetaEntry
+	(*ListRequest)(nil),       // 33: aimlock.plugin.v1.ListRequest
+	(*WatchRequest)(nil),      // 34: aimlock.plugin.v1.WatchRequest
+	(*ListResponse)(nil),      // 35: aimlock.plugin.v1.ListResponse
+	(*Node)(nil),              // 36: aimlock.plugin.v1.Node
+	nil,                       // 37: aimlock.plugin.v1.Place.MetaEntry
+	nil,                       // 38: aimlock.plugin.v1.Node.MetaEntry
 }
 var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_depIdxs = []int32{
 	2,  // 0: aimlock.plugin.v1.InfoResponse.kinds:type_name -> aimlock.plugin.v1.KindInfo
@@ -2880,7 +2814,7 @@ var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_depIdxs = []in
 	16, // 10: aimlock.plugin.v1.ObserveRequest.lock:type_name -> aimlock.plugin.v1.Lock
 	20, // 11: aimlock.plugin.v1.ObserveResponse.facts:type_name -> aimlock.plugin.v1.Fact
 	16, // 12: aimlock.plugin.v1.BreakRequest.lock:type_name -> aimlock.plugin.v1.Lock
-	38, // 13: aimlock.plugin.v1.Place.meta:type_name -> aimlock.plugin.v1.Place.MetaEntry
+	37, // 13: aimlock.plugin.v1.Place.meta:type_name -> aimlock.plugin.v1.Place.MetaEntry
 	27, // 14: aimlock.plugin.v1.ApplyRequest.header:type_name -> aimlock.plugin.v1.ApplyHeader
 	25, // 15: aimlock.plugin.v1.ApplyHeader.place:type_name -> aimlock.plugin.v1.Place
 	15, // 16: aimlock.plugin.v1.ApplyHeader.order:type_name -> aimlock.plugin.v1.Order
@@ -2890,38 +2824,37 @@ var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_depIdxs = []in
 	15, // 20: aimlock.plugin.v1.ReadState.highest:type_name -> aimlock.plugin.v1.Order
 	25, // 21: aimlock.plugin.v1.RestoreRequest.place:type_name -> aimlock.plugin.v1.Place
 	15, // 22: aimlock.plugin.v1.RestoreRequest.order:type_name -> aimlock.plugin.v1.Order
-	15, // 23: aimlock.plugin.v1.RestoreResponse.highest:type_name -> aimlock.plugin.v1.Order
-	37, // 24: aimlock.plugin.v1.ListResponse.nodes:type_name -> aimlock.plugin.v1.Node
-	39, // 25: aimlock.plugin.v1.Node.meta:type_name -> aimlock.plugin.v1.Node.MetaEntry
-	0,  // 26: aimlock.plugin.v1.Base.Info:input_type -> aimlock.plugin.v1.InfoRequest
-	7,  // 27: aimlock.plugin.v1.Base.Validate:input_type -> aimlock.plugin.v1.ValidateRequest
-	10, // 28: aimlock.plugin.v1.Base.Configure:input_type -> aimlock.plugin.v1.ConfigureRequest
-	12, // 29: aimlock.plugin.v1.Base.Release:input_type -> aimlock.plugin.v1.ReleaseRequest
-	18, // 30: aimlock.plugin.v1.Evidence.Observe:input_type -> aimlock.plugin.v1.ObserveRequest
-	21, // 31: aimlock.plugin.v1.Breaker.Break:input_type -> aimlock.plugin.v1.BreakRequest
-	23, // 32: aimlock.plugin.v1.Gate.Ask:input_type -> aimlock.plugin.v1.AskRequest
-	26, // 33: aimlock.plugin.v1.Target.Apply:input_type -> aimlock.plugin.v1.ApplyRequest
-	29, // 34: aimlock.plugin.v1.Target.Read:input_type -> aimlock.plugin.v1.ReadRequest
-	32, // 35: aimlock.plugin.v1.Target.Restore:input_type -> aimlock.plugin.v1.RestoreRequest
-	34, // 36: aimlock.plugin.v1.Fleet.List:input_type -> aimlock.plugin.v1.ListRequest
-	35, // 37: aimlock.plugin.v1.Fleet.Watch:input_type -> aimlock.plugin.v1.WatchRequest
-	1,  // 38: aimlock.plugin.v1.Base.Info:output_type -> aimlock.plugin.v1.InfoResponse
-	8,  // 39: aimlock.plugin.v1.Base.Validate:output_type -> aimlock.plugin.v1.ValidateResponse
-	11, // 40: aimlock.plugin.v1.Base.Configure:output_type -> aimlock.plugin.v1.ConfigureResponse
-	13, // 41: aimlock.plugin.v1.Base.Release:output_type -> aimlock.plugin.v1.ReleaseResponse
-	19, // 42: aimlock.plugin.v1.Evidence.Observe:output_type -> aimlock.plugin.v1.ObserveResponse
-	22, // 43: aimlock.plugin.v1.Breaker.Break:output_type -> aimlock.plugin.v1.BreakResponse
-	24, // 44: aimlock.plugin.v1.Gate.Ask:output_type -> aimlock.plugin.v1.AskResponse
-	28, // 45: aimlock.plugin.v1.Target.Apply:output_type -> aimlock.plugin.v1.ApplyResponse
-	30, // 46: aimlock.plugin.v1.Target.Read:output_type -> aimlock.plugin.v1.ReadResponse
-	33, // 47: aimlock.plugin.v1.Target.Restore:output_type -> aimlock.plugin.v1.RestoreResponse
-	36, // 48: aimlock.plugin.v1.Fleet.List:output_type -> aimlock.plugin.v1.ListResponse
-	36, // 49: aimlock.plugin.v1.Fleet.Watch:output_type -> aimlock.plugin.v1.ListResponse
-	38, // [38:50] is the sub-list for method output_type
-	26, // [26:38] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	36, // 23: aimlock.plugin.v1.ListResponse.nodes:type_name -> aimlock.plugin.v1.Node
+	38, // 24: aimlock.plugin.v1.Node.meta:type_name -> aimlock.plugin.v1.Node.MetaEntry
+	0,  // 25: aimlock.plugin.v1.Base.Info:input_type -> aimlock.plugin.v1.InfoRequest
+	7,  // 26: aimlock.plugin.v1.Base.Validate:input_type -> aimlock.plugin.v1.ValidateRequest
+	10, // 27: aimlock.plugin.v1.Base.Configure:input_type -> aimlock.plugin.v1.ConfigureRequest
+	12, // 28: aimlock.plugin.v1.Base.Release:input_type -> aimlock.plugin.v1.ReleaseRequest
+	18, // 29: aimlock.plugin.v1.Evidence.Observe:input_type -> aimlock.plugin.v1.ObserveRequest
+	21, // 30: aimlock.plugin.v1.Breaker.Break:input_type -> aimlock.plugin.v1.BreakRequest
+	23, // 31: aimlock.plugin.v1.Gate.Ask:input_type -> aimlock.plugin.v1.AskRequest
+	26, // 32: aimlock.plugin.v1.Target.Apply:input_type -> aimlock.plugin.v1.ApplyRequest
+	29, // 33: aimlock.plugin.v1.Target.Read:input_type -> aimlock.plugin.v1.ReadRequest
+	32, // 34: aimlock.plugin.v1.Target.Restore:input_type -> aimlock.plugin.v1.RestoreRequest
+	33, // 35: aimlock.plugin.v1.Fleet.List:input_type -> aimlock.plugin.v1.ListRequest
+	34, // 36: aimlock.plugin.v1.Fleet.Watch:input_type -> aimlock.plugin.v1.WatchRequest
+	1,  // 37: aimlock.plugin.v1.Base.Info:output_type -> aimlock.plugin.v1.InfoResponse
+	8,  // 38: aimlock.plugin.v1.Base.Validate:output_type -> aimlock.plugin.v1.ValidateResponse
+	11, // 39: aimlock.plugin.v1.Base.Configure:output_type -> aimlock.plugin.v1.ConfigureResponse
+	13, // 40: aimlock.plugin.v1.Base.Release:output_type -> aimlock.plugin.v1.ReleaseResponse
+	19, // 41: aimlock.plugin.v1.Evidence.Observe:output_type -> aimlock.plugin.v1.ObserveResponse
+	22, // 42: aimlock.plugin.v1.Breaker.Break:output_type -> aimlock.plugin.v1.BreakResponse
+	24, // 43: aimlock.plugin.v1.Gate.Ask:output_type -> aimlock.plugin.v1.AskResponse
+	28, // 44: aimlock.plugin.v1.Target.Apply:output_type -> aimlock.plugin.v1.ApplyResponse
+	30, // 45: aimlock.plugin.v1.Target.Read:output_type -> aimlock.plugin.v1.ReadResponse
+	28, // 46: aimlock.plugin.v1.Target.Restore:output_type -> aimlock.plugin.v1.ApplyResponse
+	35, // 47: aimlock.plugin.v1.Fleet.List:output_type -> aimlock.plugin.v1.ListResponse
+	35, // 48: aimlock.plugin.v1.Fleet.Watch:output_type -> aimlock.plugin.v1.ListResponse
+	37, // [37:49] is the sub-list for method output_type
+	25, // [25:37] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_init() }
@@ -2943,7 +2876,7 @@ func file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDesc), len(file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

@@ -603,7 +603,7 @@ type TargetClient interface {
 	// Read answers with the state first, then, if asked for, the content in chunks.
 	Read(ctx context.Context, in *ReadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadResponse], error)
 	// Restore puts back the last good revision that the target kept.
-	Restore(ctx context.Context, in *RestoreRequest, opts ...grpc.CallOption) (*RestoreResponse, error)
+	Restore(ctx context.Context, in *RestoreRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
 }
 
 type targetClient struct {
@@ -646,9 +646,9 @@ func (c *targetClient) Read(ctx context.Context, in *ReadRequest, opts ...grpc.C
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Target_ReadClient = grpc.ServerStreamingClient[ReadResponse]
 
-func (c *targetClient) Restore(ctx context.Context, in *RestoreRequest, opts ...grpc.CallOption) (*RestoreResponse, error) {
+func (c *targetClient) Restore(ctx context.Context, in *RestoreRequest, opts ...grpc.CallOption) (*ApplyResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(RestoreResponse)
+	out := new(ApplyResponse)
 	err := c.cc.Invoke(ctx, Target_Restore_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
@@ -667,7 +667,7 @@ type TargetServer interface {
 	// Read answers with the state first, then, if asked for, the content in chunks.
 	Read(*ReadRequest, grpc.ServerStreamingServer[ReadResponse]) error
 	// Restore puts back the last good revision that the target kept.
-	Restore(context.Context, *RestoreRequest) (*RestoreResponse, error)
+	Restore(context.Context, *RestoreRequest) (*ApplyResponse, error)
 	mustEmbedUnimplementedTargetServer()
 }
 
@@ -684,7 +684,7 @@ func (UnimplementedTargetServer) Apply(grpc.ClientStreamingServer[ApplyRequest, 
 func (UnimplementedTargetServer) Read(*ReadRequest, grpc.ServerStreamingServer[ReadResponse]) error {
 	return status.Error(codes.Unimplemented, "method Read not implemented")
 }
-func (UnimplementedTargetServer) Restore(context.Context, *RestoreRequest) (*RestoreResponse, error) {
+func (UnimplementedTargetServer) Restore(context.Context, *RestoreRequest) (*ApplyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Restore not implemented")
 }
 func (UnimplementedTargetServer) mustEmbedUnimplementedTargetServer() {}
