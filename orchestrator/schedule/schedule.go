@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 	_ "time/tzdata" // the time zones of a machine without any
 
@@ -23,6 +24,16 @@ type Schedule struct {
 	cron     cron.Schedule
 	duration time.Duration
 	loc      *time.Location
+	// last is the last answer: a window is asked about again and again (by each
+	// rule, for each lock), and to follow its openings costs up to milliseconds.
+	last atomic.Pointer[answer]
+}
+
+// answer is what At found, and when it holds: from the time it was asked about.
+type answer struct {
+	from, until time.Time
+	open        bool
+	change      time.Time
 }
 
 // FieldError says which field of a window is wrong.
@@ -86,8 +97,23 @@ const lookAhead = 7 * 24 * 60
 // A window that opens in the hour that a change to summer time leaves out does
 // not open that day; in the hour that comes twice it opens at both times, which
 // overlap where its duration is an hour or more.
+//
+// It is safe for concurrent use.
 func (s *Schedule) At(now time.Time) (open bool, change time.Time) {
-	now = now.In(s.loc)
+	now = now.In(s.loc).Round(0)
+	if a := s.last.Load(); a != nil && !now.Before(a.from) && now.Before(a.until) {
+		return a.open, a.change
+	}
+	open, change = s.at(now)
+	until := change
+	if change.IsZero() { // never, as far as a year shows
+		until = now.Add(24 * time.Hour)
+	}
+	s.last.Store(&answer{now, until, open, change})
+	return open, change
+}
+
+func (s *Schedule) at(now time.Time) (open bool, change time.Time) {
 	first := s.cron.Next(now.Add(-s.duration))
 	switch {
 	case first.IsZero():
