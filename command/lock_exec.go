@@ -144,6 +144,7 @@ func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *exec
 		return lockError(err)
 	}
 	code, err := m.runChild(ctx, h, sup, argv, o)
+	m.interrupted = sup.Interrupted()
 
 	if errors.Is(err, supervise.ErrSurvivors) {
 		// The next holder must not start before what is left has had its time.
@@ -218,6 +219,13 @@ func (m *Meta) runChild(ctx context.Context, h *locksmith.Hold, sup *supervise.S
 	others := make(chan os.Signal, 4)
 	signal.Notify(others, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH)
 	defer signal.Stop(others)
+	// ^Z, while this process is what the terminal has: stopped it would lose the
+	// lease, and the command its life.
+	suspend := make(chan os.Signal, 1)
+	if !signal.Ignored(syscall.SIGTSTP) {
+		signal.Notify(suspend, syscall.SIGTSTP)
+		defer signal.Stop(suspend)
+	}
 	lost := h.Context().Done()
 	stopped := ctx.Done()
 	for {
@@ -235,6 +243,8 @@ func (m *Meta) runChild(ctx context.Context, h *locksmith.Hold, sup *supervise.S
 			if err := sup.Signal(sig); err != nil {
 				m.Log.Debug("pass the signal on", "error", err)
 			}
+		case <-suspend:
+			m.Log.Warn("not suspended: the command runs under a lock")
 		case <-stopped:
 			// The command decides what the signal means; it ends by it or not.
 			stopped = nil

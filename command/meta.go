@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/signals"
 	"github.com/aim-control/aimlock/policies"
 )
 
@@ -25,11 +26,14 @@ type IO struct {
 	Stdout    io.Writer
 	Stderr    io.Writer
 	LookupEnv func(string) (string, bool)
+	// Interrupt ends this process and its group as ^C does. It is called last,
+	// where a command under this process was ended so. nil does nothing.
+	Interrupt func()
 }
 
 // OS is the process's own.
 func OS() IO {
-	return IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, LookupEnv: os.LookupEnv}
+	return IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, LookupEnv: os.LookupEnv, Interrupt: signals.Interrupt}
 }
 
 // Meta is what every command is given. The fields below the line are set after
@@ -54,6 +58,8 @@ type Meta struct {
 	logJSON    bool
 	consul     consulFlags
 	notifier   hookState
+	// interrupted: the terminal's ^C went to a command of its own group.
+	interrupted bool
 
 	policyVars     policyVars
 	policyVarFiles []string

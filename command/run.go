@@ -22,6 +22,9 @@ func Run(ctx context.Context, args []string, stdio IO) int {
 	if err != nil {
 		return report(ctx, stdio.Stderr, err)
 	}
+	if m.interrupted && stdio.Interrupt != nil {
+		stdio.Interrupt()
+	}
 	return code
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // Error is the cause of a context that a signal cancelled.
@@ -17,6 +18,17 @@ func (e Error) Error() string { return fmt.Sprintf("interrupted by signal: %s", 
 
 // ExitCode is what a shell reports for a process that this signal ended.
 func (e Error) ExitCode() int { return 128 + int(e.Signal) }
+
+// Interrupt ends this process and the others of its group by SIGINT, as ^C does.
+// It is for a process that gave its terminal to another group, which ^C ended: a
+// shell goes on with its loop or script, unless what it waits for ends by the
+// signal and it gets the signal itself. It returns where SIGINT is ignored.
+func Interrupt() {
+	signal.Reset(syscall.SIGINT)
+	if syscall.Kill(0, syscall.SIGINT) == nil && !signal.Ignored(syscall.SIGINT) {
+		<-time.After(time.Second) // it is on its way, unless it is blocked
+	}
+}
 
 // Notify returns a context that the first SIGINT or SIGTERM cancels, with an
 // Error as its cause. A second one calls exit with 128 plus its number: whoever

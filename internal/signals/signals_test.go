@@ -3,6 +3,8 @@ package signals_test
 import (
 	"context"
 	"errors"
+	"os"
+	"os/exec"
 	"syscall"
 	"testing"
 
@@ -38,6 +40,30 @@ func TestStop(t *testing.T) {
 	<-ctx.Done()
 	if _, ok := errors.AsType[signals.Error](context.Cause(ctx)); ok {
 		t.Errorf("stop left a signal as the cause: %v", context.Cause(ctx))
+	}
+}
+
+// Its group ends by SIGINT, which it was not sent, and not by an exit code.
+func TestInterrupt(t *testing.T) {
+	if os.Getenv("SIGNALS_TEST_INTERRUPT") != "" {
+		signals.Interrupt()
+		t.Fatal("Interrupt returned")
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.CommandContext(t.Context(), "sh", "-c", `"$0" -test.run "^TestInterrupt$"; echo went on; true`, exe)
+	c.Env = append(os.Environ(), "SIGNALS_TEST_INTERRUPT=1")
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := c.CombinedOutput()
+	ee, ok := errors.AsType[*exec.ExitError](err)
+	if !ok {
+		t.Fatalf("sh: %v\n%s", err, out)
+	}
+	ws, ok := ee.Sys().(syscall.WaitStatus)
+	if !ok || !ws.Signaled() || ws.Signal() != syscall.SIGINT {
+		t.Errorf("sh ended with %v, want SIGINT\n%s", err, out)
 	}
 }
 

@@ -49,6 +49,8 @@ type event struct {
 	Code  int
 	Text  string
 	Why   reason
+	// Keyboard, of eventExit: an interrupt from its terminal ended it.
+	Keyboard bool
 }
 
 type eventKind int

@@ -40,6 +40,9 @@ const (
 	killRarely = 250 * time.Millisecond
 	// stuckAfter is how long SIGKILL is tried before the parent is told.
 	stuckAfter = 5 * time.Second
+	// terminalEvery is how often a command that waits for the terminal is looked
+	// at: nobody tells when a shell puts its job in the foreground.
+	terminalEvery = 100 * time.Millisecond
 	// checkEvery bounds the sleep before a deadline: timers do not count the
 	// time for which the machine is suspended, the boot clock does.
 	checkEvery = time.Second
@@ -97,6 +100,11 @@ type supervisor struct {
 	// group is the command's process group, from the start on.
 	group int
 	term  terminal
+	// wants: the command was stopped because it used a terminal that another job
+	// has.
+	wants bool
+	// passedINT: a SIGINT that ends the command may be the parent's.
+	passedINT bool
 
 	// orphaned: the parent is gone, and nobody hears events.
 	orphaned bool
@@ -135,6 +143,7 @@ func (s *supervisor) run() {
 			next = s.m.parentGone(bootNow())
 		case <-s.signals:
 		case <-timer.C:
+			s.follow()
 		}
 		if s.do(next) || s.reap() || s.do(s.m.tick(bootNow())) {
 			s.tell(event{Kind: eventGone})
@@ -181,8 +190,14 @@ func (s *supervisor) obey(o received) act {
 		// The child's pid, and with it the group's, is ours until it is reaped.
 		if s.child != 0 {
 			s.resume(syscall.Signal(o.Signal))
+			s.passedINT = s.passedINT || syscall.Signal(o.Signal) == syscall.SIGINT
 			if err := unix.Kill(-s.child, syscall.Signal(o.Signal)); err != nil {
 				s.warn("signal %s: %v", syscall.Signal(o.Signal), err)
+			}
+			if s.wants {
+				// It cannot act on the signal while it is stopped, and is stopped
+				// again if it goes on with the terminal.
+				s.continueGroup()
 			}
 		}
 	case orderStop:
@@ -217,10 +232,14 @@ func (s *supervisor) pause() time.Duration {
 	if s.m.phase == killing {
 		return max(s.killNext-bootNow(), 0)
 	}
-	if at, ok := s.m.wake(); ok {
-		return min(max(at-bootNow(), 0), checkEvery)
+	longest := checkEvery
+	if s.wants {
+		longest = terminalEvery
 	}
-	return checkEvery
+	if at, ok := s.m.wake(); ok {
+		return min(max(at-bootNow(), 0), longest)
+	}
+	return longest
 }
 
 // start starts the command, or tells why not. A failed start is the end of this
@@ -292,6 +311,7 @@ func (s *supervisor) reap() bool {
 }
 
 func (s *supervisor) childEnded(ws unix.WaitStatus) {
+	keyboard := s.term.lent && !s.passedINT && ws.Signaled() && ws.Signal() == syscall.SIGINT
 	// With a dead parent the terminal is back with the shell already.
 	s.term.end(os.Getppid() == s.parent, ws.Signaled())
 	s.child = 0
@@ -299,7 +319,7 @@ func (s *supervisor) childEnded(ws unix.WaitStatus) {
 	if ws.Signaled() {
 		code = 128 + int(ws.Signal())
 	}
-	s.tell(event{Kind: eventExit, Code: code})
+	s.tell(event{Kind: eventExit, Code: code, Keyboard: keyboard})
 }
 
 // stopped is for job control. A holder of a lock cannot be suspended from its
@@ -307,7 +327,8 @@ func (s *supervisor) childEnded(ws unix.WaitStatus) {
 func (s *supervisor) stopped(sig syscall.Signal) {
 	switch sig {
 	case syscall.SIGTTIN, syscall.SIGTTOU:
-		if !s.lend() {
+		if !s.lend() && !s.wants {
+			s.wants = true
 			s.warn("the command waits for the terminal, which another job has")
 		}
 	case syscall.SIGTSTP:
@@ -326,11 +347,20 @@ func (s *supervisor) resume(sig syscall.Signal) {
 	}
 }
 
+// follow is for a parent that came to the foreground, by which the shell means
+// the command: a job that was started in the background gets its keys then.
+func (s *supervisor) follow() {
+	if s.child != 0 && (s.wants || s.term.eager && !s.term.lent) {
+		s.lend()
+	}
+}
+
 // lend gives the parent's terminal to the command's group, if the parent's has
 // it. A command that already touched it was stopped for that.
 func (s *supervisor) lend() bool {
 	ok := s.term.lend(s.child)
 	if ok {
+		s.wants = false
 		s.continueGroup()
 	}
 	return ok

@@ -52,6 +52,8 @@ func play(name string, args []string) int {
 		return playParent(args[0], args[1], args[2:])
 	case "terminal":
 		return playTerminal()
+	case "shell":
+		return playShell(args)
 	case "signals":
 		got := make(chan os.Signal, 1)
 		signal.Notify(got, syscall.SIGUSR1, syscall.SIGTERM)
@@ -221,8 +223,15 @@ func playParent(dir, lease string, argv []string) int {
 	if err := s.Start(argv, os.Environ(), os.Stdin, os.Stdout, os.Stderr); err != nil {
 		return fail(err)
 	}
+	passed := make(chan os.Signal, 1)
+	signal.Notify(passed, syscall.SIGTERM)
+	go func() {
+		for sig := range passed {
+			s.Signal(sig)
+		}
+	}()
 	code, err := s.Wait(ctx)
-	fmt.Printf("parent: code %d, survivors %v, error %v\n", code, errors.Is(err, ErrSurvivors), err)
+	fmt.Printf("parent: code %d, survivors %v, error %v, interrupted %v\n", code, errors.Is(err, ErrSurvivors), err, s.Interrupted())
 	if len(argv) > 2 && argv[2] == "terminal" {
 		// Is the terminal back?
 		line, err := bufio.NewReader(os.Stdin).ReadString('\n')

@@ -97,14 +97,16 @@ type Supervisor struct {
 	// Supervisor runs any more.
 	done chan struct{}
 
-	mu     sync.Mutex
-	child  hostproc.Process
-	code   int
-	failed *StartError
-	ending reason
-	gone   bool
-	died   bool
-	stuck  string
+	mu    sync.Mutex
+	child hostproc.Process
+	code  int
+	// keyboard: the command was ended by ^C on the terminal that it was lent.
+	keyboard bool
+	failed   *StartError
+	ending   reason
+	gone     bool
+	died     bool
+	stuck    string
 	// letBe: this side closed the link on a supervisor that lives on.
 	letBe bool
 }
@@ -232,7 +234,7 @@ func (s *Supervisor) Child() (p records.Process, ok bool) {
 // files are /dev/null; extra ones become descriptors 3, 4, …; all stay the
 // caller's. A command whose stdin is a terminal gets that terminal for its time,
 // as in a shell with job control: keys such as ^C go to it and not to this
-// process, so a caller whose command ended with 130 should end as interrupted.
+// process, so a caller should end as interrupted where Interrupted says so.
 //
 // The error is a *StartError where the command cannot be started, ErrLease
 // where a lease was given and is over. The supervisor ends then.
@@ -408,6 +410,14 @@ func (s *Supervisor) Wait(ctx context.Context) (code int, err error) {
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
 	}
+}
+
+// Interrupted tells whether the command was ended by ^C on this process's
+// terminal, which nobody but the command was sent.
+func (s *Supervisor) Interrupted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keyboard
 }
 
 // Close ends the supervisor, and at once what runs under it. It may be called

@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -13,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/aim-control/aimlock/internal/hostproc"
 )
 
 // lines collects what is read from a stream.
@@ -75,9 +79,15 @@ func (l *lines) want(t *testing.T, part string) {
 	}
 }
 
-// onTerminal starts a parent as the leader of a session with a terminal of its
-// own, and a command under it that reads from it.
-func onTerminal(t *testing.T, stdout func(*exec.Cmd, *os.File)) (keys *os.File, screen *lines, c *exec.Cmd) {
+// reader is the argv of a parent with a command under it that reads from the
+// terminal.
+func reader(t *testing.T) []string {
+	return role("parent", append([]string{t.TempDir(), "0s"}, role("terminal")...)...)
+}
+
+// onTerminal starts a process as the leader of a session with a terminal of its
+// own.
+func onTerminal(t *testing.T, argv []string, stdout func(*exec.Cmd, *os.File)) (keys *os.File, screen *lines, c *exec.Cmd) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -95,7 +105,6 @@ func onTerminal(t *testing.T, stdout func(*exec.Cmd, *os.File)) (keys *os.File, 
 		t.Skipf("SKIPPED: no pseudo terminals here: %v", err)
 	}
 	defer tty.Close()
-	argv := role("parent", append([]string{t.TempDir(), "0s"}, role("terminal")...)...)
 	c = exec.CommandContext(t.Context(), argv[0], argv[1:]...)
 	c.Stdin, c.Stdout, c.Stderr = tty, tty, os.Stderr
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
@@ -121,7 +130,7 @@ func press(t *testing.T, keys *os.File, s string) {
 
 func TestTerminal(t *testing.T) {
 	t.Parallel()
-	keys, screen, _ := onTerminal(t, nil)
+	keys, screen, _ := onTerminal(t, reader(t), nil)
 	screen.want(t, "command ready")
 	press(t, keys, "one\n")
 	screen.want(t, `command got "one"`)
@@ -131,7 +140,7 @@ func TestTerminal(t *testing.T) {
 	screen.want(t, `command got "two"`)
 	// ^C ends the command, and not its parent.
 	press(t, keys, "\x03")
-	screen.want(t, "parent: code 130, survivors false, error <nil>")
+	screen.want(t, "parent: code 130, survivors false, error <nil>, interrupted true")
 	press(t, keys, "three\n")
 	screen.want(t, `parent got "three\n" <nil>`)
 }
@@ -141,7 +150,7 @@ func TestTerminal(t *testing.T) {
 func TestTerminalOnDemand(t *testing.T) {
 	t.Parallel()
 	var out *lines
-	keys, _, _ := onTerminal(t, func(c *exec.Cmd, _ *os.File) { out = newLines(t, c) })
+	keys, _, _ := onTerminal(t, reader(t), func(c *exec.Cmd, _ *os.File) { out = newLines(t, c) })
 	out.want(t, "command ready")
 	press(t, keys, "one\n")
 	out.want(t, `command got "one"`)
@@ -149,4 +158,94 @@ func TestTerminalOnDemand(t *testing.T) {
 	out.want(t, "parent: code 0, survivors false, error <nil>")
 	press(t, keys, "two\n")
 	out.want(t, `parent got "two\n" <nil>`)
+}
+
+// A job that was started in the background waits for the terminal when it reads
+// from it, and has it when the shell puts it in the foreground, of which nobody
+// is told.
+func TestTerminalOfBackgroundJob(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ keys, want string }{
+		{"one\n\x04", "parent: code 0, survivors false, error <nil>, interrupted false"},
+		{"\x03", "parent: code 130, survivors false, error <nil>, interrupted true"},
+	} {
+		t.Run(test.want, func(t *testing.T) {
+			t.Parallel()
+			keys, screen, c := onTerminal(t, role("shell", reader(t)...), nil)
+			screen.want(t, "shell: the command is stopped")
+			if err := c.Process.Signal(syscall.SIGUSR1); err != nil {
+				t.Fatal(err)
+			}
+			screen.want(t, "shell: the command has the terminal")
+			press(t, keys, test.keys)
+			screen.want(t, test.want)
+		})
+	}
+}
+
+// A signal ends a command in the background that waits for the terminal.
+func TestSignalWhileItWaitsForTheTerminal(t *testing.T) {
+	t.Parallel()
+	_, screen, c := onTerminal(t, role("shell", reader(t)...), nil)
+	screen.want(t, "shell: the command is stopped")
+	if err := c.Process.Signal(syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	screen.want(t, "parent: code 143, survivors false, error <nil>, interrupted false")
+}
+
+// playShell runs argv as a job in the background. It passes SIGUSR2 on as
+// SIGTERM, and puts the job in the foreground for SIGUSR1.
+func playShell(argv []string) int {
+	fail := func(err error) int {
+		fmt.Println("shell:", err)
+		return 1
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGUSR1, syscall.SIGUSR2)
+	job, err := os.StartProcess(argv[0], argv, &os.ProcAttr{
+		Env: os.Environ(), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{Setpgid: true},
+	})
+	if err != nil {
+		return fail(err)
+	}
+	sup, err := await(argv[3], "supervisor", time.Minute)
+	if err != nil {
+		return fail(err)
+	}
+	// The command alone is stopped, of all descendants of the supervisor.
+	if err := poll(time.Minute, "the command to be stopped", func() bool {
+		ds, err := hostproc.Descendants(sup.PID)
+		if err != nil || len(ds) == 0 {
+			return false
+		}
+		state, ok := hostproc.StateOf(ds[0].PID)
+		return ok && state == 'T'
+	}); err != nil {
+		return fail(err)
+	}
+	fmt.Println("shell: the command is stopped")
+	switch <-told {
+	case syscall.SIGUSR2:
+		if err := job.Signal(syscall.SIGTERM); err != nil {
+			return fail(err)
+		}
+	default:
+		if err := setForeground(os.Stdin, job.Pid); err != nil {
+			return fail(err)
+		}
+		if err := poll(time.Minute, "the terminal to be the command's", func() bool {
+			group, err := foreground(os.Stdin)
+			return err == nil && group != job.Pid
+		}); err != nil {
+			return fail(err)
+		}
+		fmt.Println("shell: the command has the terminal")
+	}
+	if _, err := job.Wait(); err != nil {
+		return fail(err)
+	}
+	return 0
 }

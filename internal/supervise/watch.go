@@ -72,7 +72,7 @@ func (s *Supervisor) hear(e event) {
 		}
 		s.log.Debug("ending the processes of the command", "why", string(e.Why), "signal", e.Text)
 	case eventExit:
-		s.code = e.Code
+		s.code, s.keyboard = e.Code, e.Keyboard
 	case eventStuck:
 		s.stuck = e.Text
 		s.log.Error("processes of the command cannot be killed", "which", e.Text)
