@@ -128,17 +128,20 @@ func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *exec
 	}
 	defer func() { _ = sup.Close() }()
 
-	names, acquire := []string{name}, c.Acquire
+	names, slotsOf, acquire := []string{name}, "", c.Acquire
 	if o.slots > 0 {
-		names, acquire = slotNames(name, o.slots), c.AcquireAny
+		names, slotsOf, acquire = slotNames(name, o.slots), name, c.AcquireAny
 	}
 	h, err := acquire(ctx, locksmith.Request{
-		Names: names, Operation: "lock exec", AllocID: m.Env("NOMAD_ALLOC_ID"),
+		Names: names, SlotsOf: slotsOf, Operation: "lock exec", AllocID: m.Env("NOMAD_ALLOC_ID"),
 		TTL: o.ttl, Quiesce: locksmith.DefaultQuiesce, Nonce: nonce, Processes: []records.Process{sup.Process()},
 		Try: o.try, Wait: o.wait, NoBreak: o.noBreak, Notify: m.notices(),
 	})
 	if ref, ok := errors.AsType[*locksmith.RefusedError](err); ok && o.slots > 0 {
 		return slotsRefused(name, ref)
+	}
+	if differ, ok := errors.AsType[*locksmith.SlotsError](err); ok {
+		return slotsDiffer(name, differ)
 	}
 	if err != nil {
 		return lockError(err)

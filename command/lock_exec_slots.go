@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
@@ -32,4 +33,19 @@ func slotsRefused(name string, ref *locksmith.RefusedError) error {
 		code = ExitLockHot
 	}
 	return refused(code, b.String())
+}
+
+// slotsDiffer is for contenders that give different -n.
+func slotsDiffer(name string, e *locksmith.SlotsError) error {
+	text := fmt.Sprintf("ERROR: %s: %s\n  %-9s %s is held by somebody who gave -n %d, and this is -n %d: all who share a semaphore must give the same\n%s",
+		name, locksmith.Held, "refused", e.Status.Name, e.Theirs, e.Ours, statusLines(e.Status, "", "  "))
+	return refused(ExitLockBusy, text)
+}
+
+// heldSlots names one of n slots that are held.
+func heldSlots(n int, one string) string {
+	if n == 1 {
+		return "its slot " + text.Printable(one) + " is"
+	}
+	return fmt.Sprintf("%d of its slots are, such as %s", n, text.Printable(one))
 }

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"flag"
+	"time"
 
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
@@ -52,16 +53,25 @@ type fullStatus struct {
 }
 
 // fact is one piece of evidence with every field there, why too where the fact
-// is known: scripts read the shape, and an absent field is another shape.
+// is known: scripts read the shape, and an absent field is another shape. A fact
+// that was given and not observed has null for the time.
 type fact struct {
 	records.Evidence
-	Why string `json:"why"`
+	Why        string     `json:"why"`
+	ObservedAt *time.Time `json:"observed_at"`
+}
+
+func facts(evidence []records.Evidence) []fact {
+	out := make([]fact, len(evidence))
+	for i, e := range evidence {
+		out[i] = fact{Evidence: e, Why: e.Why}
+		if !e.ObservedAt.IsZero() {
+			out[i].ObservedAt = &e.ObservedAt
+		}
+	}
+	return out
 }
 
 func withEvidence(st *locksmith.Status) fullStatus {
-	facts := make([]fact, len(st.Evidence))
-	for i, e := range st.Evidence {
-		facts[i] = fact{Evidence: e, Why: e.Why}
-	}
-	return fullStatus{Status: st, Evidence: facts}
+	return fullStatus{Status: st, Evidence: facts(st.Evidence)}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"regexp"
 
-	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -26,12 +25,12 @@ type policyTestView struct {
 
 // testRuleView is what one rule said, and on what.
 type testRuleView struct {
-	Rule     string             `json:"rule"`
-	Kind     string             `json:"kind"`  // warm, hot
-	Value    string             `json:"value"` // true, false, unknown
-	When     string             `json:"when"`
-	Pending  *float64           `json:"pending"` // seconds that are missing to its for
-	Evidence []records.Evidence `json:"evidence"`
+	Rule     string   `json:"rule"`
+	Kind     string   `json:"kind"`  // warm, hot
+	Value    string   `json:"value"` // true, false, unknown
+	When     string   `json:"when"`
+	Pending  *float64 `json:"pending"` // seconds that are missing to its for
+	Evidence []fact   `json:"evidence"`
 }
 
 func viewTest(r policies.TestResult) policyTestView {
@@ -42,7 +41,7 @@ func viewTest(r policies.TestResult) policyTestView {
 	}
 	for _, res := range r.Decisive() {
 		rule := testRuleView{Rule: res.Rule.Name, Kind: res.Rule.Kind(), Value: res.Value.String(), When: res.Rule.When,
-			Evidence: policies.EvidenceOf(r.Test.Facts, res.Used)}
+			Evidence: facts(policies.EvidenceOf(r.Test.Facts, res.Used))}
 		for _, p := range r.Judgement.Pending {
 			if p.Rule == res.Rule {
 				left := p.Left.Seconds()

@@ -38,6 +38,9 @@ type Holder struct {
 	Lock string `json:"lock"`
 	// Locks are all locks taken in the same transaction, under one session.
 	Locks []string `json:"locks,omitempty"`
+	// Slots is how many slots the semaphore has of which this lock is one, as its
+	// holder was told; 0 where it is none.
+	Slots int `json:"slots,omitempty"`
 	// Nonce is random for each acquisition: it tells an acquirer whose
 	// transaction's answer was lost whether it was its own that committed.
 	Nonce   string `json:"nonce"`
@@ -472,7 +475,7 @@ func Decode(key string, b []byte, v any) error {
 			Version int `json:"version"`
 		}
 		if err := json.Unmarshal(b, &head); err != nil {
-			return fmt.Errorf("%s: not a record of aimlock: not a JSON object", key)
+			return fmt.Errorf("%s: not a record of aimlock: its %d bytes are not a JSON object", key, len(b))
 		}
 		if head.Version > Version {
 			return &ErrNewer{Key: key, Version: head.Version}

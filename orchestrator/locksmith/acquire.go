@@ -68,7 +68,7 @@ func (a *attempt) aim(req *Request) {
 	a.req, a.recs = req, map[string]records.Holder{}
 	for _, n := range req.Names {
 		a.recs[n] = records.Holder{
-			Version: records.Version, Lock: n, Locks: req.Names, Nonce: a.nonce, Session: a.sess.id, Tool: evidence.ToolAimlock,
+			Version: records.Version, Lock: n, Locks: req.Names, Slots: len(req.among), Nonce: a.nonce, Session: a.sess.id, Tool: evidence.ToolAimlock,
 			Operation: req.Operation, RolloutID: req.RolloutID, AllocID: req.AllocID, AllocRegion: allocRegion(req.AllocID),
 			Host: c.self.Host, Node: a.sess.node, PID: c.self.PID, StartTicks: c.self.StartTicks, StartedAt: c.self.StartedAt.UTC(),
 			Accessor: a.accessor,

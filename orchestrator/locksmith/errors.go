@@ -47,6 +47,19 @@ type RefusedError struct {
 	Slots []*Status
 }
 
+// SlotsError says that somebody holds a slot of the same semaphore who counts
+// more or fewer slots: more would hold one at once than one of both was told.
+type SlotsError struct {
+	// Status is the verdict on that holder's slot.
+	Status *Status
+	// Theirs and Ours are the numbers of slots.
+	Theirs, Ours int
+}
+
+func (e *SlotsError) Error() string {
+	return fmt.Sprintf("%s is held as one of %d slots, and %d were asked for here", e.Status.Name, e.Theirs, e.Ours)
+}
+
 // Error is the first line only; Status.Explain has the rest.
 func (e *RefusedError) Error() string {
 	var b strings.Builder

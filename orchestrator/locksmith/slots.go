@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -47,6 +47,9 @@ func (c *Client) AcquireAny(ctx context.Context, req Request) (*Hold, error) {
 			c: c, req: &one, obs: map[string]*Observer{n: c.NewObserver(n, req.Cluster)}, start: s.start, failed: map[string]failure{},
 		}})
 		s.prefix = common(s.prefix, key)
+	}
+	if req.SlotsOf != "" {
+		s.prefix = c.keys.Lock(req.SlotsOf) + "." // those that others count too
 	}
 	return s.run(ctx)
 }
@@ -120,6 +123,9 @@ func (s *slots) run(ctx context.Context) (_ *Hold, err error) {
 	if err := s.readKeys(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.agree(ctx, math.MaxUint64); err != nil {
+		return nil, err
+	}
 	h, err := s.takeFree(ctx)
 	if h != nil || err != nil {
 		return h, err
@@ -131,6 +137,9 @@ func (s *slots) run(ctx context.Context) (_ *Hold, err error) {
 	tick := time.NewTicker(rejudgeEvery)
 	defer tick.Stop()
 	for {
+		if err := s.agree(ctx, math.MaxUint64); err != nil {
+			return nil, err
+		}
 		if h, err := s.takeFree(ctx); h != nil || err != nil {
 			return h, err
 		}
@@ -374,7 +383,7 @@ func (s *slots) take(ctx context.Context, l *slot, v *Verdict) (*Hold, error) {
 	h, owe, err := s.with(l, func() (*Hold, time.Duration, error) { return l.w.take(ctx, []*Verdict{v}) })
 	switch {
 	case err == nil:
-		return l.w.settle(ctx, h, owe)
+		return s.settle(ctx, l, h, owe)
 	case errors.Is(err, errCooling):
 		s.mu.Lock()
 		l.cooling, l.coolingAt = time.Now().Add(500*time.Millisecond+rand.N(500*time.Millisecond)), v.Snapshot.Index()
@@ -461,7 +470,7 @@ func (s *slots) breakOne(ctx context.Context) (*Hold, error) {
 		h, owe, err := s.breakAndTake(ctx, l, v)
 		switch {
 		case err == nil:
-			return l.w.settle(ctx, h, owe)
+			return s.settle(ctx, l, h, owe)
 		case errors.As(err, &l.w.refusal):
 			l.ask = time.Now().Add(time.Second)
 			l.w.tell(v)
@@ -490,73 +499,4 @@ func (s *slots) breakAndTake(ctx context.Context, l *slot, v *Verdict) (*Hold, t
 		return nil, 0, errElsewhere
 	}
 	return s.with(l, func() (*Hold, time.Duration, error) { return l.w.breakAndTake(ctx, []*Verdict{v}) })
-}
-
-// weight orders states by how much they say of a set of slots.
-func weight(state string) int {
-	return slices.Index([]string{Free, Held, Warm, Unknown, Cooling, Hot}, state)
-}
-
-// tell says once that all slots are held, and each time that one is HOT.
-func (s *slots) tell() {
-	verdicts := s.judged()
-	for _, l := range s.all {
-		if v := verdicts[l]; v != nil && v.State == Hot && s.req.NoBreak {
-			l.w.tell(v) // else whoever breaks it, or may not, says so
-		}
-	}
-	if s.said || len(verdicts) < len(s.all) {
-		return
-	}
-	s.said = true
-	front := s.front(verdicts)
-	s.req.Notify(Notice{
-		Kind: NoticeWaiting, Lock: front.name(), Status: front.w.status(verdicts[front]),
-		Text: fmt.Sprintf("all %d slots are held; waiting", len(s.all)),
-	})
-}
-
-func (s *slots) front(verdicts map[*slot]*Verdict) *slot {
-	return slices.MaxFunc(s.all, func(a, b *slot) int {
-		va, vb := verdicts[a], verdicts[b]
-		switch {
-		case va == nil || vb == nil:
-			return boolInt(va != nil) - boolInt(vb != nil)
-		default:
-			return weight(va.State) - weight(vb.State)
-		}
-	})
-}
-
-func boolInt(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// refusal names every holder.
-func (s *slots) refusal(ctx context.Context, why string) error {
-	ref := &RefusedError{Why: why}
-	verdicts := map[*slot]*Verdict{}
-	for _, l := range s.all {
-		v := l.v
-		if v == nil || s.hold(l) != "" && v.Snapshot.Hold() != s.hold(l) {
-			var err error
-			if v, err = l.w.obs[l.name()].observe(ctx); err != nil {
-				return err
-			}
-		}
-		if !v.Snapshot.Held() && time.Now().Before(l.cooling) {
-			c := *v
-			c.State = Cooling
-			v = &c
-		}
-		verdicts[l] = v
-		ref.Slots = append(ref.Slots, l.w.status(v))
-		ref.Hot = ref.Hot || v.State == Hot
-	}
-	front := s.front(verdicts)
-	ref.Status = front.w.status(verdicts[front])
-	return ref
 }

@@ -19,6 +19,9 @@ import (
 type Request struct {
 	// Names of the locks; all are taken in one transaction or none.
 	Names []string
+	// SlotsOf is the name of the semaphore of which Names are all slots, each
+	// called SlotsOf.<number>; empty: they are any locks. It is for AcquireAny.
+	SlotsOf string
 	// Operation says what the holder does, without arguments: they may be
 	// secret.
 	Operation string
