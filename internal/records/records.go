@@ -475,7 +475,7 @@ func Decode(key string, b []byte, v any) error {
 			Version int `json:"version"`
 		}
 		if err := json.Unmarshal(b, &head); err != nil {
-			return fmt.Errorf("%s: not a record of aimlock: its %d bytes are not a JSON object", key, len(b))
+			return fmt.Errorf("%s: not a record of aimlock: %d bytes that are not a JSON object", key, len(b))
 		}
 		if head.Version > Version {
 			return &ErrNewer{Key: key, Version: head.Version}

@@ -27,10 +27,10 @@ func TestOnlyTheHoldersOwnRecordCounts(t *testing.T) {
 		"record of a released hold":    {func(s string) []byte { h := w.record(s, asDead); h.Released = true; return records.Encode(&h) }, "released"},
 		"record of another lock":       {func(s string) []byte { h := w.record(s, asDead); h.Lock = "b"; return records.Encode(&h) }, "another lock"},
 		"record of a newer version":    {func(s string) []byte { h := w.record(s, asDead); h.Version = 99; return records.Encode(&h) }, "newer aimlock"},
-		"not JSON":                     {func(string) []byte { return []byte("{\"tool\": aimlock") }, "not a JSON object"},
-		"JSON of something else":       {func(string) []byte { return []byte(`["tool"]`) }, "not a JSON object"},
+		"not JSON":                     {func(string) []byte { return []byte("{\"tool\": aimlock") }, "are not a JSON object"},
+		"JSON of something else":       {func(string) []byte { return []byte(`["tool"]`) }, "are not a JSON object"},
 		"wrong types":                  {func(string) []byte { return []byte(`{"tool":"aimlock","pid":"x"}`) }, "not a record"},
-		"empty":                        {func(string) []byte { return nil }, "not a JSON object"},
+		"empty":                        {func(string) []byte { return nil }, "are not a JSON object"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
