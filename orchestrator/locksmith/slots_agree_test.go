@@ -48,7 +48,9 @@ func TestSlotsDifferAtTheSameMoment(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		var first *Hold
 		// After the last look, and before the transaction that takes.
-		w.net.before(func(r *http.Request) bool { return r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/session/create") }, func() {
+		w.net.before(func(r *http.Request) bool {
+			return r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/session/create")
+		}, func() {
 			first = w.choose(w.client(), semaphore(5))
 		})
 		_, err := w.client().AcquireAny(t.Context(), semaphore(2))
