@@ -31,8 +31,8 @@ func (m *Meta) stateFolder(f *agentFlags) (string, error) {
 	return "", usagef("-state-dir is missing: name a folder that survives restarts, such as /var/lib/aimlock")
 }
 
-// agent makes the agent of this node.
-func (m *Meta) agent(f *agentFlags) (*agent.Agent, error) {
+// agent makes the agent of this node. tell may be nil.
+func (m *Meta) agent(f *agentFlags, tell agent.Tell) (*agent.Agent, error) {
 	dir, err := m.stateFolder(f)
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func (m *Meta) agent(f *agentFlags) (*agent.Agent, error) {
 	}
 	a, err := agent.New(agent.Config{
 		Node: node, StateDir: dir, Root: f.root, Consul: client, Prefix: m.Prefix,
-		Log: m.Log.Named("agent"), Version: version.Get().Version,
+		Log: m.Log.Named("agent"), Version: version.Get().Version, Tell: tell,
 	})
 	if err != nil {
 		return nil, usagef("%w", err)
@@ -83,7 +83,7 @@ each with a -node, a -state-dir and a -root of its own.`,
 		Groups: groupConsul | groupDaemon,
 		Flags:  f.register,
 		Run: func(ctx context.Context, _ *input) error {
-			a, err := m.agent(&f)
+			a, err := m.agent(&f, nil)
 			if err != nil {
 				return err
 			}

@@ -51,7 +51,7 @@ An order that is older than one accepted before is refused.`,
 			if f.node == "" && m.Env("AIMLOCK_NODE") == "" {
 				f.node = ss[0].Node
 			}
-			a, err := m.agent(&f)
+			a, err := m.agent(&f, nil)
 			if err != nil {
 				return err
 			}

@@ -21,6 +21,7 @@ package command
 func commands() map[string]constructor {
 	return map[string]constructor{
 		"agent apply":      newAgentApply,
+		"agent exec":       newAgentExec,
 		"agent status":     newAgentStatus,
 		"agent":            newAgent,
 		"demo":             newDemo,

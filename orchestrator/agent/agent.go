@@ -43,6 +43,8 @@ type Config struct {
 	// LockWait bounds the wait for another aimlock that works on the same
 	// config; 0 is two minutes.
 	LockWait time.Duration
+	// Tell, if not nil, has a part in what an order comes to.
+	Tell Tell
 }
 
 // Agent is one node's endpoint. It is made by New; Run and Apply may be called
@@ -106,7 +108,7 @@ func New(cfg Config) (*Agent, error) {
 	a.reports = newReporter(a)
 	a.fence = &fence{
 		node: cfg.Node, stateDir: cfg.StateDir, root: cfg.Root, agent: cfg.Version, instance: instance, lockWait: cfg.LockWait,
-		now: time.Now, log: cfg.Log, recover: a.lastReport, consul: cfg.Consul, settled: a.reports.set, step: func(string) {},
+		now: time.Now, log: cfg.Log, recover: a.lastReport, consul: cfg.Consul, settled: a.reports.set, tell: cfg.Tell, step: func(string) {},
 	}
 	return a, nil
 }
@@ -130,6 +132,9 @@ func claim(stateDir, node string) error {
 	return nil
 }
 
+// ErrRunning: one agent at a time runs on a state folder.
+var ErrRunning = errors.New("another agent runs")
+
 // Run follows Consul until ctx ends, which is its clean end: nil. It leaves
 // the files and the service registration as they are; the service's check
 // tells within its TTL that the agent is gone, and a restart within it is not
@@ -141,7 +146,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("state folder: %w", err)
 	}
 	if !ok {
-		return fmt.Errorf("another agent runs on state folder %s: stop it, or give this one a folder of its own", a.cfg.StateDir)
+		return fmt.Errorf("%w on state folder %s: stop it, or give this one a folder of its own", ErrRunning, a.cfg.StateDir)
 	}
 	defer func() { _ = l.Close() }()
 

@@ -37,6 +37,8 @@ type fence struct {
 	settled func(config string, rep *records.Actual)
 	// consul is where secrets are read; nil: nowhere.
 	consul *consulkv.Client
+	// tell is told of changed files; nil: nobody is.
+	tell Tell
 	// step is called between any two writes; tests end the process there.
 	step func(name string)
 }

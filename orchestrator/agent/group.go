@@ -251,7 +251,7 @@ func (g *group) swap(ps []*plan) (*work, error) {
 // changed, healthy of all, since one that reads an unchanged file may not bear
 // the others. Commands that are alike run once.
 func (g *group) verify(ctx context.Context, ps []*plan) (outcomes, error) {
-	w, err := g.runs(ctx, "reload", ps, func(p *plan) bool { return p.changes })
+	w, err := g.reload(ctx, ps, func(_ *work, p *plan) file { return p.want })
 	if err == nil {
 		w, err = g.runs(ctx, "healthy", ps, func(p *plan) bool { return p.t != nil })
 	}
@@ -318,7 +318,7 @@ func (g *group) putBack(ctx context.Context, ps []*plan) (outcomes, error) {
 		}
 		return outs, nil
 	}
-	if _, err := g.runs(ctx, "reload", ps, func(p *plan) bool { return p.changes }); err != nil {
+	if _, err := g.reload(ctx, ps, func(w *work, _ *plan) file { return *w.st.Prev }); err != nil {
 		if ctx.Err() != nil {
 			return nil, err
 		}

@@ -174,7 +174,7 @@ func (g *group) undo(ctx context.Context, ps []*plan, swapped []bool) error {
 		}
 	}
 	if put {
-		if w, err := g.runs(ctx, "reload", ps, func(p *plan) bool { return p.changes }); err != nil {
+		if w, err := g.reload(ctx, ps, func(w *work, _ *plan) file { return *w.st.Prev }); err != nil {
 			if ctx.Err() != nil {
 				return err
 			}

@@ -233,7 +233,7 @@ func (w *work) swap(p *plan) error {
 // verify runs what comes after the rename.
 func (w *work) verify(ctx context.Context, p *plan) (outcome, error) {
 	d := w.st.Desired
-	err := w.run(ctx, "reload", d.Reload, p.t)
+	err := w.reload(ctx, p.t, p.want)
 	if err == nil {
 		err = w.run(ctx, "healthy", d.Healthy, p.t)
 	}
@@ -278,7 +278,7 @@ func (w *work) putBack(ctx context.Context, t *target, prev file) (outcome, erro
 		w.log.Error("the last good file could not be put back", "config", w.config, "error", err)
 		return outcome{Report: rep, Changed: true}, nil
 	}
-	if err := w.run(ctx, "reload", w.st.Desired.Reload, t); err != nil {
+	if err := w.reload(ctx, t, prev); err != nil {
 		if ctx.Err() != nil {
 			return outcome{}, err
 		}
