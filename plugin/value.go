@@ -17,8 +17,8 @@ import (
 
 // Normalize turns a Go value into what the other side of the wire sees of it: nil,
 // string, bool, int64 (a whole number), float64, []any or map[string]any. A
-// duration becomes seconds; list, map and object take Go's slices, maps and, for
-// objects, maps. A value of another type is an error, which does not hold it.
+// duration, or a text such as "10s" where one is declared, becomes seconds; lists
+// take slices, maps and objects take maps with string keys. A value of another type is an error, which does not hold it.
 func (s *Shape) Normalize(v any) (any, error) {
 	switch v := v.(type) {
 	case nil:
@@ -52,6 +52,12 @@ func (s *Shape) Normalize(v any) (any, error) {
 		}
 	case Number, Duration:
 		switch {
+		case r.Kind() == reflect.String && s.Type == Duration:
+			d, err := time.ParseDuration(r.String())
+			if err != nil {
+				return nil, errors.New("a duration is needed, such as \"10s\" or \"1h30m\"")
+			}
+			return seconds(d), nil
 		case r.CanInt():
 			return r.Int(), nil
 		case r.CanUint() && r.Uint() <= math.MaxInt64:
