@@ -88,10 +88,15 @@ func TestEventsAreBounded(t *testing.T) {
 	f := newFleet(t, 1)
 	in := f.input("one", rest)
 	r := f.runner()
+	long := strings.Repeat("<&\n", 1500)
 	n, err := r.FillEvents(t.Context(), &in.Spec, func(add func(orchestrator.Tell), write func() error) error {
 		for round := range 120 {
 			for i := range 400 {
-				add(orchestrator.Tell{Kind: orchestrator.TellNode, Stage: "rest", Node: fmt.Sprintf("n%d-%d", round, i), Text: strings.Repeat("<&\n", 1500)})
+				text := long
+				if i >= 40 {
+					text = long[:150]
+				}
+				add(orchestrator.Tell{Kind: orchestrator.TellNode, Stage: "rest", Node: fmt.Sprintf("n%d-%d", round, i), Text: text})
 			}
 			add(orchestrator.Tell{Kind: orchestrator.TellStage, Stage: "rest", Text: fmt.Sprintf("round %d", round)})
 			if err := write(); err != nil {
