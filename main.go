@@ -17,7 +17,7 @@ func main() {
 		os.Exit(supervise.Main(os.Args[2:]))
 	}
 	ctx, stop := signals.Notify(context.Background(), os.Exit)
-	code := command.Run(ctx, os.Args[1:], command.OS())
+	code := command.Run(ctx, command.Argv(os.Args), command.OS())
 	stop()
 	os.Exit(code)
 }

@@ -36,6 +36,9 @@ func commands() map[string]constructor {
 		"lock status":      newLockStatus,
 		"lock watch":       newLockWatch,
 		"locksmith":        newLocksmith,
+
+		"nomad-device-plugin": newNomadDevicePlugin,
+
 		"policy apply":     newPolicyApply,
 		"policy check":     newPolicyCheck,
 		"policy fmt":       newPolicyFmt,
