@@ -36,9 +36,7 @@ func commands() map[string]constructor {
 		"lock status":      newLockStatus,
 		"lock watch":       newLockWatch,
 		"locksmith":        newLocksmith,
-
-		"nomad-device-plugin": newNomadDevicePlugin,
-
+		nomadDevice:        newNomadDevicePlugin,
 		"policy apply":     newPolicyApply,
 		"policy check":     newPolicyCheck,
 		"policy fmt":       newPolicyFmt,

@@ -14,6 +14,8 @@ import (
 	"github.com/aim-control/aimlock/plugin/nomaddevice"
 )
 
+const nomadDevice = "nomad-device-plugin"
+
 // Argv is the command line that a process was started with, its program's name
 // first, as the arguments of Run. Nomad finds the settings of a plugin by the
 // name of its file, so that a link of that name is the plugin.
@@ -21,8 +23,8 @@ func Argv(argv []string) []string {
 	if len(argv) == 0 {
 		return nil
 	}
-	if strings.TrimSuffix(filepath.Base(argv[0]), ".exe") == nomaddevice.Name && (len(argv) == 1 || argv[1] != "nomad-device-plugin") {
-		return append([]string{"nomad-device-plugin"}, argv[1:]...)
+	if strings.TrimSuffix(filepath.Base(argv[0]), ".exe") == nomaddevice.Name && (len(argv) == 1 || argv[1] != nomadDevice) {
+		return append([]string{nomadDevice}, argv[1:]...)
 	}
 	return argv[1:]
 }

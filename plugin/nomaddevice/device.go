@@ -56,6 +56,7 @@ func (d *devices) Fingerprint(_ *nomadpb.FingerprintRequest, stream grpc.ServerS
 		}
 		select {
 		case <-changed:
+		case <-m.stopped:
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
 		case <-d.p.ctx.Done():
@@ -183,6 +184,8 @@ func (d *devices) Stats(req *nomadpb.StatsRequest, stream grpc.ServerStreamingSe
 		if !ready {
 			select {
 			case <-changed:
+				continue
+			case <-m.stopped:
 				continue
 			case <-ctx.Done():
 				return status.FromContextError(ctx.Err()).Err()

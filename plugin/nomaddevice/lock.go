@@ -184,8 +184,10 @@ func (w *lockWatch) judge(now time.Time) time.Duration {
 	return max(wait, 10*time.Millisecond)
 }
 
+// say tells what is new. Of a Consul that cannot be had it tells once: how often
+// it was tried is in the error, and is no news.
 func (w *lockWatch) say(v lockView) {
-	if v == w.last {
+	if v == w.last || v.Err != "" && w.last.Err != "" {
 		return
 	}
 	w.last = v

@@ -29,6 +29,8 @@ type monitor struct {
 	set Settings
 	acc Access
 	log hclog.Logger
+	// stopped is closed when others' settings have taken the place of set.
+	stopped chan struct{}
 
 	mu      sync.Mutex
 	devices []device
@@ -47,7 +49,7 @@ type monitor struct {
 
 func newMonitor(set Settings, acc Access, log hclog.Logger) *monitor {
 	return &monitor{
-		set: set, acc: acc, log: log, changed: make(chan struct{}), events: make(chan func()),
+		set: set, acc: acc, log: log, stopped: make(chan struct{}), changed: make(chan struct{}), events: make(chan func()),
 		locks: map[string]*followed{},
 	}
 }
@@ -72,6 +74,9 @@ type followed struct {
 	stop context.CancelFunc
 	view graced[lockView]
 	read bool
+	// since is when it began to be followed. Until it was read, or firstWait is
+	// over, its config is no device yet, rather than one that is unhealthy.
+	since time.Time
 }
 
 // run keeps the devices current until ctx ends.
@@ -192,8 +197,8 @@ func (m *monitor) followLocks(ctx context.Context) {
 			continue
 		}
 		lctx, cancel := context.WithCancel(ctx)
-		l := &followed{stop: cancel}
-		l.view.take(lockView{State: locksmith.Unknown, Err: "Consul has not answered yet"}, true, time.Now())
+		l := &followed{stop: cancel, since: time.Now()}
+		l.view.take(lockView{State: locksmith.Unknown, Err: "Consul has not answered yet"}, true, l.since)
 		m.locks[name] = l
 		w := &lockWatch{name: name, prefix: m.acc.Prefix, consul: m.acc.Consul, locks: m.acc.Locks, interval: m.set.LockInterval}
 		w.tell = func(v lockView) {
@@ -223,7 +228,15 @@ func (m *monitor) publish(now time.Time) time.Duration {
 		w.locks[name], d = l.view.at(now)
 		sooner(d)
 	}
-	all := devicesOf(&w, &m.set)
+	all := slices.DeleteFunc(devicesOf(&w, &m.set), func(d device) bool {
+		l := m.locks[d.Config]
+		if l.read {
+			return false
+		}
+		left := firstWait - now.Sub(l.since)
+		sooner(left)
+		return left > 0
+	})
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	news := compare(m.devices, all)

@@ -34,7 +34,7 @@ func askPresence(ctx context.Context, c *consulkv.Client, node string) presence 
 	id := agent.ServiceID(node)
 	ctx, cancel := context.WithTimeout(ctx, presenceTimeout)
 	defer cancel()
-	checks, err := c.API().Agent().ChecksWithFilterOpts(fmt.Sprintf("CheckID == %q", id), (&api.QueryOptions{}).WithContext(ctx))
+	checks, err := c.API().Agent().ChecksWithFilterOpts("", (&api.QueryOptions{}).WithContext(ctx))
 	if err != nil {
 		return presence{Err: c.Classify("read check "+id, err).Error()}
 	}
@@ -59,7 +59,7 @@ func followPresence(ctx context.Context, c *consulkv.Client, node string, tell f
 		if ctx.Err() != nil {
 			return
 		}
-		if last == nil || *last != now {
+		if last == nil || *last != now && (last.Err == "" || now.Err == "") {
 			last = &now
 			tell(now)
 		}

@@ -159,9 +159,10 @@ func (p *plugin) configure(s Settings) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.set, p.acc = s, acc
-	if p.stop != nil {
+	if p.mon != nil {
 		p.stop()
-		p.mon, p.stop = nil, nil
+		close(p.mon.stopped)
+		p.mon = nil
 	}
 	return nil
 }
@@ -174,7 +175,7 @@ func (p *plugin) settings() Settings {
 }
 
 // monitor is that of the settings in force; it runs from when it is first asked
-// for. The context ends when other settings take its place.
+// for.
 func (p *plugin) monitor() (*monitor, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
