@@ -84,7 +84,9 @@ func followState(ctx context.Context, dir string, log hclog.Logger, tell func(no
 		case <-events:
 			next.Reset(stateSettle)
 			continue
-		case <-errs:
+		case err := <-errs:
+			// Too many changes at once: some are lost.
+			log.Debug("watching the agent's state", "error", err)
 			next.Reset(stateSettle)
 			continue
 		case <-next.C:
