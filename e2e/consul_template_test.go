@@ -199,7 +199,7 @@ default={{ keyOrDefault "app/none" "unset" }}
 	follows("a check that passes", rendered("two", "a:1\n", "dev 80\n"))
 }
 
-func readFile(t *testing.T, path string) string {
+func readFile(t testing.TB, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
