@@ -26,18 +26,13 @@ func TestMain(m *testing.M) {
 	case "all":
 		os.Stdout.WriteString("printed before the handshake\n")
 		Serve(everything())
-	case "old":
-		restoreStdout()
-		r, err := newRuntime(everything(), hclog.NewNullLogger())
-		if err != nil {
-			panic(err)
-		}
-		goplugin.Serve(r.serveConfig(1))
 	case "noisy":
 		restoreStdout()
 		os.Stdout.WriteString("hello\n")
 		Serve(everything())
 	case "mute":
+	case "hang":
+		<-time.After(time.Hour) // its host ends it
 	}
 }
 

@@ -107,7 +107,9 @@ func (l oneName) Named(string) hclog.Logger { return l }
 func (l oneName) With(args ...any) hclog.Logger { return oneName{l.Logger.With(args...)} }
 
 // Connect starts the plugin, if it does not run yet, and asks what it is. It returns
-// when ctx ends, even if the plugin does not answer: then the caller kills it.
+// when ctx ends, even if the plugin does not answer: then the caller kills it. go-plugin's
+// Kill waits while the plugin starts, for ClientConfig's StartTimeout at most, which
+// is a minute unless it is set.
 func Connect(ctx context.Context, gp *goplugin.Client) (*Client, error) {
 	type started struct {
 		raw any
