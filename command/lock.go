@@ -147,6 +147,12 @@ func holderText(st *locksmith.Status) string {
 	if st.Token != nil {
 		text += fmt.Sprintf(", token %d", *st.Token)
 	}
+	if a := st.Allocation; a != nil {
+		text += ", Nomad allocation " + a.ID
+		if a.Job != "" {
+			text += " of job " + a.Job
+		}
+	}
 	if !st.Checked {
 		text += "; by its session's TTL alone"
 	}

@@ -133,7 +133,7 @@ func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *exec
 		names, slotsOf, acquire = slotNames(name, o.slots), name, c.AcquireAny
 	}
 	h, err := acquire(ctx, locksmith.Request{
-		Names: names, SlotsOf: slotsOf, Operation: "lock exec", AllocID: m.Env("NOMAD_ALLOC_ID"),
+		Names: names, SlotsOf: slotsOf, Operation: "lock exec",
 		TTL: o.ttl, Quiesce: locksmith.DefaultQuiesce, Nonce: nonce, Processes: []records.Process{sup.Process()},
 		Try: o.try, Wait: o.wait, NoBreak: o.noBreak, Notify: m.notices(),
 	})

@@ -110,8 +110,12 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 			m.Log.Warn("the journal's end could not be written", "error", err)
 		}
 	}()
+	nomad, err := m.nomadEvidence()
+	if err != nil {
+		return err
+	}
 	c, err := locksmith.New(locksmith.Config{
-		Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("lock"), Policies: set, OnBreak: guard.OnBreak(rec, notifier, metrics), As: "locksmith",
+		Consul: consul, Nomad: nomad, Alloc: m.allocation(), Prefix: m.Prefix, Log: m.Log.Named("lock"), Policies: set, OnBreak: guard.OnBreak(rec, notifier, metrics), As: "locksmith",
 	})
 	if err != nil {
 		return err

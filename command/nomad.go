@@ -3,6 +3,7 @@ package command
 import (
 	"github.com/aim-control/aimlock/internal/nomadapi"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
 // nomadConfig is how to reach Nomad: by the environment, and else by the config
@@ -24,6 +25,14 @@ func (m *Meta) nomadConfig() nomadapi.Config {
 	}
 	env.TokenFile = f.TokenFile
 	return env
+}
+
+// allocation is that which this process runs in, by the variables that Nomad gives
+// its tasks.
+func (m *Meta) allocation() locksmith.Allocation {
+	return locksmith.Allocation{
+		ID: m.Env("NOMAD_ALLOC_ID"), Region: m.Env("NOMAD_REGION"), Namespace: m.Env("NOMAD_NAMESPACE"), Job: m.Env("NOMAD_JOB_ID"),
+	}
 }
 
 // Nomad makes a client of Nomad, of the one on this machine where nobody says

@@ -52,7 +52,7 @@ func (m *Meta) runner(tell func(runner.Progress)) (*runner.Runner, error) {
 	}
 	return runner.New(runner.Config{
 		Consul: consul, Prefix: m.Prefix, Locks: runner.Locksmith(locks), Gates: m.gates(consul), Log: m.Log.Named("rollout"),
-		Tell: tell, Notify: m.notices(), By: locks.By(), Who: locks.Who, AllocID: m.Env("NOMAD_ALLOC_ID"),
+		Tell: tell, Notify: m.notices(), By: locks.By(), Who: locks.Who,
 	}), nil
 }
 

@@ -24,6 +24,12 @@ policy "cautious" {
     reason = "Nomad allocation ${nomad.alloc_id} has ended (${nomad.client_status})"
   }
 
+  hot "alloc-lost" {
+    when   = nomad.client_status == "lost"
+    for    = "1m"
+    reason = "Nomad lost the client that runs allocation ${nomad.alloc_id}"
+  }
+
   hot "silent" {
     when   = check.status == "critical" && !holder.local
     for    = "5m"

@@ -23,6 +23,14 @@ policy "default" {
     reason = "Nomad allocation ${nomad.alloc_id} has ended (${nomad.client_status})"
   }
 
+  # Nomad has given up the client that it ran on, and will not have it again. The
+  # process may still run behind a partition: that is what the pause is for which
+  # the next holder owes.
+  hot "alloc-lost" {
+    when   = nomad.client_status == "lost"
+    reason = "Nomad lost the client that runs allocation ${nomad.alloc_id}"
+  }
+
   # Nothing has been heard of a holder on another host.
   hot "silent" {
     when   = check.status == "critical" && !holder.local
@@ -190,6 +198,36 @@ test "an allocation that has ended" {
     state  = "HOT"
     rule   = "alloc-dead"
     reason = "Nomad allocation a1 has ended (failed)"
+  }
+}
+
+test "an allocation whose client is lost" {
+  facts = {
+    holder  = { alive = unknown(), local = false }
+    check   = { status = "passing" }
+    nomad   = { alloc_id = "a1", client_status = "lost", gone = false }
+    cluster = { leader_changed_ago = 7200, sessions_lost = 1 }
+  }
+
+  expect {
+    state  = "HOT"
+    rule   = "alloc-lost"
+    reason = "Nomad lost the client that runs allocation a1"
+    steps  = ["request", "nomad_stop", "take"]
+  }
+}
+
+test "an allocation whose client is cut off and may come back" {
+  facts = {
+    holder   = { alive = true, local = false }
+    check    = { status = "passing" }
+    nomad    = { alloc_id = "a1", client_status = "unknown", gone = false }
+    progress = { age = 5 }
+    rollout  = null
+  }
+
+  expect {
+    state = "HELD"
   }
 }
 

@@ -52,8 +52,11 @@ type Holder struct {
 	Operation string `json:"operation,omitempty"`
 	RolloutID string `json:"rollout_id,omitempty"`
 	AllocID   string `json:"alloc_id,omitempty"`
-	// AllocRegion is the Nomad region of that allocation.
-	AllocRegion string `json:"alloc_region,omitempty"`
+	// AllocRegion is the Nomad region of that allocation. AllocJob and
+	// AllocNamespace are for people: an allocation is found by its id.
+	AllocRegion    string `json:"alloc_region,omitempty"`
+	AllocJob       string `json:"alloc_job,omitempty"`
+	AllocNamespace string `json:"alloc_namespace,omitempty"`
 
 	Host string `json:"host"`
 	// Node is the Consul node on which the session stands.

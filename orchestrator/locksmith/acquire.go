@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -69,22 +68,13 @@ func (a *attempt) aim(req *Request) {
 	for _, n := range req.Names {
 		a.recs[n] = records.Holder{
 			Version: records.Version, Lock: n, Locks: req.Names, Slots: len(req.among), Nonce: a.nonce, Session: a.sess.id, Tool: evidence.ToolAimlock,
-			Operation: req.Operation, RolloutID: req.RolloutID, AllocID: req.AllocID, AllocRegion: allocRegion(req.AllocID),
+			Operation: req.Operation, RolloutID: req.RolloutID, AllocID: c.alloc.ID, AllocRegion: c.alloc.Region, AllocJob: c.alloc.Job, AllocNamespace: c.alloc.Namespace,
 			Host: c.self.Host, Node: a.sess.node, PID: c.self.PID, StartTicks: c.self.StartTicks, StartedAt: c.self.StartedAt.UTC(),
 			Accessor: a.accessor,
 			BootID:   c.self.BootID, PIDNS: c.self.PIDNS, CGroup: c.self.CGroup, User: c.self.User,
 			Processes: req.Processes, Quiesce: req.Quiesce.Seconds(), TTL: req.TTL.Seconds(), Check: a.sess.service,
 		}
 	}
-}
-
-// allocRegion is the region of the allocation that this process runs in, by the
-// environment that Nomad gives to its tasks.
-func allocRegion(alloc string) string {
-	if alloc == "" {
-		return ""
-	}
-	return os.Getenv("NOMAD_REGION")
 }
 
 // meta says on the local Consul agent whose hold this will be, for the agent of

@@ -63,6 +63,8 @@ func (in *told) causeRule(who string) string {
 		return "the Nomad allocation that holds it was collected: " + who
 	case reads("nomad.client_status") && client != nil && (*client == "complete" || *client == "failed"):
 		return fmt.Sprintf("the Nomad allocation that holds it has ended (%s): %s", *client, who)
+	case reads("nomad.client_status") && client != nil && *client == "lost":
+		return "Nomad lost the client of the allocation that holds it: " + who
 	case reads("progress.age") && age != nil:
 		at := ""
 		if done, total := factInt(v.Facts, "progress.done"), factInt(v.Facts, "progress.total"); done != nil && total != nil {

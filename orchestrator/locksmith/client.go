@@ -65,6 +65,8 @@ type Config struct {
 	// Nomad is asked about the allocations of holders; nil connects where
 	// NOMAD_ADDR is set.
 	Nomad evidence.Nomad
+	// Alloc is the Nomad allocation that this process runs in; zero: none.
+	Alloc Allocation
 	// OnBreak is told of each break by this client, with the key of its record:
 	// when its intent stands, and how it came out. It must not block; nil tells
 	// nobody.
@@ -78,6 +80,10 @@ type Config struct {
 	Reuse bool
 }
 
+// Allocation says which allocation of Nomad a process runs in, by what Nomad tells
+// its tasks.
+type Allocation struct{ ID, Region, Namespace, Job string }
+
 // Client takes, judges and breaks locks. It is safe for concurrent use.
 type Client struct {
 	consul *consulkv.Client
@@ -85,6 +91,7 @@ type Client struct {
 	log    hclog.Logger
 	set    *policies.Set
 	self   hostproc.Identity
+	alloc  Allocation
 	reader *evidence.Reader
 	by     string
 	// onBreak is never nil.
@@ -139,7 +146,7 @@ func New(cfg Config) (*Client, error) {
 		cfg.Nomad = n
 	}
 	return &Client{
-		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, onBreak: cfg.OnBreak, boot: hostproc.BootSeconds,
+		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, alloc: cfg.Alloc, onBreak: cfg.OnBreak, boot: hostproc.BootSeconds,
 		checking: make(chan struct{}, 1), later: later(cfg.Reuse),
 		reader: &evidence.Reader{Consul: cfg.Consul, Keys: cfg.Prefix, Self: cfg.Self, Nomad: cfg.Nomad, Files: new(filelock.Scanner)},
 	}, nil
@@ -149,7 +156,7 @@ func New(cfg Config) (*Client, error) {
 // policies. It puts off no ends of sessions, so it needs no Close.
 func (c *Client) With(set *policies.Set) *Client {
 	out := &Client{
-		consul: c.consul, keys: c.keys, log: c.log, set: set, self: c.self, by: c.by, onBreak: c.onBreak, boot: c.boot, reader: c.reader,
+		consul: c.consul, keys: c.keys, log: c.log, set: set, self: c.self, by: c.by, alloc: c.alloc, onBreak: c.onBreak, boot: c.boot, reader: c.reader,
 		checking: make(chan struct{}, 1),
 	}
 	c.mu.Lock()

@@ -74,6 +74,11 @@ func (n *fakeNomad) stops() []string {
 	return slices.Clone(n.stopped)
 }
 
+// inAlloc makes a client of a process that Nomad runs.
+func inAlloc(c *Config) {
+	c.Alloc = Allocation{ID: anAlloc, Region: "global", Namespace: "ops", Job: "tick/periodic-1"}
+}
+
 func withNomad(n evidence.Nomad) func(*Config) { return func(c *Config) { c.Nomad = n } }
 
 // An allocation that failed makes its lock HOT, as soon as Nomad says so.
@@ -81,9 +86,7 @@ func TestAllocationThatFails(t *testing.T) {
 	t.Parallel()
 	run(t, func(t *testing.T, w *world) {
 		n := newFakeNomad()
-		req := one("a")
-		req.AllocID = anAlloc
-		w.deaf(w.acquire(w.client(asElsewhere), req))
+		w.deaf(w.acquire(w.client(asElsewhere, inAlloc), one("a")))
 		p := w.acquiring(w.client(withNomad(n)), one("a"))
 		p.waits(2 * time.Minute) // also until the freeze is known not to hold
 		n.set("failed")
@@ -98,15 +101,57 @@ func TestAllocationThatFails(t *testing.T) {
 	})
 }
 
+// One whose client is lost does too, though its check passes: Nomad will not have
+// it again. What it may have left is quiesced.
+func TestAllocationThatIsLost(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		n := newFakeNomad()
+		req := one("a")
+		req.Quiesce = 15 * time.Second
+		w.deaf(w.acquire(w.client(asElsewhere, inAlloc), req))
+		p := w.acquiring(w.client(withNomad(n)), one("a"))
+		p.waits(2 * time.Minute)
+		n.set("lost")
+		start := time.Now()
+		p.wait(time.Minute)
+		b := w.breaks("a")
+		if len(b) != 1 || b[0].Rule != "alloc-lost" || b[0].Outcome != records.OutcomeTaken {
+			t.Fatalf("breaks %+v", b)
+		}
+		if took := time.Since(start); took < 15*time.Second {
+			t.Errorf("the next holder began after %s", took)
+		}
+	})
+}
+
+// Who holds a lock from inside Nomad says which allocation it is.
+func TestRecordOfAnAllocation(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		c := w.client(inAlloc)
+		w.acquire(c, one("a"))
+		v, err := c.NewObserver("a", nil).Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h := v.Snapshot.Holder; h == nil || h.AllocID != anAlloc || h.AllocRegion != "global" || h.AllocJob != "tick/periodic-1" || h.AllocNamespace != "ops" {
+			t.Errorf("record %+v", h)
+		}
+		st := c.Status(v)
+		if want := (AllocationView{anAlloc, "tick/periodic-1", "ops", "global"}); st.Allocation == nil || *st.Allocation != want {
+			t.Errorf("status %+v", st.Allocation)
+		}
+	})
+}
+
 // What Nomad does not say breaks nothing.
 func TestNomadThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	run(t, func(t *testing.T, w *world) {
 		n := newFakeNomad()
 		n.err = errors.New("no route")
-		req := one("a")
-		req.AllocID = anAlloc
-		old := w.acquire(w.client(asElsewhere), req)
+		old := w.acquire(w.client(asElsewhere, inAlloc), one("a"))
 		p := w.acquiring(w.client(withNomad(n)), one("a"))
 		p.waits(2 * time.Minute)
 		if !slices.Contains(p.kinds(), "waiting UNKNOWN") {
@@ -121,9 +166,7 @@ func TestStepNomadStop(t *testing.T) {
 	t.Parallel()
 	run(t, func(t *testing.T, w *world) {
 		n := newFakeNomad()
-		req := one("a")
-		req.AllocID = anAlloc
-		old := w.acquire(w.client(asElsewhere), req)
+		old := w.acquire(w.client(asElsewhere, inAlloc), one("a"))
 		n.onStop = func() { _ = old.Release(context.Background()) }
 		c := w.client(withNomad(n), withPolicy(t, `policy "p" {
 			locks = ["**"]
@@ -152,9 +195,7 @@ func TestStepNomadStop(t *testing.T) {
 func TestStepNomadStopWithoutNomad(t *testing.T) {
 	t.Parallel()
 	run(t, func(t *testing.T, w *world) {
-		req := one("a")
-		req.AllocID = anAlloc
-		old := w.acquire(w.client(asElsewhere), req)
+		old := w.acquire(w.client(asElsewhere, inAlloc), one("a"))
 		c := w.client(withPolicy(t, `policy "p" {
 			locks = ["**"]
 			hot "always" { when = session.has_ttl }

@@ -196,6 +196,9 @@ type Status struct {
 	Checked bool `json:"checked"`
 	// Operation is what the holder says that it does.
 	Operation string `json:"operation,omitempty"`
+	// Allocation is the Nomad allocation that the holder says it runs in; nil: it
+	// names none.
+	Allocation *AllocationView `json:"allocation,omitempty"`
 	// Pending are rules that hold, but not yet for long enough.
 	Pending []string `json:"pending,omitempty"`
 	// Owed is the quiesce in seconds that the next holder serves.
@@ -220,6 +223,14 @@ type HolderView struct {
 	StartedAt *string `json:"started_at"`
 	User      *string `json:"user"`
 	Tool      *string `json:"tool"`
+}
+
+// AllocationView is a Nomad allocation as the holder record names it.
+type AllocationView struct {
+	ID        string `json:"id"`
+	Job       string `json:"job"`
+	Namespace string `json:"namespace"`
+	Region    string `json:"region"`
 }
 
 // ProgressView are the facts of the object progress.
@@ -283,6 +294,9 @@ func (c *Client) Status(v *Verdict) *Status {
 	st.Checked = s.Checked()
 	if h := s.Holder; h != nil {
 		st.Since = &h.AcquiredAt
+		if h.AllocID != "" {
+			st.Allocation = &AllocationView{printable(h.AllocID), printable(h.AllocJob), printable(h.AllocNamespace), printable(h.AllocRegion)}
+		}
 	} else if at, ok := foreignSince(s); ok {
 		st.Since = &at
 	}

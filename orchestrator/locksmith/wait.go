@@ -26,7 +26,6 @@ type Request struct {
 	// secret.
 	Operation string
 	RolloutID string
-	AllocID   string
 	// TTL of the session; 0 is DefaultTTL. Consul takes 10 s to 24 h.
 	TTL time.Duration
 	// Quiesce is the pause that the next holder owes if this one does not

@@ -66,8 +66,6 @@ type Config struct {
 	By string
 	// Who says more of By, for records; nil: nothing is known.
 	Who func(context.Context) records.Who
-	// AllocID is the Nomad allocation that this process runs in, if any.
-	AllocID string
 	// Clock counts bakes over several holds; nil: this host's since boot.
 	Clock Clock
 }
@@ -92,7 +90,6 @@ type Runner struct {
 	notify func(locksmith.Notice)
 	by     string
 	who    func(context.Context) records.Who
-	alloc  string
 	clock  Clock
 }
 
@@ -100,7 +97,7 @@ type Runner struct {
 func New(cfg Config) *Runner {
 	r := &Runner{
 		consul: cfg.Consul, keys: cfg.Prefix, locks: cfg.Locks, log: cfg.Log,
-		tell: cfg.Tell, notify: cfg.Notify, by: cfg.By, who: cfg.Who, alloc: cfg.AllocID,
+		tell: cfg.Tell, notify: cfg.Notify, by: cfg.By, who: cfg.Who,
 		clock: cfg.Clock,
 	}
 	if r.clock == nil {

@@ -179,7 +179,7 @@ func (r *Runner) hold(ctx context.Context, in *Input, wait until, q *place, j *j
 // nil error: somebody else is at work, and a tick leaves it to them.
 func (r *Runner) acquire(ctx context.Context, spec *orchestrator.Spec, id string, wait until) (Hold, *Outcome, error) {
 	req := locksmith.Request{
-		Operation: "rollout " + spec.Name, RolloutID: id, AllocID: r.alloc,
+		Operation: "rollout " + spec.Name, RolloutID: id,
 		// A wait of 0 in a spec is none; to the locksmith it is one without end.
 		TTL: spec.Lock.TTL, Wait: spec.Lock.Wait, Try: wait != untilEnd || spec.Lock.Wait == 0, Notify: r.notify,
 		// Every participant checks the order: the agents' fence.
