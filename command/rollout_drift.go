@@ -17,10 +17,14 @@ const driftShown = 10
 // read is no reason to fail.
 func (m *Meta) drifted(ctx context.Context, r *runner.Runner, h *orchestrator.Header) (some []runner.Drifted, all int) {
 	some, all, err := r.Drift(ctx, h)
+	m.noDrift(err)
+	return some, all
+}
+
+func (m *Meta) noDrift(err error) {
 	if err != nil {
 		m.Log.Warn("which nodes have a file that somebody else changed cannot be read", "error", err)
 	}
-	return some, all
 }
 
 // printRollout prints how a rollout that was worked on stands. Of one that has
@@ -30,7 +34,9 @@ func (m *Meta) printRollout(ctx context.Context, r *runner.Runner, out *runner.O
 	var some []runner.Drifted
 	all := 0
 	if !out.Finished {
-		some, all = m.drifted(ctx, r, h)
+		var err error
+		some, all, err = r.DriftOf(ctx, out)
+		m.noDrift(err)
 	}
 	if m.JSON {
 		v := viewRollout(h, note)

@@ -69,6 +69,7 @@ It changes nothing, and exits 0 whatever it shows.`,
 				from, end := p.Plan.Stage(i)
 				v.Stages = append(v.Stages, planStage{
 					Name: st.Name, Nodes: p.Plan.Nodes[from:end], MaxParallel: st.MaxParallel, Bake: st.Bake.Seconds(), Gates: st.Gate,
+					Unchanged: p.Plan.UnchangedIn(i),
 				})
 			}
 			for _, c := range p.Plan.Spec.Configs {
@@ -131,6 +132,8 @@ type planStage struct {
 	MaxParallel int      `json:"max_parallel"`
 	Bake        float64  `json:"bake"`
 	Gates       []string `json:"gates,omitempty"`
+	// Unchanged is how many of them have all of it already, and get no order.
+	Unchanged int `json:"unchanged,omitempty"`
 	// Spread counts the stage's nodes by their value of the metadata key that
 	// the fleet is spread over; "" are nodes without it.
 	Spread map[string]int `json:"spread,omitempty"`
@@ -280,6 +283,9 @@ func (v *planView) text() string {
 	for _, s := range v.Stages {
 		done += len(s.Nodes)
 		fmt.Fprintf(&b, "  %-12s %s, then %d of %d are done", s.Name, text.Count(len(s.Nodes), "node"), done, v.Total)
+		if s.Unchanged > 0 {
+			fmt.Fprintf(&b, ", %d of them have it already and get no order", s.Unchanged)
+		}
 		if s.MaxParallel > 0 {
 			fmt.Fprintf(&b, ", %d at a time", s.MaxParallel)
 		}

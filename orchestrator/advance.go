@@ -70,8 +70,9 @@ func (s *State) run() {
 	}
 	s.assign()
 	if s.next == end && s.nReady == 0 && s.nDeferred == 0 && s.nWaiting == 0 && s.inFlight == 0 && s.unconfirmed == 0 {
-		// A stage without nodes changed nothing: there is nothing to watch.
-		s.bakingSince, s.promoted = s.now, s.promoted || s.skipped()
+		// A stage without nodes changed nothing, and so does a rollout of what all
+		// nodes have: there is nothing to watch.
+		s.bakingSince, s.promoted = s.now, s.promoted || s.skipped() || s.untouched()
 		s.baked, s.bakeFrom = 0, s.now
 		s.status, s.dirty = Baking, true
 		if bake := s.plan.Spec.Stages[s.stage].Bake; bake > 0 && !s.promoted {
@@ -95,7 +96,11 @@ func (s *State) announce() {
 	if end == from+1 {
 		which = fmt.Sprintf("node %d", end)
 	}
-	s.tell(TellStage, -1, "stage %q: %s of %d", s.plan.Spec.Stages[s.stage].Name, which, len(s.nodes))
+	have := ""
+	if n := s.plan.UnchangedIn(s.stage); n > 0 {
+		have = fmt.Sprintf(", of which %d need nothing: they have this already", n)
+	}
+	s.tell(TellStage, -1, "stage %q: %s of %d%s", s.plan.Spec.Stages[s.stage].Name, which, len(s.nodes), have)
 }
 
 // assign fills the stage's window: first those that are back, then the next.

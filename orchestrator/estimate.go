@@ -47,10 +47,11 @@ func EstimateNew(p *Plan, a *Answers) Estimate {
 	for i := range p.Spec.Stages {
 		st := &p.Spec.Stages[i]
 		from, end := p.Stage(i)
-		if from == end {
+		left := end - from - p.UnchangedIn(i)
+		if from == end || len(p.Unchanged) == p.Ends[len(p.Ends)-1] {
 			continue // nothing to be watched
 		}
-		e.stage(st, end-from, p.Spec.Gates, a, st.Bake)
+		e.stage(st, left, p.Spec.Gates, a, st.Bake)
 	}
 	return e
 }

@@ -50,6 +50,9 @@ type Plan struct {
 	// Rendered is what the templates came to, by config; nil where there are
 	// none. Nothing is ever rendered again for this plan. See SetRendered.
 	Rendered []Rendered
+	// Unchanged are the nodes that get no order, because they have all of it
+	// already. See SetUnchanged.
+	Unchanged IndexSet
 }
 
 // NewPlan decides who is in which stage. The choice depends on the spec and
@@ -140,6 +143,9 @@ type planHead struct {
 	Follows   string    `json:"follows,omitempty"`
 	// Rendered is the digest of the renderings.
 	Rendered string `json:"rendered,omitempty"`
+	// Unchanged nodes would be given an order by an aimlock that does not know
+	// of them, which does no harm.
+	Unchanged IndexSet `json:"unchanged,omitempty"`
 }
 
 // planPart is every further chunk: names of nodes, then renderings.
@@ -176,7 +182,7 @@ func (p *Plan) Encode(size int) ([][]byte, error) {
 	head, err := json.Marshal(planHead{
 		Version: p.version(), ID: p.ID, Spec: p.Spec, Ends: p.Ends, Total: len(p.Nodes),
 		Chunks: len(chunks), SHA256: digest(p.Nodes), CreatedAt: p.CreatedAt, Follows: p.Follows,
-		Rendered: p.renderedDigest(),
+		Rendered: p.renderedDigest(), Unchanged: p.Unchanged,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("plan of %s: %w", p.ID, err)
@@ -204,7 +210,7 @@ func DecodePlan(chunks [][]byte) (*Plan, error) {
 	if head.Chunks != len(chunks) {
 		return nil, fmt.Errorf("%w: it has %d chunks of %d", ErrPlanDamaged, len(chunks), head.Chunks)
 	}
-	p := &Plan{ID: head.ID, Spec: head.Spec, Ends: head.Ends, CreatedAt: head.CreatedAt, Follows: head.Follows}
+	p := &Plan{ID: head.ID, Spec: head.Spec, Ends: head.Ends, CreatedAt: head.CreatedAt, Follows: head.Follows, Unchanged: head.Unchanged}
 	for i, c := range chunks[1:] {
 		var part planPart
 		if err := json.Unmarshal(c, &part); err != nil {
@@ -225,6 +231,9 @@ func DecodePlan(chunks [][]byte) (*Plan, error) {
 		return nil, fmt.Errorf("%w: its stages do not fit its nodes", ErrPlanDamaged)
 	case len(p.Spec.Configs) == 0 || len(p.Spec.Configs) > MaxConfigs:
 		return nil, fmt.Errorf("%w: it has %d configs", ErrPlanDamaged, len(p.Spec.Configs))
+	}
+	if err := p.checkUnchanged(); err != nil {
+		return nil, err
 	}
 	if err := p.checkRendered(head.Rendered); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrPlanDamaged, err)

@@ -102,6 +102,15 @@ func newModel(t *rapid.T, tb testing.TB) *model {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if rapid.IntRange(0, 2).Draw(t, "unchanged") == 0 {
+		plan.SetUnchanged(slices.Collect(func(yield func(int) bool) {
+			for i := range plan.Nodes {
+				if rapid.IntRange(0, 3).Draw(t, "has it") > 0 && !yield(i) {
+					return
+				}
+			}
+		}))
+	}
 	m := &model{
 		world: newWorld(tb, plan), failed: map[int]bool{}, forgiven: map[int]bool{},
 		promoted: map[int]bool{}, measures: map[measure]*tally{}, stageAsked: map[*State]map[int]int{}, open: spec.Window == nil,
@@ -184,6 +193,9 @@ func (m *model) verifyAssign(t *rapid.T, e Assign, persisted Header) {
 	for _, i := range e.Nodes {
 		if m.plan.StageOf(i) > stage || m.plan.StageOf(i) < 0 {
 			t.Fatalf("node %d of stage %d assigned in stage %d", i, m.plan.StageOf(i), stage)
+		}
+		if slices.Contains(m.plan.Unchanged, i) {
+			t.Fatalf("node %d is given an order for what it has", i)
 		}
 		if !m.s.Flying(i) {
 			lost++

@@ -164,6 +164,7 @@ func (s *State) nextRetry() (when int64) {
 
 // rolledBack ends a rollback, and names who did not go back.
 func (s *State) rolledBack() {
+	s.undone()
 	var away []int
 	for i := range s.nodes {
 		if n := &s.nodes[i]; n.restore && n.class == ClassUnreachable {

@@ -250,6 +250,8 @@ func NewState(plan *Plan) *State {
 		from, end := plan.Stage(i)
 		s.stages[i][ClassPending] = end - from
 	}
+	s.markUnchanged()
+	s.dirty = false
 	return s
 }
 

@@ -345,6 +345,9 @@ func (s *State) skip(names []string, no func(string, ...any)) {
 		case !s.nodes[i].order.IsZero():
 			no("node %q has its order already", n)
 			return
+		case s.nodes[i].class == ClassApplied:
+			no("node %q has this revision already", n)
+			return
 		}
 	}
 	for _, i := range index {
@@ -365,7 +368,7 @@ func (s *State) skipStage(name string, no func(string, ...any)) {
 	n := 0
 	from, end := s.plan.Stage(st)
 	for i := from; i < end; i++ {
-		if s.nodes[i].order.IsZero() && s.nodes[i].class != ClassSkipped {
+		if c := s.nodes[i].class; s.nodes[i].order.IsZero() && c != ClassSkipped && c != ClassApplied {
 			s.undefer(i)
 			s.unready(i)
 			s.setClass(i, ClassSkipped)

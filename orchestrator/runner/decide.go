@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
@@ -117,7 +119,7 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 			return j, nil, nil
 		}
 	}
-	joiners, err := r.joiners(ctx, hy.chain(last), fleet, wait != untilIdle)
+	joiners, answers, err := r.joiners(ctx, hy.chain(last), fleet, wait != untilIdle)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -126,7 +128,7 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 		if last.State != orchestrator.Succeeded {
 			note = "every node of the fleet was given this revision: a tick does not try again"
 		}
-		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: note}, nil
+		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: note, answers: answers}, nil
 	}
 	j.note = fmt.Sprintf("the revision of %s is still to go to %s", last.ID, text.Count(len(joiners), "node"))
 	return j, nil, in.newFollowUp(j, id, last.ID, joiners)
@@ -183,15 +185,15 @@ func (hy *history) chain(last *orchestrator.Header) []*orchestrator.Header {
 // that failed to apply their order or had it taken back: a person who starts a
 // rollout again wants that, a periodic job would never stop. Who was skipped
 // stays skipped.
-func (r *Runner) joiners(ctx context.Context, chain []*orchestrator.Header, fleet []orchestrator.Node, retry bool) ([]orchestrator.Node, error) {
+func (r *Runner) joiners(ctx context.Context, chain []*orchestrator.Header, fleet []orchestrator.Node, retry bool) ([]orchestrator.Node, map[string]api.KVPairs, error) {
 	plans, err := r.plans(ctx, chain)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	planned := map[string]bool{}
 	for _, p := range plans {
 		if p.Ends[len(p.Ends)-1] < len(p.Nodes) {
-			return nil, nil
+			return nil, nil, nil
 		}
 		for _, n := range p.Nodes {
 			planned[n] = true
@@ -200,19 +202,21 @@ func (r *Runner) joiners(ctx context.Context, chain []*orchestrator.Header, flee
 	if retry {
 		for _, c := range plans[0].Spec.Configs {
 			if err := r.forgetUnserved(ctx, c.Name, chain, planned); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 	}
-	if err := r.forgetFormer(ctx, plans, chain, retry, planned); err != nil {
-		return nil, err
+	answers, err := r.forgetFormer(ctx, plans, chain, retry, planned)
+	if err != nil {
+		return nil, nil, err
 	}
 	late := slices.DeleteFunc(slices.Clone(fleet), func(n orchestrator.Node) bool { return planned[n.Name] })
 	match, err := selector.Of(&plans[0].Spec)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return orchestrator.Reached(&plans[0].Spec, late, orchestrator.Selecting(match))
+	list, err := orchestrator.Reached(&plans[0].Spec, late, orchestrator.Selecting(match))
+	return list, answers, err
 }
 
 // forgetUnserved takes those nodes out of planned whose order stands and was

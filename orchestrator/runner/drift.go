@@ -2,8 +2,11 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
+
+	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
@@ -22,12 +25,26 @@ const MaxDrifted = 100
 
 // Drift finds the nodes of a rollout that report a changed file, as of their
 // last answers, by names; all is how many there are, of which at most MaxDrifted
-// are returned. What a node said of another rollout's order does not count.
+// are returned. What a node said of another rollout's order does not count, unless
+// it is one that had all of it and was given none.
 func (r *Runner) Drift(ctx context.Context, h *orchestrator.Header) (some []Drifted, all int, err error) {
+	return r.drift(ctx, h, nil)
+}
+
+// DriftOf is Drift of the rollout of an outcome. It reads nothing again that the
+// call has read already.
+func (r *Runner) DriftOf(ctx context.Context, out *Outcome) (some []Drifted, all int, err error) {
+	return r.drift(ctx, &out.Header, out.answers)
+}
+
+func (r *Runner) drift(ctx context.Context, h *orchestrator.Header, answers map[string]api.KVPairs) (some []Drifted, all int, err error) {
+	var had map[string]bool // the nodes that had all of it before this rollout
 	for _, c := range h.Configs {
-		list, err := r.scan(ctx, readAnswers, r.keys.ActualAll(c.Name), every)
-		if err != nil {
-			return nil, 0, err
+		list, read := answers[c.Name]
+		if !read {
+			if list, err = r.scan(ctx, readAnswers, r.keys.ActualAll(c.Name), every); err != nil {
+				return nil, 0, err
+			}
 		}
 		for _, p := range list {
 			// Almost none has one: it is decoded only then.
@@ -35,7 +52,15 @@ func (r *Runner) Drift(ctx context.Context, h *orchestrator.Header) (some []Drif
 				continue
 			}
 			var a records.Actual
-			if records.Decode(p.Key, p.Value, &a) != nil || a.Drift == nil || a.Rollout != h.ID {
+			if records.Decode(p.Key, p.Value, &a) != nil || a.Drift == nil {
+				continue
+			}
+			if a.Rollout != h.ID && had == nil {
+				if had, err = r.unchangedOf(ctx, h); err != nil {
+					return nil, 0, err
+				}
+			}
+			if a.Rollout != h.ID && !had[keys.LastSegment(p.Key)] {
 				continue
 			}
 			all++
@@ -44,4 +69,21 @@ func (r *Runner) Drift(ctx context.Context, h *orchestrator.Header) (some []Drif
 	}
 	slices.SortFunc(some, func(a, b Drifted) int { return strings.Compare(a.Node+"\x00"+a.Config, b.Node+"\x00"+b.Config) })
 	return some[:min(len(some), MaxDrifted)], all, nil
+}
+
+// unchangedOf names the nodes of a rollout that had all of it before. Where its
+// plan is not kept any more, nobody is known.
+func (r *Runner) unchangedOf(ctx context.Context, h *orchestrator.Header) (map[string]bool, error) {
+	out := map[string]bool{}
+	plan, err := r.plan(ctx, h)
+	if errors.Is(err, orchestrator.ErrPlanDamaged) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range plan.Unchanged {
+		out[plan.Nodes[i]] = true
+	}
+	return out, nil
 }

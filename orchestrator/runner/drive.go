@@ -99,6 +99,12 @@ func (d *drive) recover(ctx context.Context, fresh bool) error {
 	d.prev, d.chunks = st.prev, d.header.PlanChunks
 	d.seen, d.entries = st.seen, st.entries
 	if fresh {
+		epoch := d.h.Epoch()
+		same, err := d.r.unchanged(ctx, d.plan, &epoch, st.answers)
+		if err != nil {
+			return err
+		}
+		d.plan.SetUnchanged(same)
 		d.state = orchestrator.NewState(d.plan)
 		return nil
 	}
@@ -371,8 +377,13 @@ func (d *drive) give(ctx context.Context, o orchestrator.Order, nodes []int, act
 	for _, i := range nodes {
 		ops := make([]consulkv.Op, len(configs))
 		for ci, c := range configs {
-			want := d.desired(i, ci, c, o, action)
-			want.Attempt = attempt
+			var want *records.Desired
+			if action == records.ActionRestore {
+				want = d.restored(i, ci, o)
+			} else {
+				want = desired(d.plan, i, ci, o)
+				want.Attempt = attempt
+			}
 			ops[ci] = consulkv.Set(d.r.keys.Desired(c.Name, d.plan.Nodes[i]), records.Encode(want))
 		}
 		b.add(ops...)
@@ -386,13 +397,38 @@ func (d *drive) give(ctx context.Context, o orchestrator.Order, nodes []int, act
 	return d.step(ctx, orchestrator.Assigned{Order: o, Nodes: nodes})
 }
 
-func (d *drive) desired(node, ci int, c orchestrator.Config, o orchestrator.Order, action string) *records.Desired {
+// desired is the order that gives a node what the plan has for it of a config.
+func desired(plan *orchestrator.Plan, node, ci int, o orchestrator.Order) *records.Desired {
+	c := &plan.Spec.Configs[ci]
+	out := ordered(plan, c, o, records.ActionApply)
+	if len(out.Requires) > 0 {
+		out.Action = records.ActionApplyWith
+	}
+	rev := plan.Content(node, ci)
+	out.Revision, out.SHA256, out.Size, out.Chunks = rev.Revision(), rev.SHA256, rev.Size, chunks(rev.Size)
+	for _, s := range c.Secrets {
+		out.Secrets = append(out.Secrets, records.Secret{Name: s.Name, Version: s.Version, ConsulKey: s.ConsulKey, Env: s.Env})
+	}
+	return out
+}
+
+// restored is the order that takes a node back to what it had of a config, which
+// the node itself keeps.
+func (d *drive) restored(node, ci int, o orchestrator.Order) *records.Desired {
+	c := &d.plan.Spec.Configs[ci]
+	out := ordered(d.plan, c, o, records.ActionRestore)
+	out.Revision = d.prev[[2]int{node, ci}]
+	return out
+}
+
+// ordered is what all orders of a config have.
+func ordered(plan *orchestrator.Plan, c *orchestrator.Config, o orchestrator.Order, action string) *records.Desired {
 	out := &records.Desired{
-		Version: records.Version, Order: o, Rollout: d.plan.ID, Destination: c.Destination,
+		Version: records.Version, Order: o, Rollout: plan.ID, Destination: c.Destination,
 		Action: action, Mode: c.Mode, Owner: c.Owner, Group: c.Group, Drift: c.Drift,
 		Validate: command(c.Validate), Reload: command(c.Reload), Healthy: command(c.Healthy),
 	}
-	if configs := d.plan.Spec.Configs; len(configs) > 1 {
+	if configs := plan.Spec.Configs; len(configs) > 1 {
 		out.Requires = append(out.Requires, records.FeatureGroups)
 		for _, c := range configs {
 			out.Configs = append(out.Configs, c.Name)
@@ -400,19 +436,6 @@ func (d *drive) desired(node, ci int, c orchestrator.Config, o orchestrator.Orde
 	}
 	if len(c.Secrets) > 0 {
 		out.Requires = append(out.Requires, records.FeatureSecrets)
-	}
-	if action == records.ActionApply && len(out.Requires) > 0 {
-		out.Action = records.ActionApplyWith
-	}
-	if action == records.ActionRestore {
-		// The node itself keeps what it goes back to.
-		out.Revision = d.prev[[2]int{node, ci}]
-		return out
-	}
-	rev := d.plan.Content(node, ci)
-	out.Revision, out.SHA256, out.Size, out.Chunks = rev.Revision(), rev.SHA256, rev.Size, chunks(rev.Size)
-	for _, s := range c.Secrets {
-		out.Secrets = append(out.Secrets, records.Secret{Name: s.Name, Version: s.Version, ConsulKey: s.ConsulKey, Env: s.Env})
 	}
 	return out
 }

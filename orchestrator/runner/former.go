@@ -19,11 +19,14 @@ import (
 // An agent whose order still stands carries it out again by itself, and then
 // there is nothing to do here. Without retry such a node is served once: those
 // that the last follow-up has had are left, or a periodic job would never stop.
-func (r *Runner) forgetFormer(ctx context.Context, plans []*orchestrator.Plan, chain []*orchestrator.Header, retry bool, planned map[string]bool) error {
+//
+// It returns what it has read in actual/, by config; nil where it read nothing.
+func (r *Runner) forgetFormer(ctx context.Context, plans []*orchestrator.Plan, chain []*orchestrator.Header, retry bool, planned map[string]bool) (answers map[string]api.KVPairs, err error) {
 	now, err := r.instances(ctx)
 	if err != nil || len(now) == 0 {
-		return err
+		return nil, err
 	}
+	answers = map[string]api.KVPairs{}
 	served := map[string]bool{}
 	if !retry && chain[0].Follows != "" {
 		for _, n := range plans[0].Nodes {
@@ -33,8 +36,9 @@ func (r *Runner) forgetFormer(ctx context.Context, plans []*orchestrator.Plan, c
 	for _, c := range plans[0].Spec.Configs {
 		list, err := r.scan(ctx, readAnswers, r.keys.ActualAll(c.Name), every)
 		if err != nil {
-			return err
+			return nil, err
 		}
+		answers[c.Name] = list
 		for _, p := range list {
 			var a records.Actual
 			name := keys.LastSegment(p.Key)
@@ -46,7 +50,7 @@ func (r *Runner) forgetFormer(ctx context.Context, plans []*orchestrator.Plan, c
 			}
 		}
 	}
-	return nil
+	return answers, nil
 }
 
 // instances are the state folders of the agents that are registered, by node.

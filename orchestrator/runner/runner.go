@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
@@ -146,6 +147,8 @@ type Outcome struct {
 	Busy *locksmith.Status
 	// Note is one sentence for people.
 	Note string
+	// answers are what was read in actual/ on the way, by config.
+	answers map[string]api.KVPairs
 }
 
 // ErrNotFound: there is no such rollout.

@@ -228,6 +228,13 @@ func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
 			p.Supersedes = append(p.Supersedes, o.ID)
 		}
 	}
+	if p.Resumes == "" && !p.NothingToDo {
+		same, err := r.unchangedNow(ctx, p.Plan)
+		if err != nil {
+			return nil, err
+		}
+		p.Plan.SetUnchanged(same)
+	}
 	if p.Renderings, err = r.renderings(ctx, p.Plan, j.contents); err != nil {
 		return nil, err
 	}

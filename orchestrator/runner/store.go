@@ -299,6 +299,8 @@ type standing struct {
 	lost []orchestrator.Order
 	// entries is how many answers there are, of nodes outside of the plan too.
 	entries int
+	// answers are the entries themselves, by config, of a fresh rollout.
+	answers []api.KVPairs
 }
 
 // newer is how many answers name an order that no hold up to the present one
@@ -356,6 +358,9 @@ func (r *Runner) standing(ctx context.Context, plan *orchestrator.Plan, fresh bo
 			return nil, err
 		}
 		out.entries += len(answers)
+		if fresh {
+			out.answers = append(out.answers, answers)
+		}
 		for _, p := range answers {
 			i, ours := index[keys.LastSegment(p.Key)]
 			if !ours {
