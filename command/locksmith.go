@@ -137,11 +137,16 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 	}
 	cfg.Prune = func(ctx context.Context) (int, bool, error) {
 		out, err := rollouts.Prune(ctx, runner.Retention{})
+		contents, more := 0, false
+		if err == nil {
+			// After the rollouts: what those had delivered is not wanted any more.
+			contents, more, err = rollouts.PruneContents(ctx)
+		}
 		if consulkv.KindOf(err) == consulkv.Denied {
 			// A locksmith needs no rights on rollouts: who ends one deletes, too.
 			err = nil
 		}
-		return out.Rollouts + out.Plans, out.More, err
+		return out.Rollouts + out.Plans + contents, out.More || more, err
 	}
 	if !f.once {
 		if m.Env("GOGC") == "" {

@@ -96,9 +96,12 @@ const (
 	Promote Verb = "promote"
 	// Skip takes nodes out of the rollout that have no order yet.
 	Skip Verb = "skip"
+	// MakeRoom ends the rollout in favour of another one of its config that waits
+	// for its locks. Nobody types it: that other one gives it.
+	MakeRoom Verb = "supersede"
 )
 
-// Verbs are all of them, in the order of the documentation.
+// Verbs are all that operators have, in the order of the documentation.
 var Verbs = []Verb{Pause, Resume, Abort, Rollback, Promote, Skip}
 
 // OperatorCommand is what an operator told the rollout.
@@ -109,7 +112,9 @@ type OperatorCommand struct {
 	Verb  Verb
 	Nodes []string
 	// Stage is for Skip: all nodes of that stage which have no order yet.
-	Stage  string
+	Stage string
+	// Rollout is for MakeRoom: the one that takes its place.
+	Rollout string
 	By     string
 	Reason string
 	// Accessor is the public id of the ACL token that the operator used, if

@@ -79,9 +79,12 @@ type Header struct {
 	// last ones of the stages before it.
 	Gates []GateStatus `json:"gates,omitempty"`
 	// Problems are the last failures, for people.
-	Problems     []Problem `json:"problems,omitempty"`
-	Follows      string    `json:"follows,omitempty"`
-	SupersededBy string    `json:"superseded_by,omitempty"`
+	Problems []Problem `json:"problems,omitempty"`
+	Follows  string    `json:"follows,omitempty"`
+	// Root is that of the plan: what stands between it and this one need not be
+	// read.
+	Root         string `json:"root,omitempty"`
+	SupersededBy string `json:"superseded_by,omitempty"`
 	// QueuedAt is the Raft index at which a rollout joined the queue that was
 	// ended there: it never began, and has no Token to be sorted by.
 	QueuedAt uint64 `json:"queued_at,omitempty"`
@@ -250,7 +253,7 @@ func (s *State) Header() Header {
 	h.Confirmed, h.Budget, h.RestoreFailed = s.nConfirmed, s.budget, s.restoreFailed
 	h.Budget.Stages, h.Retrying, h.Elapsed = s.forgiven(), s.doubt, s.elapsed
 	h.Problems, h.Gates = slices.Clone(s.problems), s.gateStatuses()
-	h.Follows, h.SupersededBy = s.plan.Follows, s.superseded
+	h.Follows, h.Root, h.SupersededBy = s.plan.Follows, s.plan.Root, s.superseded
 	if s.Finished() || s.counts[ClassFailed]+s.counts[ClassUnreachable]+s.counts[ClassSkipped] > 0 {
 		for i := range s.nodes {
 			switch s.nodes[i].class {

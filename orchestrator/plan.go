@@ -53,6 +53,18 @@ type Plan struct {
 	// Unchanged are the nodes that get no order, because they have all of it
 	// already. See SetUnchanged.
 	Unchanged IndexSet
+	// Before are nodes that other follow-ups of the same rollout have served,
+	// where this one tells of them in their stead: then Root names the rollout
+	// whose late joiners all of them are.
+	Before []Served
+	Root   string
+}
+
+// Served is a node of an earlier follow-up.
+type Served struct {
+	Node string `json:"n"`
+	// Contents are what it was given, by config; nil where all nodes get the same.
+	Contents []Rendering `json:"c,omitempty"`
 }
 
 // NewPlan decides who is in which stage. The choice depends on the spec and
@@ -146,6 +158,9 @@ type planHead struct {
 	// Unchanged nodes would be given an order by an aimlock that does not know
 	// of them, which does no harm.
 	Unchanged IndexSet `json:"unchanged,omitempty"`
+	// Before is how many nodes the parts name that were served before.
+	Before int    `json:"before,omitempty"`
+	Root   string `json:"root,omitempty"`
 }
 
 // planPart is every further chunk: names of nodes, then renderings.
@@ -153,6 +168,7 @@ type planPart struct {
 	Version  int           `json:"version"`
 	Nodes    []string      `json:"nodes"`
 	Rendered *renderedPart `json:"rendered,omitempty"`
+	Before   []Served      `json:"before,omitempty"`
 }
 
 // Encode returns the plan in chunks of about size bytes (chunk 0, with the
@@ -179,10 +195,21 @@ func (p *Plan) Encode(size int) ([][]byte, error) {
 		}
 		chunks = append(chunks, b)
 	}
+	perServed := 20
+	if len(p.Before) > 0 {
+		perServed += 90*len(p.Before[0].Contents) + len(p.Before[0].Node)
+	}
+	for part := range slices.Chunk(p.Before, max(1, size/perServed)) {
+		b, err := json.Marshal(planPart{Version: p.version(), Before: part})
+		if err != nil {
+			return nil, fmt.Errorf("plan of %s: %w", p.ID, err)
+		}
+		chunks = append(chunks, b)
+	}
 	head, err := json.Marshal(planHead{
 		Version: p.version(), ID: p.ID, Spec: p.Spec, Ends: p.Ends, Total: len(p.Nodes),
 		Chunks: len(chunks), SHA256: digest(p.Nodes), CreatedAt: p.CreatedAt, Follows: p.Follows,
-		Rendered: p.renderedDigest(), Unchanged: p.Unchanged,
+		Rendered: p.renderedDigest(), Unchanged: p.Unchanged, Before: len(p.Before), Root: p.Root,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("plan of %s: %w", p.ID, err)
@@ -210,13 +237,13 @@ func DecodePlan(chunks [][]byte) (*Plan, error) {
 	if head.Chunks != len(chunks) {
 		return nil, fmt.Errorf("%w: it has %d chunks of %d", ErrPlanDamaged, len(chunks), head.Chunks)
 	}
-	p := &Plan{ID: head.ID, Spec: head.Spec, Ends: head.Ends, CreatedAt: head.CreatedAt, Follows: head.Follows, Unchanged: head.Unchanged}
+	p := &Plan{ID: head.ID, Spec: head.Spec, Ends: head.Ends, CreatedAt: head.CreatedAt, Follows: head.Follows, Unchanged: head.Unchanged, Root: head.Root}
 	for i, c := range chunks[1:] {
 		var part planPart
 		if err := json.Unmarshal(c, &part); err != nil {
 			return nil, fmt.Errorf("%w: chunk %d: %w", ErrPlanDamaged, i+1, err)
 		}
-		p.Nodes = append(p.Nodes, part.Nodes...)
+		p.Nodes, p.Before = append(p.Nodes, part.Nodes...), append(p.Before, part.Before...)
 		if part.Rendered != nil {
 			if err := p.addRendered(part.Rendered); err != nil {
 				return nil, fmt.Errorf("%w: chunk %d: %w", ErrPlanDamaged, i+1, err)
@@ -229,6 +256,8 @@ func DecodePlan(chunks [][]byte) (*Plan, error) {
 	case len(p.Spec.Stages) == 0 || len(p.Ends) != len(p.Spec.Stages) || !slices.IsSorted(p.Ends) ||
 		p.Ends[0] < 0 || p.Ends[len(p.Ends)-1] > len(p.Nodes):
 		return nil, fmt.Errorf("%w: its stages do not fit its nodes", ErrPlanDamaged)
+	case len(p.Before) != head.Before:
+		return nil, fmt.Errorf("%w: it names %d nodes served before of %d", ErrPlanDamaged, len(p.Before), head.Before)
 	case len(p.Spec.Configs) == 0 || len(p.Spec.Configs) > MaxConfigs:
 		return nil, fmt.Errorf("%w: it has %d configs", ErrPlanDamaged, len(p.Spec.Configs))
 	}

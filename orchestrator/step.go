@@ -67,11 +67,16 @@ func (s *State) apply(ev Event) {
 		}
 	case Supersede:
 		if !s.status.Terminal() {
-			s.superseded = ev.By
-			s.setStatus(Superseded, "rollout "+ev.By+" took its place")
+			s.makeRoom(ev.By)
 		}
 	case Tick:
 	}
+}
+
+// makeRoom ends the rollout in favour of another one.
+func (s *State) makeRoom(by string) {
+	s.superseded = by
+	s.setStatus(Superseded, "rollout "+by+" took its place")
 }
 
 func because(why string) string {
@@ -250,6 +255,9 @@ func (s *State) setStatus(st Status, why string) {
 		return
 	}
 	s.status, s.dirty = st, true
+	if st.Terminal() {
+		s.pause = nil // why it was paused is not why it ended
+	}
 	if why != "" {
 		s.reason = why
 	}
@@ -294,6 +302,8 @@ func (s *State) obey(c OperatorCommand) {
 		s.unpause("resumed " + by)
 	case Abort:
 		s.setStatus(Aborted, by)
+	case MakeRoom:
+		s.makeRoom(c.Rollout)
 	case Rollback:
 		if s.status == RollingBack {
 			s.command.Result = "it is rolling back already"

@@ -39,12 +39,12 @@ func (g *Guard) prunes(ctx context.Context) {
 			n, more, err := g.cfg.Prune(ctx)
 			switch {
 			case err != nil && ctx.Err() == nil:
-				g.trouble("deleting old rollouts", err)
+				g.trouble("deleting old rollouts and contents", err)
 			case more:
 				wait = pruneMore
 			}
 			if n > 0 {
-				g.log.Info("deleted old rollouts", "rollouts", n)
+				g.log.Info("deleted old rollouts, plans and contents", "count", n)
 			}
 		}
 		if n := out.Breaks + out.Requests + out.Approvals + out.Silences + out.Observed; n > 0 {

@@ -24,7 +24,9 @@ type commandRecord struct {
 	Verb    orchestrator.Verb `json:"verb"`
 	Nodes   []string          `json:"nodes,omitempty"`
 	Stage   string            `json:"stage,omitempty"`
-	By      string            `json:"by"`
+	// Rollout is the one that a rollout makes room for.
+	Rollout string `json:"rollout,omitempty"`
+	By      string `json:"by"`
 	records.Who
 	Reason string    `json:"reason,omitempty"`
 	At     time.Time `json:"at"`
@@ -33,7 +35,7 @@ type commandRecord struct {
 }
 
 func (c *commandRecord) event() orchestrator.OperatorCommand {
-	return orchestrator.OperatorCommand{N: c.N, Verb: c.Verb, Nodes: c.Nodes, Stage: c.Stage, By: c.By, Reason: c.Reason, Accessor: c.Accessor}
+	return orchestrator.OperatorCommand{N: c.N, Verb: c.Verb, Nodes: c.Nodes, Stage: c.Stage, Rollout: c.Rollout, By: c.By, Reason: c.Reason, Accessor: c.Accessor}
 }
 
 func (r *Runner) commandKey(id string) string { return r.keys.Rollout(id) + "/command" }
@@ -45,6 +47,9 @@ type Order struct {
 	Nodes  []string
 	Stage  string
 	Reason string
+
+	// rollout is the one to make room for.
+	rollout string
 }
 
 // obeyWithin is how long a running orchestrator has to take a command before
@@ -156,7 +161,7 @@ func (r *Runner) driven(ctx context.Context, h *orchestrator.Header) bool {
 func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
 	key := r.commandKey(o.ID)
 	deadline := time.Now().Add(2 * obeyWithin)
-	rec := commandRecord{Version: records.Version, Verb: o.Verb, Nodes: o.Nodes, Stage: o.Stage, By: r.by, Who: r.who(ctx), Reason: o.Reason, At: time.Now().UTC(), Nonce: rand.Text()}
+	rec := commandRecord{Version: records.Version, Verb: o.Verb, Nodes: o.Nodes, Stage: o.Stage, Rollout: o.rollout, By: r.by, Who: r.who(ctx), Reason: o.Reason, At: time.Now().UTC(), Nonce: rand.Text()}
 	for {
 		p, err := r.consul.Get(ctx, key)
 		if err != nil {

@@ -100,21 +100,22 @@ func (r *Runner) rendersAnew(ctx context.Context, plan *orchestrator.Plan, chain
 	if err != nil {
 		return 0, err
 	}
-	type given struct {
-		plan *orchestrator.Plan
-		node int
-	}
-	had := map[string]given{}
+	had := map[string]func(config int) orchestrator.Rendering{}
 	for _, p := range slices.Backward(plans) {
+		for i := range p.Before {
+			if s := &p.Before[i]; len(s.Contents) == len(plan.Spec.Configs) {
+				had[s.Node] = func(ci int) orchestrator.Rendering { return s.Contents[ci] }
+			}
+		}
 		for i, n := range p.Nodes {
-			had[n] = given{p, i}
+			had[n] = func(ci int) orchestrator.Rendering { return p.Content(i, ci) }
 		}
 	}
 	moved := 0
 	for i, n := range plan.Nodes {
-		g, ok := had[n]
+		given, ok := had[n]
 		for ci := range plan.Spec.Configs {
-			if ok && g.plan.Content(g.node, ci) != plan.Content(i, ci) {
+			if ok && given(ci) != plan.Content(i, ci) {
 				moved++
 				break
 			}

@@ -1,8 +1,10 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -131,7 +133,51 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: note, answers: answers}, nil
 	}
 	j.note = fmt.Sprintf("the revision of %s is still to go to %s", last.ID, text.Count(len(joiners), "node"))
-	return j, nil, in.newFollowUp(j, id, last.ID, joiners)
+	if err := in.newFollowUp(j, id, last.ID, joiners); err != nil {
+		return nil, nil, err
+	}
+	return j, nil, r.shorten(ctx, j.plan, hy.chain(last), len(in.Templates) > 0)
+}
+
+// longChain is from how many follow-ups on the next one tells of them, so that a
+// fleet in which nodes come and go for years does not make every tick read them
+// all, nor keep them.
+const longChain = 10
+
+// shorten lets a new follow-up tell of those before it, where they are many.
+func (r *Runner) shorten(ctx context.Context, plan *orchestrator.Plan, chain []*orchestrator.Header, rendered bool) error {
+	if len(chain) <= longChain {
+		return nil
+	}
+	last := len(chain) - 1
+	plans, err := r.plans(ctx, chain[:last])
+	if err != nil {
+		return err
+	}
+	told := map[string]bool{}
+	for _, p := range plans { // the newest first: what a node was given last counts
+		for i, n := range p.Nodes {
+			if told[n] {
+				continue
+			}
+			told[n] = true
+			s := orchestrator.Served{Node: n}
+			for ci := range p.Spec.Configs {
+				if rendered {
+					s.Contents = append(s.Contents, p.Content(i, ci))
+				}
+			}
+			plan.Before = append(plan.Before, s)
+		}
+		for _, s := range p.Before {
+			if !told[s.Node] {
+				told[s.Node] = true
+				plan.Before = append(plan.Before, s)
+			}
+		}
+	}
+	plan.Root = chain[last].ID
+	return nil
 }
 
 // newPlan plans a rollout, selectors included.
@@ -168,11 +214,16 @@ func newest(heads []*orchestrator.Header, spec *orchestrator.Spec, last *orchest
 	return true
 }
 
-// chain is a rollout and all that it follows, the newest first.
+// before is the rollout that comes before h in its chain: what it follows, or
+// what all follow that it tells of.
+func before(h *orchestrator.Header) string { return cmp.Or(h.Root, h.Follows) }
+
+// chain is a rollout and all that it follows, the newest first, without those of
+// which a newer one tells.
 func (hy *history) chain(last *orchestrator.Header) []*orchestrator.Header {
 	out := []*orchestrator.Header{last}
 	for _, h := range hy.heads {
-		if h.ID == out[len(out)-1].Follows {
+		if h.ID == before(out[len(out)-1]) {
 			out = append(out, h)
 		}
 	}
@@ -198,10 +249,13 @@ func (r *Runner) joiners(ctx context.Context, chain []*orchestrator.Header, flee
 		for _, n := range p.Nodes {
 			planned[n] = true
 		}
+		for _, s := range p.Before {
+			planned[s.Node] = true
+		}
 	}
 	if retry {
 		for _, c := range plans[0].Spec.Configs {
-			if err := r.forgetUnserved(ctx, c.Name, chain, planned); err != nil {
+			if err := r.forgetUnserved(ctx, c.Name, chain, plans, planned); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -221,10 +275,20 @@ func (r *Runner) joiners(ctx context.Context, chain []*orchestrator.Header, flee
 
 // forgetUnserved takes those nodes out of planned whose order stands and was
 // given by one of the chain, but was not applied or is one to go back.
-func (r *Runner) forgetUnserved(ctx context.Context, config string, chain []*orchestrator.Header, planned map[string]bool) error {
+func (r *Runner) forgetUnserved(ctx context.Context, config string, chain []*orchestrator.Header, plans []*orchestrator.Plan, planned map[string]bool) error {
 	ids := map[string]bool{}
 	for _, h := range chain {
 		ids[h.ID] = true
+	}
+	// Those of which a plan only tells came after the rollout that they follow.
+	told, root := map[string]bool{}, chain[len(chain)-1]
+	for _, p := range plans {
+		for _, s := range p.Before {
+			told[s.Node] = true
+		}
+	}
+	ours := func(name string, d *records.Desired) bool {
+		return ids[d.Rollout] || told[name] && (orchestrator.Order{Epoch: root.Epoch, Token: root.Token, Seq: math.MaxUint64}).Less(d.Order)
 	}
 	desired, err := r.scan(ctx, "read the orders", r.keys.DesiredAll(config), every)
 	if err != nil {
@@ -237,7 +301,7 @@ func (r *Runner) forgetUnserved(ctx context.Context, config string, chain []*orc
 			return err
 		}
 		switch name := keys.LastSegment(p.Key); {
-		case !ids[d.Rollout]:
+		case !ours(name, &d):
 		case d.Action == records.ActionRestore:
 			delete(planned, name)
 		default:

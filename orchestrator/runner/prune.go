@@ -116,7 +116,7 @@ func (r *Runner) inUse(ctx context.Context, heads []*orchestrator.Header) (map[s
 				continue
 			}
 			newest[c.Name] = true
-			for x := h; x != nil && !used[x.ID]; x = byID[x.Follows] {
+			for x := h; x != nil && !used[x.ID]; x = byID[before(x)] {
 				used[x.ID] = true
 			}
 		}

@@ -144,6 +144,26 @@ func TestAbortOfAWaitingRollout(t *testing.T) {
 	}
 }
 
+// A start that supersedes need not wait for the orchestrator of what it
+// supersedes: that one is told, and ends at once.
+func TestSupersedeOfOneAtWork(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	first := f.begin(f.input("one", orchestrator.Stage{Name: "canary", Nodes: 1, Bake: time.Hour}, orchestrator.Stage{Name: "rest", Percent: 100}))
+	f.until("the canary to bake", func() bool {
+		list, err := f.runner().List(t.Context(), runner.Filter{})
+		return err == nil && len(list.Headers) == 1 && list.Headers[0].State == orchestrator.Baking
+	})
+	second := f.ends(f.begin(f.input("two", orchestrator.Stage{Name: "all", Percent: 100})), orchestrator.Succeeded)
+	out := f.ends(first, orchestrator.Superseded)
+	if out.Header.SupersededBy != second.ID || out.Header.Counts != (orchestrator.Counts{orchestrator.ClassApplied: 1, orchestrator.ClassSuperseded: 1}) {
+		t.Errorf("the first one: %+v", out.Header)
+	}
+	if n := f.count("two"); n != 2 {
+		t.Errorf("%d nodes have the second content", n)
+	}
+}
+
 // A rollout that supersedes what is unfinished supersedes what waits, too.
 func TestSupersedeOfAWaitingRollout(t *testing.T) {
 	t.Parallel()

@@ -213,6 +213,64 @@ func TestAbortOfADamagedRollout(t *testing.T) {
 	}
 }
 
+// Of many follow-ups the newest tells of those before it: a tick does not read
+// them any more, and they are kept no longer than others.
+func TestManyFollowUps(t *testing.T) {
+	t.Parallel()
+	const n = 13
+	f := newFleet(t, n)
+	all := f.nodes
+	stage := orchestrator.Stage{Name: "all", Percent: 100}
+	f.nodes = all[:1]
+	first, err := f.runner().Start(t.Context(), f.input("one", stage))
+	if err != nil || !first.Converged {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	var last *runner.Outcome
+	for i := 2; i <= n; i++ {
+		f.nodes = all[:i]
+		if last, err = f.runner().Tick(t.Context(), f.input("one", stage)); err != nil || !last.Converged || last.Header.Total != 1 {
+			t.Fatalf("joiner %d: %+v, %v", i, last, err)
+		}
+	}
+	if last.Header.Root != "" || last.Header.Follows == first.ID {
+		t.Errorf("the last of them: %+v", last.Header)
+	}
+	h, err := f.runner().Show(t.Context(), last.Header.Follows)
+	if err != nil || h.Root != first.ID {
+		t.Fatalf("the one before it: %+v, %v", h, err)
+	}
+	if plan, err := f.runner().PlanOf(t.Context(), h); err != nil || len(plan.Before) != n-3 || plan.Root != first.ID {
+		t.Fatalf("its plan: %+v, %v", plan, err)
+	}
+	// One of those that are only told of has failed since: a start serves it again.
+	key := keys.Prefix(keys.DefaultPrefix).Actual(config, all[4].Name)
+	f.stop[all[4].Name]()
+	<-f.done[all[4].Name]
+	p, err := f.kv.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a records.Actual
+	if err := records.Decode(key, p.Value, &a); err != nil {
+		t.Fatal(err)
+	}
+	a.Result = records.ResultFailed
+	f.put(key, a)
+
+	if out, err := f.runner().Prune(t.Context(), runner.Retention{Last: 1, Age: 1, Most: 1}); err != nil || out.Rollouts != n-3 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	in := f.input("one", stage)
+	if out, err := f.runner().Tick(t.Context(), in); err != nil || out.ID != last.ID || !out.Converged {
+		t.Fatalf("a tick: %+v, %v", out, err)
+	}
+	f.startAgent(all[4].Name)
+	if out, err := f.runner().Start(t.Context(), in); err != nil || out.Header.Total != 1 || out.Header.Counts[orchestrator.ClassApplied] != 1 {
+		t.Fatalf("a start: %+v, %v", out, err)
+	}
+}
+
 // Late joiners are those that no plan had. Who was skipped, or stands behind
 // the last stage, is not reached by the back door.
 func TestJoiners(t *testing.T) {

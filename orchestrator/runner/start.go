@@ -145,6 +145,9 @@ func (r *Runner) hold(ctx context.Context, in *Input, wait until, q *place, j *j
 	if q != nil {
 		actx = q.ctx
 	}
+	if wait == untilEnd && j.resume == nil && in.Spec.Lock.Wait > 0 && in.Spec.Conflict != orchestrator.ConflictQueue {
+		r.askForRoom(actx, j.older, id)
+	}
 	h, out, err := r.acquire(actx, &in.Spec, id, wait)
 	if h == nil {
 		if q != nil && q.gone() {
@@ -173,6 +176,27 @@ func (r *Runner) hold(ctx context.Context, in *Input, wait until, q *place, j *j
 		return nil, next{}, nil
 	}
 	return r.drive(ctx, h, in, j, wait, q)
+}
+
+// askForRoom tells those who are at work on older rollouts that by takes their
+// place: they end at their next step, and the locks are free. Who does not hear
+// it, because it hangs or is of a version that does not know the word, is waited
+// for and judged like any holder; one that is rolling back is left to finish.
+func (r *Runner) askForRoom(ctx context.Context, older []*orchestrator.Header, by string) {
+	for _, old := range older {
+		if old.State == orchestrator.RollingBack || !r.driven(ctx, old) {
+			continue
+		}
+		_, err := r.writeCommand(ctx, Order{ID: old.ID, Verb: orchestrator.MakeRoom, rollout: by, Reason: "rollout " + by + " takes its place"})
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			r.log.Warn("asking the orchestrator of an unfinished rollout to make room", "rollout", old.ID, "error", err)
+		default:
+			r.tell(Progress{Kind: orchestrator.TellStatus, Text: fmt.Sprintf("rollout %s, which is at work, is told to make room", old.ID), Header: *old})
+		}
+	}
 }
 
 // acquire takes the locks of all configs in one transaction. A nil Hold with a
