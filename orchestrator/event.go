@@ -115,8 +115,8 @@ type OperatorCommand struct {
 	Stage string
 	// Rollout is for MakeRoom: the one that takes its place.
 	Rollout string
-	By     string
-	Reason string
+	By      string
+	Reason  string
 	// Accessor is the public id of the ACL token that the operator used, if
 	// any.
 	Accessor string
