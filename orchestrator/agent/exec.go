@@ -7,13 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 	"unicode/utf8"
 
+	"github.com/aim-control/aimlock/internal/program"
 	"github.com/aim-control/aimlock/internal/records"
 )
 
@@ -23,9 +21,6 @@ const (
 	// maxTimeout bounds what an entry can ask for: the config is locked while
 	// its commands run.
 	maxTimeout = 24 * time.Hour
-	// pipeDelay is how long the output of a command that has ended is still
-	// read: a child of it may hold the pipe for ever.
-	pipeDelay = time.Second
 	// maxOutput is how much of a command's output is kept: its end.
 	maxOutput = 4 << 10
 )
@@ -79,19 +74,10 @@ func run(ctx context.Context, what string, c *records.Command, env []string, sub
 	tctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 	defer cancel()
 
-	out := &tail{max: maxOutput, clean: clean}
-	done := make(chan error, 1)
-	go func() {
-		// The parent-death signal comes when this thread ends, so the thread
-		// must not end before the command does.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		done <- start(tctx, argv, env, out)
-	}()
-	err := <-done
+	out := &program.Tail{Max: maxOutput}
+	err := program.Run(tctx, program.Call{Argv: argv, Env: env, Dir: "/", Out: out})
 	switch {
-	case err == nil, errors.Is(err, exec.ErrWaitDelay):
-		// It ended well; a child that it left behind holds its output.
+	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -101,81 +87,29 @@ func run(ctx context.Context, what string, c *records.Command, env []string, sub
 		if ee, ok := errors.AsType[*exec.ExitError](err); ok {
 			err = describeExit(ee)
 		} else {
-			err = fmt.Errorf("cannot be run: %w", cutPath(err))
+			err = fmt.Errorf("cannot be run: %w", program.Reason(err))
 		}
 	}
-	return &commandError{What: what, Program: argv[0], Err: err, Output: out.String()}
-}
-
-func start(ctx context.Context, argv, env []string, out *tail) error {
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = env
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = groupAttr()
-	cmd.WaitDelay = pipeDelay
-	cmd.Cancel = func() error {
-		// The whole group: what hangs is often a child of the command.
-		return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-	}
-	return cmd.Run()
+	return &commandError{What: what, Program: argv[0], Err: err, Output: shown(out, clean)}
 }
 
 func describeExit(e *exec.ExitError) error {
-	if ws, ok := e.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		return fmt.Errorf("was ended by signal %d (%s)", int(ws.Signal()), ws.Signal())
+	if sig, killed := program.Signal(e); killed {
+		return fmt.Errorf("was ended by signal %d (%s)", int(sig), sig)
 	}
 	return fmt.Errorf("ended with status %d", e.ExitCode())
 }
 
-// cutPath drops the repeated program from an error of exec.
-func cutPath(err error) error {
-	if pe, ok := errors.AsType[*os.PathError](err); ok {
-		return pe.Err
+// shown is output as it may be shown to people and put in JSON: no control
+// characters but line ends and tabs, and valid UTF-8. clean, if it is not nil, is
+// applied before it is cut.
+func shown(t *program.Tail, clean func(text []byte, cut bool) []byte) string {
+	b, cut := t.Kept()
+	if clean != nil {
+		b = clean(b, cut)
 	}
-	if xe, ok := errors.AsType[*exec.Error](err); ok {
-		return xe.Err
-	}
-	return err
-}
-
-// tail keeps the last max bytes written to it, in memory of twice that.
-type tail struct {
-	mu  sync.Mutex
-	max int
-	buf []byte
-	cut bool
-	// clean is applied to what was kept; cut tells it that the beginning is
-	// missing.
-	clean func(text []byte, cut bool) []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := len(p)
-	if len(p) > t.max {
-		p, t.cut = p[len(p)-t.max:], true
-	}
-	t.buf = append(t.buf, p...)
-	if len(t.buf) > 2*t.max {
-		t.buf = append(t.buf[:0], t.buf[len(t.buf)-t.max:]...)
-		t.cut = true
-	}
-	return n, nil
-}
-
-// String is the output as it may be shown to people and put in JSON: no
-// control characters but line ends and tabs, and valid UTF-8.
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	b, cut := t.buf, t.cut
-	if t.clean != nil {
-		b = t.clean(b, cut)
-	}
-	if len(b) > t.max {
-		b, cut = b[len(b)-t.max:], true
+	if len(b) > t.Max {
+		b, cut = b[len(b)-t.Max:], true
 	}
 	s := harmless(b)
 	if cut {

@@ -8,23 +8,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"syscall"
-	"time"
 
+	"github.com/aim-control/aimlock/internal/program"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
-const (
-	// maxOutput is how much of a program's output is kept: its end.
-	maxOutput = 4 << 10
-	// pipeDelay is how long the output of a program that has ended is still
-	// read: a child of it may hold the pipe for ever.
-	pipeDelay = time.Second
-)
+// maxOutput is how much of a program's output is kept: its end.
+const maxOutput = 4 << 10
 
 // execGate runs a program on the orchestrator's machine, without a shell. It
 // passes with status 0 and fails with 1; every other end of it is unknown.
@@ -49,18 +42,10 @@ func (k *execGate) Ask(ctx context.Context, q Question) Answer {
 	if err != nil {
 		return failed("%v", err)
 	}
-	program := text.Printable(filepath.Base(g.Command[0]))
-	out := &tail{max: maxOutput}
-	done := make(chan error, 1)
-	go func() {
-		// The parent-death signal comes when this thread ends, so the thread
-		// must not end before the program does.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		done <- runGroup(ctx, g.Command, env, q.Dir, out)
-	}()
-	err = <-done
-	last := out.lastLine()
+	name := text.Printable(filepath.Base(g.Command[0]))
+	out := &program.Tail{Max: maxOutput}
+	err = program.Run(ctx, program.Call{Argv: g.Command, Env: env, Dir: q.Dir, Out: out})
+	last := lastLine(out)
 	why := func(s string) string {
 		if last != "" {
 			s += ": " + last
@@ -68,21 +53,21 @@ func (k *execGate) Ask(ctx context.Context, q Question) Answer {
 		return s
 	}
 	switch {
-	case err == nil, errors.Is(err, exec.ErrWaitDelay):
-		return answer(orchestrator.Pass, "exit 0", "%s", why(program+" ended with status 0"))
+	case err == nil:
+		return answer(orchestrator.Pass, "exit 0", "%s", why(name+" ended with status 0"))
 	case ctx.Err() != nil:
-		return failed("%s", why(program+" did not end in time, and was killed"))
+		return failed("%s", why(name+" did not end in time, and was killed"))
 	}
 	ee, ok := errors.AsType[*exec.ExitError](err)
 	if !ok {
-		return failed("%s cannot be run: %v", program, cutPath(err))
+		return failed("%s cannot be run: %v", name, program.Reason(err))
 	}
-	if ws, ok := ee.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		a := failed("%s", why(fmt.Sprintf("%s was ended by signal %d (%s)", program, int(ws.Signal()), ws.Signal())))
-		a.Value = fmt.Sprintf("signal %d", int(ws.Signal()))
+	if sig, killed := program.Signal(ee); killed {
+		a := failed("%s", why(fmt.Sprintf("%s was ended by signal %d (%s)", name, int(sig), sig)))
+		a.Value = fmt.Sprintf("signal %d", int(sig))
 		return a
 	}
-	a := answer(orchestrator.Fail, fmt.Sprintf("exit %d", ee.ExitCode()), "%s", why(fmt.Sprintf("%s ended with status %d", program, ee.ExitCode())))
+	a := answer(orchestrator.Fail, fmt.Sprintf("exit %d", ee.ExitCode()), "%s", why(fmt.Sprintf("%s ended with status %d", name, ee.ExitCode())))
 	if ee.ExitCode() != 1 {
 		a.Answer = orchestrator.Unknown
 	}
@@ -125,50 +110,9 @@ func writeLines(path string, lines []string) error {
 	return os.WriteFile(path, []byte(b.String()), 0o600)
 }
 
-// runGroup runs a program in a process group of its own, which dies with it when
-// ctx ends.
-func runGroup(ctx context.Context, argv, env []string, dir string, out *tail) error {
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env, cmd.Dir = env, dir
-	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = groupAttr()
-	cmd.WaitDelay = pipeDelay
-	cmd.Cancel = func() error {
-		// The whole group: what hangs is often a child of the program.
-		return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-	}
-	return cmd.Run()
-}
-
-// cutPath drops the repeated program from an error of exec.
-func cutPath(err error) error {
-	if pe, ok := errors.AsType[*os.PathError](err); ok {
-		return pe.Err
-	}
-	if xe, ok := errors.AsType[*exec.Error](err); ok {
-		return xe.Err
-	}
-	return err
-}
-
-// tail keeps the last max bytes written to it, in memory of twice that. It is
-// read when the program has ended.
-type tail struct {
-	max int
-	buf []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	n := len(p)
-	p = p[max(0, len(p)-t.max):]
-	if t.buf = append(t.buf, p...); len(t.buf) > 2*t.max {
-		t.buf = append(t.buf[:0], t.buf[len(t.buf)-t.max:]...)
-	}
-	return n, nil
-}
-
 // lastLine is the last line that is not empty: where programs say what is wrong.
-func (t *tail) lastLine() string {
-	lines := strings.Split(strings.TrimSpace(strings.ToValidUTF8(string(t.buf), "?")), "\n")
+func lastLine(t *program.Tail) string {
+	b, _ := t.Kept()
+	lines := strings.Split(strings.TrimSpace(strings.ToValidUTF8(string(b), "?")), "\n")
 	return text.Clip(text.Printable(strings.TrimSpace(lines[len(lines)-1])), 200)
 }

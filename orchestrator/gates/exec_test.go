@@ -28,7 +28,7 @@ func execQuestion(env map[string]string, command ...string) Question {
 func sh(script string) []string { return []string{"/bin/sh", "-c", script} }
 
 // program writes an executable script.
-func program(t *testing.T, path, script string) {
+func shell(t *testing.T, path, script string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
 		t.Fatal(err)
@@ -38,7 +38,7 @@ func program(t *testing.T, path, script string) {
 func TestExec(t *testing.T) {
 	t.Setenv("CONSUL_HTTP_TOKEN", secret)
 	dir := t.TempDir()
-	program(t, filepath.Join(dir, "here"), `echo "from $(pwd)"; exit 1`)
+	shell(t, filepath.Join(dir, "here"), `echo "from $(pwd)"; exit 1`)
 	if err := os.WriteFile(filepath.Join(dir, "not-executable"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

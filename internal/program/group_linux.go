@@ -1,9 +1,9 @@
-package gates
+package program
 
 import "syscall"
 
 // groupAttr puts a program into a process group of its own, and lets it die
-// with the orchestrator.
+// with this process.
 func groupAttr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }

@@ -1,9 +1,0 @@
-package agent
-
-import "syscall"
-
-// groupAttr puts a command into a process group of its own, and lets it die
-// with the agent.
-func groupAttr() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-}
