@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 
@@ -25,7 +26,7 @@ func (d *decoder) fleetFile(a *hcl.Attribute, name string, src []byte) []orchest
 	} else {
 		fd.hcl(src)
 	}
-	if len(fd.nodes) == 0 && fd.errors == 0 {
+	if len(fd.nodes) == 0 && fd.errors == 0 && a != nil {
 		d.bad(a, "The fleet is empty", "%s names no node.", name)
 	}
 	return fd.nodes
@@ -209,4 +210,21 @@ func (d *fleetDecoder) span(from, to int) hcl.Range {
 	end := start
 	end.Byte, end.Column = to, start.Column+to-from
 	return hcl.Range{Filename: d.path, Start: start, End: end}
+}
+
+// ReadFleet reads a fleet file that no spec names, in JSON or HCL.
+func ReadFleet(path string) ([]orchestrator.Node, error) {
+	src, err := readFile(path, MaxFleetFile)
+	if err != nil {
+		return nil, err
+	}
+	d := &decoder{file: &File{Path: path, Files: map[string]*hcl.File{}}}
+	nodes := d.fleetFile(nil, path, src)
+	switch {
+	case d.diags.HasErrors():
+		return nil, d.diags
+	case len(nodes) == 0:
+		return nil, fmt.Errorf("%s names no node", path)
+	}
+	return nodes, nil
 }
