@@ -31,17 +31,22 @@ func (m *Meta) stateFolder(f *agentFlags) (string, error) {
 	return "", usagef("-state-dir is missing: name a folder that survives restarts, such as /var/lib/aimlock")
 }
 
+// nodeName is this node's name in the fleet: its host's unless another is given;
+// "" where the host has none.
+func (f *agentFlags) nodeName(m *Meta) string {
+	host, _ := os.Hostname()
+	return first(f.node, m.Env("AIMLOCK_NODE"), host)
+}
+
 // agent makes the agent of this node. tell may be nil.
 func (m *Meta) agent(f *agentFlags, tell agent.Tell) (*agent.Agent, error) {
 	dir, err := m.stateFolder(f)
 	if err != nil {
 		return nil, err
 	}
-	node := first(f.node, m.Env("AIMLOCK_NODE"))
+	node := f.nodeName(m)
 	if node == "" {
-		if node, err = os.Hostname(); err != nil {
-			return nil, usagef("-node is missing, and this host has no name: %w", err)
-		}
+		return nil, usagef("-node is missing, and this host has no name")
 	}
 	client, err := m.Consul()
 	if err != nil {

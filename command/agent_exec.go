@@ -210,11 +210,6 @@ func (m *Meta) agentExec(ctx context.Context, argv []string, o *keepOptions) err
 	return exit(code)
 }
 
-func (o *keepOptions) nodeName(m *Meta) string {
-	host, _ := os.Hostname()
-	return first(o.node, m.Env("AIMLOCK_NODE"), host)
-}
-
 // beAgent is the node's agent for as long as no other process is.
 func (m *Meta) beAgent(ctx context.Context, a *agent.Agent) {
 	t := time.NewTicker(agentAgain)

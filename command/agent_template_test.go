@@ -268,27 +268,33 @@ func (n *templated) wait(t *testing.T, d records.Desired, result string) *record
 
 func (n *templated) waitFor(t *testing.T, config, what string, ok func(*records.Actual) bool) *records.Actual {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
 	key := n.prefix.Actual(config, templatedNode)
 	var a records.Actual
-	for {
-		p, err := n.kv.Get(ctx, key)
-		if err == nil && p != nil {
-			a = records.Actual{}
-			if err := records.Decode(key, p.Value, &a); err != nil {
-				t.Fatal(err)
-			}
-			if ok(&a) {
-				return &a
-			}
+	n.eventually(t, config+" is "+what, func() bool {
+		p, err := n.kv.Get(t.Context(), key)
+		if err != nil || p == nil {
+			return false
 		}
+		a = records.Actual{}
+		if err := records.Decode(key, p.Value, &a); err != nil {
+			t.Fatal(err)
+		}
+		return ok(&a)
+	})
+	return &a
+}
+
+func (n *templated) eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	limit := time.NewTimer(30 * time.Second)
+	defer limit.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
 		select {
 		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("%s: never %s; the last report is %s", config, what, records.Encode(a))
+		case <-limit.C:
+			t.Fatalf("never: %s", what)
 		}
 	}
 }

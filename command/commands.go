@@ -23,6 +23,7 @@ func commands() map[string]constructor {
 		"agent apply":      newAgentApply,
 		"agent exec":       newAgentExec,
 		"agent status":     newAgentStatus,
+		"agent template":   newAgentTemplate,
 		"agent":            newAgent,
 		"demo":             newDemo,
 		"dev":              newDev,

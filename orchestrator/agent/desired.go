@@ -68,6 +68,22 @@ func fetchChunks(ctx context.Context, c *consulkv.Client, prefix keys.Prefix, co
 	return content, nil
 }
 
+// Content reads the content that an entry names, with placeholders in place of
+// secrets, and checks it against the entry.
+func Content(ctx context.Context, c *consulkv.Client, prefix keys.Prefix, config string, d *records.Desired) ([]byte, error) {
+	if err := checkDesired(d); err != nil {
+		return nil, err
+	}
+	b, err := fetchChunks(ctx, c, prefix, config, d)
+	if err != nil {
+		return nil, err
+	}
+	if sum := sum256(b); int64(len(b)) != d.Size || sum != d.SHA256 {
+		return nil, fmt.Errorf("content of revision %s has %d bytes and the SHA-256 %s, its entry says %d and %s", d.Revision, len(b), sum, d.Size, d.SHA256)
+	}
+	return b, nil
+}
+
 // warnShared tells of another config of this node with a destination of theirs:
 // each has a fence of its own, so neither protects the file from the other.
 func warnShared(ws ...*work) {
