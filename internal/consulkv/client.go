@@ -140,12 +140,18 @@ func (c *Client) Get(ctx context.Context, key string) (*api.KVPair, error) {
 	})
 }
 
-// List reads all keys under a prefix consistently.
+// List reads all keys under a prefix consistently. That the token may not read
+// some of them is an error of kind Denied; see Part.
 func (c *Client) List(ctx context.Context, prefix string) (api.KVPairs, error) {
-	return Retry(ctx, c, "list "+folder(prefix), func(ctx context.Context) (api.KVPairs, error) {
+	op := "list " + folder(prefix)
+	p, err := Retry(ctx, c, op, func(ctx context.Context) (api.KVPairs, error) {
 		p, _, err := c.api.KV().List(prefix, consistent(ctx))
 		return p, err
 	})
+	if err == nil && len(p) == 0 {
+		err = c.nothing(ctx, op, prefix)
+	}
+	return p, err
 }
 
 func folder(prefix string) string {
@@ -155,12 +161,18 @@ func folder(prefix string) string {
 	return prefix
 }
 
-// Keys reads the names of all keys under a prefix, up to the separator.
+// Keys reads the names of all keys under a prefix, up to the separator. That the
+// token may not read some of them is an error of kind Denied; see Part.
 func (c *Client) Keys(ctx context.Context, prefix, separator string) ([]string, error) {
-	return Retry(ctx, c, "list "+folder(prefix), func(ctx context.Context) ([]string, error) {
+	op := "list " + folder(prefix)
+	k, err := Retry(ctx, c, op, func(ctx context.Context) ([]string, error) {
 		k, _, err := c.api.KV().Keys(prefix, separator, consistent(ctx))
 		return k, err
 	})
+	if err == nil && len(k) == 0 {
+		err = c.nothing(ctx, op, prefix)
+	}
+	return k, err
 }
 
 // Put writes a key without any check: only for what one writer owns, such as

@@ -54,6 +54,8 @@ type Error struct {
 	// Tries and Took say how often and how long it was tried.
 	Tries int
 	Took  time.Duration
+	// stands: the write was done, and its answer is not whole.
+	stands bool
 }
 
 func (e *Error) Error() string {
@@ -95,7 +97,10 @@ func (e *Error) Hint() string {
 	case NotConsul:
 		return "check CONSUL_HTTP_ADDR"
 	case Denied:
-		return "check CONSUL_HTTP_TOKEN and its policies"
+		if h, ok := isHidden(e.Err); ok {
+			return addHint(h.right)
+		}
+		return deniedHint(e.Err.Error())
 	case TLS:
 		return "check CONSUL_HTTP_SSL, CONSUL_CACERT and the scheme in CONSUL_HTTP_ADDR"
 	}
@@ -131,6 +136,9 @@ func Ambiguous(err error) bool {
 	if _, ok := errors.AsType[*Refused](err); ok {
 		return false
 	}
+	if e, ok := errors.AsType[*Error](err); ok && e.stands {
+		return true
+	}
 	switch KindOf(err) {
 	case Unreachable, TLS, Denied, TooLarge, BadRequest, RateLimited:
 		return false
@@ -145,6 +153,9 @@ func root(err error) error {
 		return e
 	}
 	if e, ok := errors.AsType[*notConsulError](err); ok {
+		return e
+	}
+	if e, ok := isHidden(err); ok {
 		return e
 	}
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
@@ -208,6 +219,10 @@ func (t *checker) RoundTrip(req *http.Request) (*http.Response, error) {
 	path := req.URL.Path
 	switch {
 	case resp.StatusCode < 300:
+		if err := filtered(req, resp); err != nil {
+			drain(resp)
+			return nil, err
+		}
 		if err := drinkOf(req, resp); err != nil {
 			return nil, err
 		}
@@ -271,6 +286,10 @@ func (c *Client) Classify(op string, err error) error {
 	e := &Error{Op: op, Addr: c.addr, Err: err, Tries: 1}
 	if status, ok := errors.AsType[*statusError](err); ok {
 		e.Kind = kindOfStatus(status)
+		return e
+	}
+	if _, ok := isHidden(err); ok {
+		e.Kind = Denied
 		return e
 	}
 	opErr, isOp := errors.AsType[*net.OpError](err)

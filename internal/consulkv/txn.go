@@ -100,6 +100,9 @@ func (c *Client) Txn(ctx context.Context, ops ...Op) (Results, error) {
 			res = append(res, r.KV)
 		}
 	}
+	if err := c.shown(name, ops, res); err != nil {
+		return nil, err
+	}
 	return res, nil
 }
 
@@ -124,7 +127,7 @@ func refusal(ops []Op, errs api.TxnErrors, c *Client, name string) error {
 			o.Verb, o.Key = string(ops[e.OpIndex].Verb), ops[e.OpIndex].Key
 		}
 		if isDenied(e.What) {
-			return &Error{Kind: Denied, Op: name, Addr: c.addr, Tries: 1, Err: fmt.Errorf("%s %s: %s", o.Verb, o.Key, e.What)}
+			return &Error{Kind: Denied, Op: name, Addr: c.addr, Tries: 1, Err: fmt.Errorf("%s %s: %s", o.Verb, text.Printable(o.Key), o.What)}
 		}
 		ref.Ops = append(ref.Ops, o)
 	}

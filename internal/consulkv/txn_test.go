@@ -18,7 +18,7 @@ func TestReadTransactionsAreConsistent(t *testing.T) {
 	var asked []string
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		asked = append(asked, r.URL.RawQuery)
-		answer(nil, 200, asJSON, `{"Results":[]}`)(w, r)
+		answer(nil, 200, asJSON, `{"Results":[{"KV":{"Key":"a"}}]}`)(w, r)
 	})
 	for _, ops := range [][]consulkv.Op{
 		{consulkv.GetOrEmpty("a"), consulkv.CheckIndex("b", 0)},

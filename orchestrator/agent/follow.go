@@ -38,7 +38,12 @@ func (a *Agent) discover(ctx context.Context, wg *sync.WaitGroup) {
 	root := a.cfg.Prefix.ConfigsRoot()
 	w := consulkv.NewWatcher(a.cfg.Consul, consulkv.WatchOptions{Name: root, MinInterval: minDiscover, Wait: blockFor},
 		func(q *api.QueryOptions) ([]string, *api.QueryMeta, error) {
-			return a.cfg.Consul.API().KV().Keys(root, "/", q)
+			// Configs of other nodes are nothing that this one's token must read.
+			folders, meta, err := a.cfg.Consul.API().KV().Keys(root, "/", q.WithContext(consulkv.Part(q.Context())))
+			if err == nil && len(folders) == 0 && meta.ResultsFilteredByACLs {
+				a.trouble.hidden(root)
+			}
+			return folders, meta, err
 		})
 	b := newBackOff()
 	for ctx.Err() == nil {
@@ -60,7 +65,7 @@ func (a *Agent) sweepDesired(ctx context.Context, wg *sync.WaitGroup) {
 	root := a.cfg.Prefix.DesiredRoot()
 	wait := rand.N(3 * time.Second)
 	for sleep(ctx, wait, nil) {
-		folders, err := a.cfg.Consul.Keys(ctx, root, "/")
+		folders, err := a.cfg.Consul.Keys(consulkv.Part(ctx), root, "/")
 		if err != nil {
 			a.trouble.is(ctx, err)
 		} else {

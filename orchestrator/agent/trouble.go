@@ -21,6 +21,7 @@ type trouble struct {
 	told   time.Time // of the last line, whether it is over or not
 	tellIt bool      // this trouble was told, so its end is told too
 	others map[string]time.Time
+	shut   time.Time // when hidden was told
 }
 
 func (t *trouble) is(ctx context.Context, err error) {
@@ -46,6 +47,17 @@ func (t *trouble) over() {
 		t.log.Info("Consul answers again", "after", time.Since(t.since).Round(time.Second).String())
 	}
 	t.since, t.tellIt = time.Time{}, false
+}
+
+// hidden is a folder with keys of which the token may read none.
+func (t *trouble) hidden(folder string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.shut.IsZero() && time.Since(t.shut) < quiet {
+		return
+	}
+	t.shut = time.Now()
+	t.log.Warn("this token may read none of the configs that there are: unless none is for this node yet, it lacks key:read on "+folder+"<config>/", "folder", folder)
 }
 
 // other is trouble with one config on this node.
