@@ -20,6 +20,7 @@ package command
 // "lock" needs no line, only one in parents.
 func commands() map[string]constructor {
 	return map[string]constructor{
+		"acl":              newACL,
 		"agent apply":      newAgentApply,
 		"agent exec":       newAgentExec,
 		"agent status":     newAgentStatus,

@@ -23,10 +23,15 @@ type Config struct {
 	Hooks    []HookConfig  `hcl:"hook,block"`
 }
 
-// ConsulConfig is how to reach Consul. A token itself has no place in the file.
+// ConsulConfig is how to reach Consul: what its own tools take from CONSUL_…
+// variables, which stand before it. A token itself has no place in the file.
 type ConsulConfig struct {
-	Address   string `hcl:"address,optional"`
-	TokenFile string `hcl:"token_file,optional"` // relative to the file
+	Address       string `hcl:"address,optional"`
+	TokenFile     string `hcl:"token_file,optional"`  // relative to the file, as are the next three
+	CACert        string `hcl:"ca_cert,optional"`     // of PEM
+	ClientCert    string `hcl:"client_cert,optional"` // of PEM
+	ClientKey     string `hcl:"client_key,optional"`  // of PEM
+	TLSServerName string `hcl:"tls_server_name,optional"`
 }
 
 // NomadConfig is how to reach Nomad: what its own tools take from NOMAD_…
@@ -68,14 +73,14 @@ func (m *Meta) loadConfig(path string) (Config, error) {
 	if cfg.Consul == nil {
 		cfg.Consul = &ConsulConfig{}
 	}
-	if cfg.Consul.TokenFile != "" {
-		cfg.Consul.TokenFile = resolve(dir, cfg.Consul.TokenFile)
-	}
+	c := cfg.Consul
+	paths := []*string{&c.TokenFile, &c.CACert, &c.ClientCert, &c.ClientKey}
 	if n := cfg.Nomad; n != nil {
-		for _, path := range []*string{&n.TokenFile, &n.CACert, &n.ClientCert, &n.ClientKey} {
-			if *path != "" {
-				*path = resolve(dir, *path)
-			}
+		paths = append(paths, &n.TokenFile, &n.CACert, &n.ClientCert, &n.ClientKey)
+	}
+	for _, path := range paths {
+		if *path != "" {
+			*path = resolve(dir, *path)
 		}
 	}
 	return cfg, nil

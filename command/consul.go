@@ -27,6 +27,7 @@ func (m *Meta) consulVia(wrap func(http.RoundTripper) http.RoundTripper) (*consu
 		if cfg.Token == "" {
 			cfg.TokenFile = first(cfg.TokenFile, f.TokenFile)
 		}
+		cfg.TLS = consulkv.TLSConfig{CACert: f.CACert, ClientCert: f.ClientCert, ClientKey: f.ClientKey, ServerName: f.TLSServerName}
 	}
 	client, err := consulkv.New(cfg)
 	if err != nil {

@@ -27,6 +27,8 @@ type Consul struct {
 	Name string
 	// Addr is the host:port of its HTTP API.
 	Addr string
+	// HTTPS is the host:port of the same by TLS, "" without WithHTTPS.
+	HTTPS string
 	// Token is the management token, "" without ACLs.
 	Token string
 
@@ -50,6 +52,7 @@ type options struct {
 	ip     string
 	dir    string
 	join   []string
+	https  bool
 }
 
 // WithName sets the node name.
@@ -124,7 +127,7 @@ func launch(t testing.TB, o options) *Consul {
 
 func launchOnce(t testing.TB, o options) *Consul {
 	t.Helper()
-	port := freePorts(t, o.ip, 3)
+	port := freePorts(t, o.ip, 4)
 	args := []string{
 		"agent", "-node=" + o.name, "-bind=" + o.ip, "-client=" + o.ip, "-log-level=info",
 		"-http-port=" + strconv.Itoa(port[0]), "-serf-lan-port=" + strconv.Itoa(port[1]), "-server-port=" + strconv.Itoa(port[2]),
@@ -133,6 +136,11 @@ func launchOnce(t testing.TB, o options) *Consul {
 		"-hcl", "connect { enabled = false }",
 		"-hcl", "performance { raft_multiplier = 1 }",
 		"-hcl", "disable_update_check = true",
+	}
+	https := ""
+	if o.https {
+		https = net.JoinHostPort(o.ip, strconv.Itoa(port[3]))
+		args = append(args, "-https-port="+strconv.Itoa(port[3]))
 	}
 	if o.dev {
 		args = append(args, "-dev")
@@ -152,7 +160,7 @@ func launchOnce(t testing.TB, o options) *Consul {
 	return &Consul{
 		Process: Start(t, Spec{Path: ConsulBin.Path(t), Args: args, Name: "consul " + o.name}),
 		Name:    o.name, Addr: net.JoinHostPort(o.ip, strconv.Itoa(port[0])),
-		Token: o.token, t: t, ip: o.ip, serf: port[1], server: o.server,
+		HTTPS: https, Token: o.token, t: t, ip: o.ip, serf: port[1], server: o.server,
 	}
 }
 

@@ -29,6 +29,7 @@ type Config struct {
 	// Token and TokenFile are an ACL token; empty takes the environment's.
 	Token     string
 	TokenFile string
+	TLS       TLSConfig
 	Log       hclog.Logger
 	// Timeout bounds one request that does not block; 0 is DefaultTimeout.
 	Timeout time.Duration
@@ -73,6 +74,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	if strings.Contains(ac.Address, "/") && !strings.Contains(ac.Address, "://") {
 		return nil, fmt.Errorf("address of Consul %q is not host:port or a URL: set CONSUL_HTTP_ADDR to one such as 127.0.0.1:8500", ac.Address)
+	}
+	if err := cfg.TLS.into(ac, cfg.Log); err != nil {
+		return nil, err
 	}
 	hc, err := api.NewHttpClient(ac.Transport, ac.TLSConfig)
 	if err != nil {

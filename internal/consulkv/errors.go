@@ -97,12 +97,18 @@ func (e *Error) Hint() string {
 	case NotConsul:
 		return "check CONSUL_HTTP_ADDR"
 	case Denied:
-		if h, ok := isHidden(e.Err); ok {
+		if h, ok := isHidden(e.Err); ok && h.bare {
+			return "no token was given: set CONSUL_HTTP_TOKEN"
+		} else if ok {
 			return addHint(h.right)
 		}
 		return deniedHint(e.Err.Error())
 	case TLS:
-		return "check CONSUL_HTTP_SSL, CONSUL_CACERT and the scheme in CONSUL_HTTP_ADDR"
+		return tlsHint(e.Err)
+	case BadRequest:
+		if plainToTLS(e.Err) {
+			return "it speaks TLS: set CONSUL_HTTP_SSL=true, or write https:// in CONSUL_HTTP_ADDR"
+		}
 	}
 	return ""
 }
@@ -229,6 +235,10 @@ func (t *checker) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, nil
 	case resp.StatusCode == http.StatusNotFound && req.Method == http.MethodGet && strings.Contains(path, "/v1/kv/"):
 		if resp.Header.Get("X-Consul-Index") != "" {
+			if err := filtered(req, resp); err != nil {
+				drain(resp)
+				return nil, err
+			}
 			return resp, nil
 		}
 		drain(resp)
@@ -350,14 +360,4 @@ func isNotConsul(err error) bool {
 	// consul/api does not wrap all errors of its decoder.
 	s := err.Error()
 	return strings.Contains(s, "invalid character") || strings.Contains(s, "cannot unmarshal")
-}
-
-func isTLS(err error) bool {
-	if errors.Is(err, http.ErrSchemeMismatch) {
-		return true
-	}
-	_, cert := errors.AsType[*tls.CertificateVerificationError](err)
-	_, alert := errors.AsType[tls.AlertError](err)
-	_, record := errors.AsType[tls.RecordHeaderError](err)
-	return cert || alert || record
 }

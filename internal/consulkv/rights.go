@@ -62,7 +62,11 @@ func addHint(r right) string {
 // hiddenError is an answer without what the token may not read. Consul leaves it
 // out of lists and of the results of transactions without an error, so that what
 // is not there and what is hidden look alike.
-type hiddenError struct{ right }
+type hiddenError struct {
+	right
+	// asked without a token
+	bare bool
+}
 
 func (e *hiddenError) Error() string {
 	what := "the keys under " + text.Printable(e.name)
@@ -85,14 +89,14 @@ func Part(ctx context.Context) context.Context { return context.WithValue(ctx, p
 // filtered refuses an answer from which Consul, 1.11 or later, says that it left
 // something out. Sessions, health and catalog are the business of their readers.
 func filtered(req *http.Request, resp *http.Response) error {
-	if resp.Header.Get("X-Consul-Results-Filtered-By-ACLs") != "true" || req.Context().Value(partKey{}) != nil || req.Context().Value(sinkKey{}) != nil {
+	if resp.Header.Get("X-Consul-Results-Filtered-By-ACLs") != "true" || req.Context().Value(partKey{}) != nil {
 		return nil
 	}
 	_, key, isKV := strings.Cut(req.URL.Path, "/v1/kv/")
 	if !isKV && !strings.HasSuffix(req.URL.Path, "/v1/txn") {
 		return nil
 	}
-	return &hiddenError{right{resource: "key", access: "read", name: key, prefix: isKV}}
+	return &hiddenError{right: right{resource: "key", access: "read", name: key, prefix: isKV}}
 }
 
 // nothing checks that an empty list is one: to a client without a token, Consul
@@ -116,7 +120,7 @@ func (c *Client) shown(op string, ops []Op, res Results) error {
 		}
 		return &Error{
 			Kind: Denied, Op: op, Addr: c.addr, Tries: 1, stands: writes(ops),
-			Err: &hiddenError{right{resource: "key", access: "read", name: o.Key}},
+			Err: &hiddenError{right: right{resource: "key", access: "read", name: o.Key}, bare: !c.hasToken},
 		}
 	}
 	return nil

@@ -36,19 +36,25 @@ type Head struct {
 // in memory, and only their values are decoded. After an error keep may have
 // been called for a part of the keys; a repeated scan begins anew.
 //
+// That the token may not read some of them is an error of kind Denied; see Part.
+//
 // The RequestTime returned is for how long the answer was arriving: the wait of
 // a blocking query is left out. It is the same of Sessions and Checks.
 func (c *Client) Scan(ctx context.Context, prefix string, q *api.QueryOptions, keep func(*Head) bool) (api.KVPairs, *api.QueryMeta, error) {
 	var out api.KVPairs
+	none := true
 	meta, err := c.drink(ctx, q, func(d *jsontext.Decoder) error {
-		s := scanner{d: d, keep: keep}
+		s := scanner{d: d, keep: keep, none: true}
 		err := s.list()
-		out = s.out
+		out, none = s.out, s.none
 		return err
 	}, func(q *api.QueryOptions) (*api.QueryMeta, error) {
 		_, meta, err := c.api.KV().List(prefix, q)
 		return meta, err
 	})
+	if err == nil && none && ctx.Value(partKey{}) == nil {
+		err = c.nothing(ctx, "list "+folder(prefix), prefix)
+	}
 	return out, meta, err
 }
 
@@ -66,6 +72,7 @@ type scanner struct {
 	d    *jsontext.Decoder
 	keep func(*Head) bool
 	out  api.KVPairs
+	none bool // nothing was read
 
 	head  Head
 	value []byte // in quotes, as it came
@@ -73,6 +80,7 @@ type scanner struct {
 
 func (s *scanner) list() error {
 	return eachOf(s.d, func() error {
+		s.none = false
 		s.head = Head{Key: s.head.Key[:0], Session: s.head.Session[:0]}
 		s.value = s.value[:0]
 		if err := eachField(s.d, s.field); err != nil {

@@ -242,7 +242,7 @@ func folderName(prefix string) string {
 func (c *scan) query(ctx context.Context, q *api.QueryOptions) (delta, *api.QueryMeta, error) {
 	c.gen++
 	found := map[string]*keyVersion{}
-	pairs, meta, err := c.s.r.Consul.Scan(ctx, c.prefix, q, func(h *consulkv.Head) bool {
+	pairs, meta, err := c.s.r.Consul.Scan(consulkv.Part(ctx), c.prefix, q, func(h *consulkv.Head) bool {
 		if v, ok := c.known[string(h.Key)]; ok {
 			if v.modify == h.ModifyIndex && v.create == h.CreateIndex && v.lock == h.LockIndex && v.size == h.Size {
 				v.gen = c.gen

@@ -60,6 +60,9 @@ func (g *Guard) Once(ctx context.Context, say func(string)) (*Report, error) {
 	if len(roots) == 0 {
 		return nil, errors.New("the policies have no patterns in `locks`: there is nothing to guard")
 	}
+	if err := g.rights(ctx); err != nil {
+		return nil, err
+	}
 	snaps, err := g.cfg.Source(roots).Read(ctx)
 	if err != nil {
 		return nil, err

@@ -172,6 +172,9 @@ func (a *attempt) take(ctx context.Context, snaps map[string]*evidence.Snapshot,
 	if err := a.sess.dead(); err != nil {
 		return nil, 0, fmt.Errorf("%w: %w", errNotOurs, err)
 	}
+	if err := c.readsEpoch(ctx); err != nil {
+		return nil, 0, err
+	}
 	var guards, ops []consulkv.Op
 	for _, n := range a.req.Names {
 		s := snaps[n]
@@ -228,6 +231,17 @@ func (a *attempt) take(ctx context.Context, snaps map[string]*evidence.Snapshot,
 	}
 	h, err := a.taken(ctx, snaps, res.Find(snaps[a.req.Names[0]].Key).ModifyIndex, res.Find(epochKey).Value, res.Find(pen).ModifyIndex)
 	return h, owe, err
+}
+
+// readsEpoch makes sure, once, that the epoch can be read: Consul takes a lock in a
+// transaction whose reads it refuses, and its holder could not go on.
+func (c *Client) readsEpoch(ctx context.Context) error {
+	if c.epochSeen.Load() {
+		return nil
+	}
+	_, err := c.consul.Get(ctx, c.keys.Epoch())
+	c.epochSeen.Store(err == nil)
+	return err
 }
 
 // setFence writes a fence record, or takes what stands there away.
@@ -308,7 +322,7 @@ func (a *attempt) resolve(ctx context.Context, snaps map[string]*evidence.Snapsh
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
 			}
-			if time.Now().After(deadline) {
+			if time.Now().After(deadline) || consulkv.KindOf(err) == consulkv.Denied {
 				return nil, fmt.Errorf("whether an acquisition of lock %s stands cannot be read: %w", a.req.Names[0], err)
 			}
 			if serr := sleep(ctx, 200*time.Millisecond); serr != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -108,6 +109,8 @@ type Client struct {
 	mu    sync.Mutex
 	node  string // see localNode
 	check *check // the one that is used again
+
+	epochSeen atomic.Bool // see readsEpoch
 }
 
 // New makes a client; it does not connect.

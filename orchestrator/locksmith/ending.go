@@ -312,7 +312,7 @@ func (b *breaking) otherKey(ctx context.Context, s *evidence.Snapshot) (string, 
 	// Only a reading of everything tells what another tool's session holds.
 	hidden := false
 	list, err := consulkv.Retry(ctx, b.c.consul.ForScan(), "list all keys", func(ctx context.Context) (api.KVPairs, error) {
-		pairs, meta, err := b.c.consul.Scan(ctx, "", &api.QueryOptions{RequireConsistent: true}, func(h *consulkv.Head) bool {
+		pairs, meta, err := b.c.consul.Scan(consulkv.Part(ctx), "", &api.QueryOptions{RequireConsistent: true}, func(h *consulkv.Head) bool {
 			return string(h.Session) == s.SessionID() && !mine[string(h.Key)]
 		})
 		hidden = err == nil && meta.ResultsFilteredByACLs
