@@ -33,18 +33,26 @@ func nomadBin(t *testing.T) string {
 	return bin
 }
 
-// nomadCluster is one server and one client, each a process of its own.
+// nomadCluster is one server and its clients, each a process of its own.
 type nomadCluster struct {
 	t      *testing.T
 	addr   string
-	client *harness.Process
+	client *harness.Process // the first
+	dir    string
 }
 
 func startNomad(t *testing.T) *nomadCluster {
 	t.Helper()
+	return startNomadWith(t, "")
+}
+
+// startNomadWith starts a client for each of configs, which are added to what
+// every client has.
+func startNomadWith(t *testing.T, configs ...string) *nomadCluster {
+	t.Helper()
 	bin, dir := nomadBin(t), t.TempDir()
 	t.Cleanup(func() { cleanNomad(t, dir) })
-	ports := harness.FreePorts(t, 6)
+	ports := harness.FreePorts(t, 3+3*len(configs))
 	agent := func(name, hcl string, p []int) *harness.Process {
 		file := filepath.Join(dir, name+".hcl")
 		text := fmt.Sprintf(`data_dir = %q
@@ -67,14 +75,19 @@ advertise {
 		}
 		return harness.Start(t, harness.Spec{Path: bin, Args: []string{"agent", "-config", file}, Name: "nomad " + name})
 	}
-	c := &nomadCluster{t: t, addr: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
+	c := &nomadCluster{t: t, dir: dir, addr: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
 	agent("server", `server {
   enabled           = true
   bootstrap_expect  = 1
   heartbeat_grace   = "1s"
   min_heartbeat_ttl = "1s"
 }`, ports[:3])
-	c.client = agent("client", fmt.Sprintf(`client {
+	for i, config := range configs {
+		name := "client"
+		if i > 0 {
+			name += strconv.Itoa(i + 1)
+		}
+		p := agent(name, fmt.Sprintf(`client {
   enabled    = true
   servers    = ["127.0.0.1:%d"]
   node_class = "small"
@@ -89,10 +102,23 @@ plugin "raw_exec" {
   config {
     enabled = true
   }
-}`, ports[1]), ports[3:])
-	harness.Eventually(t, time.Minute, "the client is ready", func() bool {
+}
+%s`, ports[1], config), ports[3+3*i:6+3*i])
+		if i == 0 {
+			c.client = p
+		}
+	}
+	harness.Eventually(t, time.Minute, "the clients are ready", func() bool {
 		var nodes []struct{ Status string }
-		return c.get("/v1/nodes", &nodes) == nil && len(nodes) == 1 && nodes[0].Status == "ready"
+		if c.get("/v1/nodes", &nodes) != nil || len(nodes) != len(configs) {
+			return false
+		}
+		for _, n := range nodes {
+			if n.Status != "ready" {
+				return false
+			}
+		}
+		return true
 	})
 	return c
 }
