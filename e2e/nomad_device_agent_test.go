@@ -217,22 +217,27 @@ plugin %q {
 	two.applied(content)
 	c.placed("next", "client2")
 
-	// Both have it, and one has drifted: Nomad judges classes of machines that
-	// look alike, and must not take one for the other.
-	one.applied(content)
-	c.deviceOn("client", "is at the new revision", healthy(digits))
-	hand(t, one.file(), "by hand\n")
+	// One rollout brings both to the same, so that all of their attributes are the
+	// same; then the agent of one is gone. Nomad judges one machine of a class for
+	// all, and must not take one of these for the other.
+	one.write("fleet.hcl", "node \"n1\" {\n}\nnode \"n2\" {\n}\n")
+	bothContent := "revision = both\n"
+	both := revisionOf(bothContent)
+	one.applied(bothContent)
+	c.deviceOn("client", "is at the new revision", healthy(both))
+	c.deviceOn("client2", "is at the new revision", healthy(both))
+	one.agent.Kill()
 	c.deviceOn("client", "is unhealthy", unhealthy)
-	for i := range 3 {
+	for i := range 4 {
 		job := fmt.Sprintf("beside-%d", i)
-		c.runExample(job, digits)
+		c.runExample(job, both)
 		c.placed(job, "client2")
 	}
 
 	// While the lock is HOT nobody is placed anywhere, and who runs stays.
 	holder := two.holdLock()
 	c.deviceOn("client2", "is unhealthy", unhealthy)
-	c.runExample("later", digits)
+	c.runExample("later", both)
 	c.waits("later")
 	for _, job := range []string{"first", "next", "beside-0"} {
 		if all := c.allocations(job); len(all) != 1 || all[0].ClientStatus != "running" || all[0].DesiredStatus != "run" {
@@ -262,7 +267,7 @@ plugin %q {
 		now := running()
 		return len(now) == 2 && now[1] != before[1]
 	})
-	c.deviceOn("client2", "is healthy again", healthy(digits))
+	c.deviceOn("client2", "is healthy again", healthy(both))
 	c.client.Kill()
 	harness.Eventually(t, nomadLimit, "the plugin of the client that was killed ends", func() bool { return len(running()) == 1 })
 }
