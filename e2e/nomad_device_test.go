@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul/api"
 	"github.com/zclconf/go-cty/cty"
 
 	"github.com/aim-control/aimlock/e2e/harness"
@@ -35,6 +36,7 @@ type deviceNode struct {
 	addr  string // of Consul
 	dir   string
 	name  string
+	token string // of Consul, for all but the plugin
 	agent *harness.Process
 }
 
@@ -42,7 +44,12 @@ type deviceNode struct {
 // root of their own.
 func newDeviceNode(t *testing.T, addr, name string) *deviceNode {
 	t.Helper()
-	n := &deviceNode{t: t, addr: addr, dir: t.TempDir(), name: name}
+	return newDeviceNodeWith(t, addr, name, "")
+}
+
+func newDeviceNodeWith(t *testing.T, addr, name, token string) *deviceNode {
+	t.Helper()
+	n := &deviceNode{t: t, addr: addr, dir: t.TempDir(), name: name, token: token}
 	// The test's folders are closed to others, and this one's file is public.
 	for _, dir := range []string{n.dir, filepath.Dir(n.dir)} {
 		if err := os.Chmod(dir, 0o755); err != nil {
@@ -64,7 +71,7 @@ func (n *deviceNode) write(name, text string) string {
 }
 
 func (n *deviceNode) spec(args ...string) harness.Spec {
-	return harness.Spec{Path: harness.Aimlock.Path(n.t), Args: args, Env: []string{"CONSUL_HTTP_ADDR=" + n.addr}, Dir: n.dir}
+	return harness.Spec{Path: harness.Aimlock.Path(n.t), Args: args, Env: []string{"CONSUL_HTTP_ADDR=" + n.addr, "CONSUL_HTTP_TOKEN=" + n.token}, Dir: n.dir}
 }
 
 func (n *deviceNode) startAgent() {
@@ -419,6 +426,47 @@ func TestNomadDeviceWithoutConsul(t *testing.T) {
 	c.WaitReady()
 	n.becomes(e, true, "")
 	n.becomes(d, true, "")
+}
+
+// TestNomadDeviceRights: a token that can only read is enough, and with one that
+// cannot, what it is not shown is unknown.
+func TestNomadDeviceRights(t *testing.T) {
+	t.Parallel()
+	const root = "2b5ff1ac-0a5f-4a3e-9b0e-5e0f6d1c7a11"
+	c := harness.StartConsul(t, harness.WithACL(root))
+	n := newDeviceNodeWith(t, c.Addr, "n1", root)
+	n.applied("revision = 1\n")
+	acl := c.Client().ACL()
+	device := func(rules string) *nomadtest.Devices {
+		t.Helper()
+		token := &api.ACLToken{}
+		if rules != "" {
+			p, _, err := acl.PolicyCreate(&api.ACLPolicy{Name: "device", Rules: rules}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			token.Policies = []*api.ACLTokenPolicyLink{{ID: p.ID}}
+		}
+		token, _, err := acl.TokenCreate(token, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := n.write("token"+token.AccessorID, token.SecretID+"\n")
+		return n.watched(n.plugin(), n.settings(map[string]cty.Value{"consul": cty.ObjectVal(map[string]cty.Value{
+			"address": cty.StringVal(n.addr), "token_file": cty.StringVal(file),
+		})}))
+	}
+	reads := device(`key_prefix "aimlock/" { policy = "read" }
+session_prefix "" { policy = "read" }
+node_prefix "" { policy = "read" }
+service_prefix "" { policy = "read" }`)
+	n.becomes(reads, true, "")
+	holder := n.holdLock()
+	n.becomes(reads, false, "its lock is HOT: long: held for")
+	n.becomes(device(""), false, "unknown: its lock: ")
+	holder.Signal(syscall.SIGTERM)
+	holder.Wait(deviceLimit)
+	n.becomes(reads, true, "")
 }
 
 // TestNomadDeviceEnds: a plugin ends with SIGTERM and with its host, and SIGINT,
