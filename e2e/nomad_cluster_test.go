@@ -82,6 +82,11 @@ advertise {
   heartbeat_grace   = "1s"
   min_heartbeat_ttl = "1s"
 }`, ports[:3])
+	denied := "env_aws,env_gce,env_azure,env_digitalocean"
+	if len(configs) > 1 {
+		// A client tells of its signals in no order, so that no two are of one class.
+		denied += ",signal"
+	}
 	for i, config := range configs {
 		name := "client"
 		if i > 0 {
@@ -95,7 +100,7 @@ advertise {
     rack = "r1"
   }
   options = {
-    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
+    "fingerprint.denylist" = %q
   }
 }
 plugin "raw_exec" {
@@ -103,7 +108,7 @@ plugin "raw_exec" {
     enabled = true
   }
 }
-%s`, ports[1], config), ports[3+3*i:6+3*i])
+%s`, ports[1], denied, config), ports[3+3*i:6+3*i])
 		if i == 0 {
 			c.client = p
 		}

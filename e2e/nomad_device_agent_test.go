@@ -217,8 +217,7 @@ plugin %q {
 	two.applied(content)
 	c.placed("next", "client2")
 
-	// One rollout brings both to the same, so that all of their attributes are the
-	// same; then the agent of one is gone. Nomad judges one machine of a class for
+	// One rollout brings both to the same, so that they are one class; then the agent of one is gone. Nomad judges one machine of a class for
 	// all, and must not take one of these for the other.
 	one.write("fleet.hcl", "node \"n1\" {\n}\nnode \"n2\" {\n}\n")
 	bothContent := "revision = both\n"

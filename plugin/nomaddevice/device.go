@@ -221,6 +221,7 @@ func (d *device) stats(now time.Time, slots int) *nomadpb.DeviceGroupStats {
 	if st := d.Status; st != nil {
 		values["token"] = count(int64(st.Order.Token), "", "Fencing token of the order accepted last")
 		values["epoch"] = count(int64(st.Order.Epoch), "", "Epoch of the order accepted last")
+		values["seq"] = count(int64(st.Order.Seq), "", "Number of that order among those of its hold")
 		values["revision"] = &nomadpb.StatValue{StringVal: wrapperspb.String(st.Revision), Desc: "Revision of what stands"}
 		if st.Time != nil {
 			summary = count(since(*st.Time, now), "s", "Seconds since the last order was answered")

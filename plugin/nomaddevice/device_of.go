@@ -26,7 +26,6 @@ const (
 	AttrSHA256   = "sha256"   // all of them, as far as it is known
 	AttrEpoch    = "epoch"    // of the order that was accepted last
 	AttrToken    = "token"
-	AttrSeq      = "seq"
 	AttrResult   = "result"      // of that order: applied, failed, rolled_back …
 	AttrRollout  = "rollout"     // that gave it
 	AttrPath     = "destination" // of the file, without the root
@@ -125,7 +124,8 @@ func deviceOf(name string, st *agent.Status, w *world, s *Settings) device {
 			d.Attributes[name] = text.Printable(v)
 		}
 	}
-	d.Attributes[AttrEpoch], d.Attributes[AttrToken], d.Attributes[AttrSeq] = int64(st.Order.Epoch), int64(st.Order.Token), int64(st.Order.Seq)
+	// Not Seq, which the nodes of one rollout do not have in common.
+	d.Attributes[AttrEpoch], d.Attributes[AttrToken] = int64(st.Order.Epoch), int64(st.Order.Token)
 	return d
 }
 

@@ -112,6 +112,7 @@ func TestClass(t *testing.T) {
 			w.state.Node = node
 			at := time.Unix(rapid.Int64Range(0, 1<<30).Draw(t, "at"), 0)
 			st := &w.state.Configs[0]
+			st.Order.Seq = rapid.Uint64Range(1, 100).Draw(t, "seq")
 			st.Time, st.State = &at, rapid.SampledFrom([]string{records.ResultApplied, records.ResultFailed}).Draw(t, "state")
 			if rapid.Bool().Draw(t, "drifted") {
 				st.Drift = &records.Drift{What: "changed", Since: at}

@@ -21,7 +21,7 @@ const (
 
 func attributeNames() []string {
 	all := []string{
-		AttrRevision, AttrSHA256, AttrEpoch, AttrToken, AttrSeq, AttrResult, AttrRollout, AttrPath, AttrState, AttrDrifted, AttrHealthy, AttrSlots,
+		AttrRevision, AttrSHA256, AttrEpoch, AttrToken, AttrResult, AttrRollout, AttrPath, AttrState, AttrDrifted, AttrHealthy, AttrSlots,
 	}
 	slices.Sort(all)
 	return all
