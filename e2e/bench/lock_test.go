@@ -95,7 +95,7 @@ func locks(b *testing.B, c *harness.Consul, reuse bool) *locksmith.Client {
 
 func acquireRelease(b *testing.B, l *locksmith.Client) {
 	b.Helper()
-	h, err := l.Acquire(b.Context(), locksmith.Request{Names: []string{"bench"}, Operation: "bench", Try: true})
+	h, err := l.Acquire(b.Context(), locksmith.Request{Names: []string{"bench"}, Operation: "bench"})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -81,7 +81,7 @@ func OfBreak(key string, r *records.Break) Event {
 		e.Kind = BreakDone
 	}
 	if h := r.Holder; h != nil {
-		e.Holder = fmt.Sprintf("%d@%s", h.PID, h.Host)
+		e.Holder = fmt.Sprintf("pid %d on %s", h.PID, h.Host)
 	}
 	return e
 }

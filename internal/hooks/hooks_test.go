@@ -466,3 +466,56 @@ func until(t *testing.T, f func() bool) {
 		}
 	}
 }
+
+// While another process tells, nothing is told of what is seen; what still stands
+// when it does not any more is told then, with the same id as by it.
+func TestMute(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		leads, follows := &receiver{}, &receiver{}
+		a, b := start(t, leads, nil, hookOn(Hot, Unknown)), start(t, follows, nil, hookOn(Hot, Unknown))
+		b.Mute(true)
+		see := func(lock, state string, token uint64) {
+			for _, n := range []*Notifier{a, b} {
+				n.Seen(Event{Lock: lock, Key: "k/" + lock, State: state, Token: token, Session: "s", Rule: "r"})
+			}
+			synctest.Wait()
+		}
+		see("gone", "HOT", 1)
+		see("gone", "FREE", 0)
+		see("hot", "HOT", 2)
+		see("odd", "UNKNOWN", 3)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		told := []string{"hot gone", "hot hot", "unknown odd"}
+		if got := leads.kinds(); !slices.Equal(got, told) || len(follows.kinds()) != 0 {
+			t.Fatalf("who leads told %v, and who follows %v", got, follows.kinds())
+		}
+		b.Mute(false)
+		b.Mute(false)
+		synctest.Wait()
+		got := follows.kinds()
+		slices.Sort(got)
+		if !slices.Equal(got, told[1:]) {
+			t.Fatalf("told %v after it, want %v", got, told[1:])
+		}
+		ids := map[string]string{}
+		for _, e := range leads.events {
+			ids[e.Kind+e.Lock] = e.ID
+		}
+		for _, e := range follows.events {
+			if e.ID == "" || e.ID != ids[e.Kind+e.Lock] {
+				t.Errorf("%s %s has id %q, and by the other one %q", e.Kind, e.Lock, e.ID, ids[e.Kind+e.Lock])
+			}
+		}
+		if len(ids) != 3 || ids["hotgone"] == ids["hothot"] {
+			t.Errorf("ids %v", ids)
+		}
+		see("new", "HOT", 4)
+		if n := len(follows.kinds()); n != 3 {
+			t.Errorf("told %d events in all", n)
+		}
+		a.drain(t, time.Second)
+		b.drain(t, time.Second)
+	})
+}

@@ -1,6 +1,9 @@
 package hooks
 
 import (
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
 	"strconv"
 	"sync"
 	"time"
@@ -10,7 +13,9 @@ import (
 type watch struct {
 	mu      sync.Mutex
 	stopped bool
-	locks   map[string]*watched
+	// muted: another process is known to watch the same, and tells.
+	muted bool
+	locks map[string]*watched
 }
 
 // watched is one lock that is not as it should be.
@@ -19,6 +24,8 @@ type watched struct {
 	since       time.Time
 	last        Event
 	timers      []*time.Timer
+	// due are events that would have been told but for another who tells.
+	due []func()
 }
 
 // Seen tells of the verdict on a lock, each time that there is one; e has Lock,
@@ -59,8 +66,8 @@ func (n *Notifier) Seen(e Event) {
 	}
 	w.locks[e.Lock] = now
 	if e.State == stateHot {
-		e.Kind = Hot
-		n.Notify(e)
+		e.Kind, e.ID = Hot, seenID(Hot, &e)
+		w.tell(now, func() { n.Notify(e) })
 		return
 	}
 	for _, h := range n.hooks {
@@ -79,12 +86,51 @@ const (
 // unknown tells a hook of a lock that was UNKNOWN all the while.
 func (n *Notifier) unknown(h *hook, l *watched) {
 	n.watch.mu.Lock()
-	e, still := l.last, n.watch.locks[l.last.Lock] == l && !n.watch.stopped
-	n.watch.mu.Unlock()
-	if still {
-		e.Kind, e.For = Unknown, time.Since(l.since).Seconds()
-		n.tell(h, e)
+	defer n.watch.mu.Unlock()
+	if n.watch.locks[l.last.Lock] != l || n.watch.stopped {
+		return
 	}
+	n.watch.tell(l, func() {
+		e := l.last
+		e.Kind, e.ID, e.For = Unknown, seenID(Unknown, &e), time.Since(l.since).Seconds()
+		n.tell(h, e)
+	})
+}
+
+// tell is called with the lock of w held, as is do.
+func (w *watch) tell(l *watched, do func()) {
+	if w.muted {
+		l.due = append(l.due, do)
+		return
+	}
+	do()
+}
+
+// Mute is set while another process is known to watch the same locks and to tell
+// of them: what Seen makes of them is put off. When it is not any more, what still
+// stands is told, with the ids that the other one gave it.
+func (n *Notifier) Mute(muted bool) {
+	if n == nil {
+		return
+	}
+	w := &n.watch
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.muted = muted; muted {
+		return
+	}
+	for _, l := range w.locks {
+		for _, do := range l.due {
+			do()
+		}
+		l.due = nil
+	}
+}
+
+// seenID names what was seen, whoever saw it.
+func seenID(kind string, e *Event) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %d %q", kind, e.Key, e.Session, e.Token, e.Rule))
+	return base32.StdEncoding.EncodeToString(sum[:16])[:26]
 }
 
 func (l *watched) stop() {

@@ -178,6 +178,8 @@ func (g *Guard) campaigning(n locksmith.Notice) {
 	switch n.Kind {
 	case locksmith.NoticeWaiting:
 		st := n.Status
+		// Whoever leads tells of what all see.
+		g.cfg.Hooks.Mute(st.Session != nil && st.State != locksmith.Hot)
 		if st.Session == nil {
 			g.board.leader(nil, "")
 			return
@@ -198,6 +200,7 @@ func (g *Guard) lead(ctx context.Context, hold *locksmith.Hold, c candidacy) can
 	t := newTerm(hold.Context(), hold)
 	g.log.Info("this locksmith leads", "token", hold.Token(), "session", hold.Session())
 	g.metrics.terms.Inc()
+	g.cfg.Hooks.Mute(false)
 	g.ledBy(hold, true, nil)
 	hctx, cancel := context.WithCancel(hold.Context())
 	var beats sync.WaitGroup

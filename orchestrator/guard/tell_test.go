@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -90,5 +91,36 @@ func TestTells(t *testing.T) {
 		if lost := s.metrics.lostEntries.Load(); lost != 0 {
 			t.Errorf("%d entries were lost", lost)
 		}
+	})
+}
+
+// Of several locksmiths the one that leads tells of a HOT lock, and the next one
+// only once it leads itself.
+func TestOneTells(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		hot := func(told *atomic.Int64) func(*Config) {
+			n, err := hooks.New([]hooks.Config{{Name: "h", On: []string{hooks.Hot}, URL: "http://hook.test/"}},
+				hooks.Options{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+					told.Add(1)
+					return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody, Request: r}, nil
+				})})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { n.Close(context.Background()) })
+			return func(c *Config) { c.Hooks = n }
+		}
+		policy := strings.Replace(always, `"auto"`, `"manual"`, 1) // it stays HOT
+		var byFirst, bySecond atomic.Int64
+		first := w.start(policy, hot(&byFirst))
+		first.leads(10 * time.Second)
+		second := w.start(policy, hot(&bySecond))
+		w.until(10*time.Second, "the second one follows", func() bool { return second.Health().Role == RoleFollower })
+		w.hold(w.client(asElsewhere), "job-a")
+		w.until(10*time.Second, "it is told", func() bool { return byFirst.Load() == 1 })
+		w.stays(time.Minute, "nobody else tells", func() bool { return byFirst.Load() == 1 && bySecond.Load() == 0 })
+		first.stop()
+		second.leads(time.Minute)
+		w.until(10*time.Second, "the next one tells", func() bool { return bySecond.Load() == 1 })
 	})
 }

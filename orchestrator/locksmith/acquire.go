@@ -36,21 +36,36 @@ type attempt struct {
 	recs     map[string]records.Holder
 }
 
-// begin makes a fresh session and the holder records that go with it.
-func (c *Client) begin(ctx context.Context, req *Request) (*attempt, error) {
-	nonce := req.Nonce
-	if nonce == "" {
-		nonce = NewNonce()
+func (r *Request) sessionName() string {
+	return sessionName + r.Operation + " " + strings.Join(r.Names, " ")
+}
+
+// nonce is the request's own, or a new one.
+func (r *Request) nonce() string {
+	if r.Nonce != "" {
+		return r.Nonce
 	}
-	name := sessionName + req.Operation + " " + strings.Join(req.Names, " ")
-	// The lock-delay is the quiesce that this holder asks for.
-	among := req.Names
-	if req.among != nil {
-		among = req.among
-	}
+	return NewNonce()
+}
+
+// begin makes a fresh session and the holder records that go with it. A check may
+// have been made ahead of it.
+func (c *Client) begin(ctx context.Context, req *Request, ready *ahead) (*attempt, error) {
 	// Beside the session's making: it is asked for once in the life of a process.
 	c.consul.AskAccessor()
-	sess, err := c.openSession(ctx, req.TTL, req.Quiesce, name, c.meta(nonce, among))
+	nonce, join := "", func() (*check, error) { return ready.take() }
+	if ready != nil {
+		nonce = ready.nonce
+	} else {
+		nonce = req.nonce()
+		among := req.Names
+		if req.among != nil {
+			among = req.among
+		}
+		join = func() (*check, error) { return c.joinCheck(ctx, req.sessionName(), c.meta(nonce, among)) }
+	}
+	// The lock-delay is the quiesce that this holder asks for.
+	sess, err := c.openSession(ctx, req.TTL, req.Quiesce, req.sessionName(), join)
 	if err != nil {
 		return nil, err
 	}

@@ -99,8 +99,8 @@ func (k *check) join(output string) bool {
 }
 
 // leaveCheck takes a session off its check. The last one of a check that is of no
-// more use takes the service out of Consul.
-func (c *Client) leaveCheck(ctx context.Context, k *check, retire bool) {
+// more use takes the service out of Consul, and the error is about that.
+func (c *Client) leaveCheck(ctx context.Context, k *check, retire bool) error {
 	k.mu.Lock()
 	k.users--
 	k.retired = k.retired || retire || !c.reuse()
@@ -114,9 +114,10 @@ func (c *Client) leaveCheck(ctx context.Context, k *check, retire bool) {
 	}
 	ends := last && k.retired
 	k.mu.Unlock()
-	if ends {
-		k.end(ctx)
+	if !ends {
+		return nil
 	}
+	return k.end(ctx)
 }
 
 // endIdle ends a check that no session uses.
@@ -132,7 +133,7 @@ func (k *check) endIdle(ctx context.Context) {
 	}
 	k.mu.Unlock()
 	if ends {
-		k.end(ctx)
+		_ = k.end(ctx) // it ends by itself
 	}
 }
 
@@ -214,13 +215,15 @@ func (k *check) say(output string) {
 }
 
 // end stops the passing and takes the service out of Consul.
-func (k *check) end(ctx context.Context) {
+func (k *check) end(ctx context.Context) error {
 	defer close(k.ended)
 	k.cancel()
 	k.wg.Wait()
-	if err := k.c.consul.API().Agent().ServiceDeregisterOpts(k.id, (&api.QueryOptions{}).WithContext(ctx)); err != nil {
+	err := k.c.consul.API().Agent().ServiceDeregisterOpts(k.id, (&api.QueryOptions{}).WithContext(ctx))
+	if err != nil {
 		k.c.log.Debug("deregister service", "service", k.id, "error", err)
 	}
+	return err
 }
 
 // keep calls f every period until ctx ends or dead says so: a process that was

@@ -57,18 +57,19 @@ func (h *Hold) start(ctx context.Context) {
 	}
 	h.wg.Go(h.watchSession)
 	for _, n := range h.names {
-		h.wg.Go(func() { h.watchKey(n) })
-		h.wg.Go(func() {
-			if sleep(h.ctx, watchAfter) == nil {
-				h.watchRequest(n)
-			}
-		})
+		for _, watch := range []func(string){h.watchKey, h.watchRequest} {
+			h.wg.Go(func() {
+				if sleep(h.ctx, watchAfter) == nil {
+					watch(n)
+				}
+			})
+		}
 	}
 }
 
-// watchAfter is how long a hold lasts before it looks for requests to let go: one
-// that is shorter does so anyway. None is missed, since the watch begins at the
-// token.
+// watchAfter is how long a hold lasts before it looks whether its key was touched,
+// and for requests to let go: one that is shorter lets go anyway, and each of its
+// writes checks the key. Nothing is missed, since the watches begin at the token.
 const watchAfter = 50 * time.Millisecond
 
 // Context ends, with a cause, when work under the lock must stop: ErrLost,
@@ -288,7 +289,7 @@ func (h *Hold) Release(ctx context.Context) error {
 	h.cancel(ErrReleased)
 	h.wg.Wait()
 	if err == nil {
-		h.sess.closeLater(ctx)
+		h.sess.closeClean(ctx)
 	} else {
 		h.sess.close(ctx)
 	}

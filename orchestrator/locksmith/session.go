@@ -58,16 +58,16 @@ func (c *Client) since(t instant) time.Duration {
 	return max(time.Since(t.mono), seconds(c.boot()-t.boot))
 }
 
-// openSession makes a session that is bound to a check of this process, and
-// keeps both alive until close is called. meta goes with the check's service.
-func (c *Client) openSession(ctx context.Context, ttl, lockDelay time.Duration, name string, meta map[string]string) (*session, error) {
+// openSession makes a session that is bound to the check of this process that
+// join returns, and keeps both alive until close is called.
+func (c *Client) openSession(ctx context.Context, ttl, lockDelay time.Duration, name string, join func() (*check, error)) (*session, error) {
 	s := &session{c: c, ttl: ttl, died: make(chan struct{})}
 	kctx, cancel := context.WithCancel(outliving(ctx))
 	s.cancel = cancel
 	s.life, s.end = context.WithCancel(kctx)
 	// Until there is a session, no renewal bounds the lease.
 	s.renewed = c.now()
-	k, err := c.joinCheck(ctx, name, meta)
+	k, err := join()
 	switch {
 	case err == nil:
 		s.check, s.service = k, k.id
@@ -82,7 +82,7 @@ func (c *Client) openSession(ctx context.Context, ttl, lockDelay time.Duration, 
 		if s.check != nil {
 			cctx, cancel := detached(ctx, 3*time.Second)
 			defer cancel()
-			c.leaveCheck(cctx, s.check, true)
+			_ = c.leaveCheck(cctx, s.check, true)
 		}
 		return nil, err
 	}
@@ -141,7 +141,7 @@ func (s *session) create(ctx context.Context, lockDelay time.Duration, name stri
 			}
 			s.c.log.Warn("Consul does not take the holder's checks; the session's TTL alone serves", "error", err)
 			if s.check != nil {
-				s.c.leaveCheck(ctx, s.check, true)
+				_ = s.c.leaveCheck(ctx, s.check, true)
 			}
 			s.check, s.service = nil, ""
 			entry.ServiceChecks, entry.NodeChecks = nil, nil
@@ -269,16 +269,24 @@ func (s *session) close(ctx context.Context) {
 	s.takeOut(dctx)
 }
 
-// closeLater is close for a session that holds nothing any more. A client that
-// must be closed does the rest by itself, and Close waits for it.
-func (s *session) closeLater(ctx context.Context) {
-	if s.c.later == nil {
-		s.close(ctx)
-		return
-	}
+// closeClean is close for a session that holds nothing any more, and under which
+// nothing is on its way. Its end is not urgent then: Consul ends it when its check
+// goes, and a client that must be closed does even that by itself, and Close waits
+// for it.
+func (s *session) closeClean(ctx context.Context) {
 	s.cancel()
 	s.wg.Wait()
 	dctx, cancel := detached(ctx, 3*time.Second)
+	if s.c.later == nil {
+		defer cancel()
+		if s.check != nil && s.c.leaveCheck(dctx, s.check, true) == nil {
+			return
+		}
+		if err := s.c.destroySession(dctx, s.id); err != nil {
+			s.c.log.Debug("destroy session", "session", s.id, "error", err)
+		}
+		return
+	}
 	s.c.later.Go(func() error {
 		defer cancel()
 		s.takeOut(dctx)
@@ -291,14 +299,14 @@ func (s *session) takeOut(ctx context.Context) {
 	defer wg.Wait()
 	if s.check != nil && !s.c.reuse() {
 		// Neither waits for the other: to end the check ends the session too.
-		wg.Go(func() { s.c.leaveCheck(ctx, s.check, true) })
+		wg.Go(func() { _ = s.c.leaveCheck(ctx, s.check, true) }) // it ends by itself
 	}
 	err := s.c.destroySession(ctx, s.id)
 	if err != nil {
 		s.c.log.Debug("destroy session", "session", s.id, "error", err)
 	}
 	if s.check != nil && s.c.reuse() {
-		s.c.leaveCheck(ctx, s.check, err != nil)
+		_ = s.c.leaveCheck(ctx, s.check, err != nil)
 	}
 }
 

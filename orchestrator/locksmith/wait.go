@@ -156,6 +156,8 @@ type waiter struct {
 	req   *Request
 	start time.Time
 	att   *attempt
+	// ready is the check of the first attempt; nil: it is made when it is needed.
+	ready *ahead
 	// obs remember each lock for as long as the wait lasts.
 	obs     map[string]*Observer
 	cluster *evidence.Cluster
@@ -179,11 +181,22 @@ const triesAtOnce = 10
 
 func (w *waiter) run(ctx context.Context) (_ *Hold, err error) {
 	bctx, cancel := context.WithCancel(ctx)
-	var watched <-chan struct{}
+	var watched, dropped <-chan struct{}
+	w.ready = w.c.goAhead(ctx, w.req)
+	// Nobody waits for hours with a service that it does not need.
+	dropReady := func() {
+		if w.ready != nil {
+			dropped, w.ready = w.ready.drop(ctx), nil
+		}
+	}
 	defer func() {
 		cancel()
+		dropReady()
 		if watched != nil {
 			<-watched
+		}
+		if dropped != nil {
+			<-dropped
 		}
 		if err != nil {
 			w.drop(ctx)
@@ -210,6 +223,7 @@ func (w *waiter) run(ctx context.Context) (_ *Hold, err error) {
 			}
 			continue
 		}
+		dropReady()
 		if w.cluster == nil && !w.req.Try {
 			w.cluster, watched = evidence.WatchCluster(bctx, w.c.consul)
 			for _, o := range w.obs {
@@ -291,7 +305,9 @@ func (w *waiter) attempt(ctx context.Context) (*attempt, error) {
 		return w.att, nil
 	}
 	w.drop(ctx)
-	att, err := w.c.begin(ctx, w.req)
+	ready := w.ready
+	w.ready = nil
+	att, err := w.c.begin(ctx, w.req, ready)
 	if err != nil {
 		return nil, err
 	}
