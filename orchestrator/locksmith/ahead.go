@@ -42,13 +42,23 @@ func (a *ahead) take() (*check, error) {
 	return a.check, a.err
 }
 
+// dropPatience bounds the wait for a registration that nobody needs any more. To
+// give it up at once would leave open whether it stands.
+const dropPatience = 2 * time.Second
+
 // drop ends a check that is not needed. It returns what is closed when that is
 // done.
 func (a *ahead) drop(ctx context.Context) <-chan struct{} {
-	a.cancel()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		timer := time.NewTimer(dropPatience)
+		defer timer.Stop()
+		select {
+		case <-a.made:
+		case <-timer.C:
+		}
+		a.cancel()
 		<-a.made
 		if a.check == nil {
 			return

@@ -141,6 +141,12 @@ func (k *check) endIdle(ctx context.Context) {
 func (c *Client) newCheck(ctx context.Context, output string, meta map[string]string) (*check, error) {
 	k := &check{c: c, id: HolderService + "-" + NewNonce(), output: output, users: 1, ended: make(chan struct{})}
 	if err := k.register(ctx, meta); err != nil {
+		if ctx.Err() != nil || consulkv.Ambiguous(err) {
+			// It may stand.
+			dctx, cancel := detached(ctx, time.Second)
+			defer cancel()
+			_ = k.deregister(dctx)
+		}
 		return nil, err
 	}
 	kctx, cancel := context.WithCancel(outliving(ctx))
@@ -219,6 +225,10 @@ func (k *check) end(ctx context.Context) error {
 	defer close(k.ended)
 	k.cancel()
 	k.wg.Wait()
+	return k.deregister(ctx)
+}
+
+func (k *check) deregister(ctx context.Context) error {
 	err := k.c.consul.API().Agent().ServiceDeregisterOpts(k.id, (&api.QueryOptions{}).WithContext(ctx))
 	if err != nil {
 		k.c.log.Debug("deregister service", "service", k.id, "error", err)
