@@ -281,6 +281,9 @@ func (p *painter) stages() []string {
 		bar := ""
 		if width >= minBar {
 			bar = p.bar(width, hs.Done, total, c) + " "
+			if p.h.Total == 0 {
+				bar = p.bar(width, 0, 1, c) + " " // it is not planned yet
+			}
 		}
 		line := p.paint(mark, c) + " " + label + " " + bar + fmt.Sprintf("%*s", tail, fmt.Sprintf("%d/%d", hs.Done, total))
 		if note := p.stageNote(i); note != "" && ansi.StringWidth(line)+2+len(note) <= p.s.Width {
@@ -354,7 +357,10 @@ func (p *painter) fact(name, value string) []string {
 // facts are the numbers, who is in flight, and how long it still takes.
 func (p *painter) facts() []string {
 	h := p.h
-	out := append([]string{""}, p.fact("nodes", Counts(h))...)
+	out := []string{""}
+	if h.Total > 0 {
+		out = append(out, p.fact("nodes", Counts(h))...)
+	}
 	if h.InFlight > 0 {
 		words := fmt.Sprint(h.InFlight)
 		for i, f := range h.Flying {

@@ -167,7 +167,11 @@ func (r *Runner) explainWait(ctx context.Context, w *Waiting, ahead []*Waiting, 
 		}
 		w.For = "lock " + c.Name
 		var rec records.Holder
-		if records.Decode(p.Key, p.Value, &rec) == nil && rec.RolloutID != "" {
+		if records.Decode(p.Key, p.Value, &rec) == nil && rec.RolloutID == w.ID {
+			w.For = "its plan to be written: it has its locks"
+			return nil
+		}
+		if rec.RolloutID != "" {
 			w.For, w.ForRollout = w.For+", which rollout "+rec.RolloutID+" has", rec.RolloutID
 		}
 		return nil

@@ -144,6 +144,49 @@ func TestAbortOfAWaitingRollout(t *testing.T) {
 	}
 }
 
+// Who watches a rollout that waits sees it begin, and end.
+func TestWatchFromTheQueue(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	f.begin(f.queued("first", "one", orchestrator.Stage{Name: "all", Percent: 100, Bake: time.Hour}))
+	f.until("the first one to begin", func() bool {
+		list, err := f.runner().List(t.Context(), runner.Filter{})
+		return err == nil && len(list.Headers) == 1
+	})
+	second := f.begin(f.queued("second", "two", orchestrator.Stage{Name: "all", Percent: 100}))
+	w := f.waiting(1)[0]
+	states, watched := make(chan orchestrator.Status, 100), make(chan error, 1)
+	go func() {
+		watched <- f.runner().Watch(t.Context(), w.ID, func(h *orchestrator.Header) bool {
+			states <- h.State
+			return true
+		})
+	}()
+	if s := <-states; s != orchestrator.Waiting {
+		t.Fatalf("it is seen as %s", s)
+	}
+	if _, err := f.runner().Command(t.Context(), runner.Order{ID: w.ForRollout, Verb: orchestrator.Abort}); err != nil {
+		t.Fatal(err)
+	}
+	f.ends(second, orchestrator.Succeeded)
+	select {
+	case err := <-watched:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the end is not seen")
+	}
+	close(states)
+	last := orchestrator.Waiting
+	for s := range states {
+		last = s
+	}
+	if last != orchestrator.Succeeded {
+		t.Errorf("the last that is seen is %s", last)
+	}
+}
+
 // A start that supersedes need not wait for the orchestrator of what it
 // supersedes: that one is told, and ends at once.
 func TestSupersedeOfOneAtWork(t *testing.T) {

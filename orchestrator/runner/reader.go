@@ -147,10 +147,14 @@ func (d *drive) sweep(ctx context.Context, nodes []int) ([]found, error) {
 	total := 0
 	for ci, c := range d.plan.Spec.Configs {
 		count := 0
-		list, err := d.r.scan(ctx, readAnswers, d.r.keys.ActualAll(c.Name), func(h *consulkv.Head) bool {
+		keep := func(h *consulkv.Head) bool {
 			count++
 			i, ours := d.f.index[keys.LastSegment(string(h.Key))]
 			return ours && wanted[i] && d.seen[ci][i] != h.ModifyIndex
+		}
+		list, err := d.r.scanAnew(ctx, readAnswers, d.r.keys.ActualAll(c.Name), func() func(*consulkv.Head) bool {
+			count = 0
+			return keep
 		})
 		if err != nil {
 			return nil, err

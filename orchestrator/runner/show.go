@@ -151,10 +151,10 @@ func (r *Runner) Watch(ctx context.Context, id string, fn func(*orchestrator.Hea
 			wctx, cancel = context.WithTimeout(ctx, blockerEvery)
 		}
 		h, err := w.Next(wctx)
-		cancel()
-		if wctx.Err() != nil && ctx.Err() == nil {
-			h, err = nil, nil
+		if err != nil && wctx.Err() != nil && ctx.Err() == nil {
+			h, err = nil, nil // it is time to look into the queue
 		}
+		cancel()
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)

@@ -277,8 +277,13 @@ func (r *Runner) getMany(ctx context.Context, what string, ks []string) ([]*api.
 
 // scan reads those keys under a prefix of which keep says so, consistently.
 func (r *Runner) scan(ctx context.Context, what, prefix string, keep func(*consulkv.Head) bool) (api.KVPairs, error) {
+	return r.scanAnew(ctx, what, prefix, func() func(*consulkv.Head) bool { return keep })
+}
+
+// scanAnew is scan with a keep for each try: one that counts begins anew.
+func (r *Runner) scanAnew(ctx context.Context, what, prefix string, begin func() func(*consulkv.Head) bool) (api.KVPairs, error) {
 	return consulkv.Retry(ctx, r.consul.ForScan(), what, func(ctx context.Context) (api.KVPairs, error) {
-		list, _, err := r.consul.Scan(ctx, prefix, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx), keep)
+		list, _, err := r.consul.Scan(ctx, prefix, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx), begin())
 		return list, err
 	})
 }
