@@ -29,6 +29,10 @@ const (
 	// sweepEvery is about how often the names under desired/ are listed, for
 	// configs that have no content.
 	sweepEvery = 10 * time.Minute
+	// manyConfigs is at how many configs an agent warns of Consul's limit of
+	// connections. One query for all of them cannot be: the keys of a node have
+	// no prefix in common, since the config's name stands before the node's.
+	manyConfigs = 150
 )
 
 // discover learns of configs from the names under configs/: that list grows
@@ -94,6 +98,10 @@ func (a *Agent) ensure(ctx context.Context, wg *sync.WaitGroup, config string) {
 	}
 	bell := make(chan struct{}, 1)
 	a.bells[config] = bell
+	if len(a.bells) == manyConfigs {
+		a.cfg.Log.Warn("many configs: each is followed by a connection to Consul of its own, and Consul takes 200 from one address "+
+			"unless limits.http_max_conns_per_client is raised; agents behind the same address share them", "configs", manyConfigs)
+	}
 	wg.Go(func() { a.follow(ctx, wg, config, bell) })
 }
 
