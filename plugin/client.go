@@ -382,7 +382,7 @@ func (t *remoteTarget) Read(ctx context.Context, q *ReadRequest) (*State, error)
 func (t *remoteTarget) Restore(ctx context.Context, q *RestoreRequest) (*Applied, error) {
 	ctx, cancel := limited(ctx)
 	defer cancel()
-	answer, err := t.c.Restore(ctx, &pb.RestoreRequest{Instance: t.id, Place: placeToProto(&q.Place), Order: orderToProto(q.Order)})
+	answer, err := t.c.Restore(ctx, &pb.RestoreRequest{Instance: t.id, Place: placeToProto(&q.Place), Order: orderToProto(q.Order), Rollout: q.Rollout})
 	if err != nil {
 		return nil, fromStatus(err)
 	}

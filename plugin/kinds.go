@@ -267,10 +267,12 @@ type State struct {
 	Content []byte
 }
 
-// RestoreRequest asks for the last good revision.
+// RestoreRequest asks for what stood before a rollout.
 type RestoreRequest struct {
 	Place
 	Order Order
+	// Rollout is the one that is undone.
+	Rollout string
 }
 
 // Target writes configs to nodes that run no agent of aimlock.
@@ -285,8 +287,8 @@ type Target interface {
 	Apply(ctx context.Context, r *ApplyRequest) (*Applied, error)
 	// Read tells what stands there. A file that does not exist is no error.
 	Read(ctx context.Context, r *ReadRequest) (*State, error)
-	// Restore puts the last good revision back, under a new order: ErrUnsupported if
-	// the target keeps none, ErrNotFound if there is none.
+	// Restore puts what stood before the rollout back, under a new order:
+	// ErrUnsupported if the target does not keep it, ErrNotFound if it is not there.
 	Restore(ctx context.Context, r *RestoreRequest) (*Applied, error)
 }
 

@@ -240,7 +240,7 @@ func (s *targetServer) Restore(ctx context.Context, q *pb.RestoreRequest) (*pb.A
 	if err != nil {
 		return nil, err
 	}
-	return appliedToProto(t.Restore(ctx, &RestoreRequest{Place: placeFromProto(q.GetPlace()), Order: orderFromProto(q.GetOrder())}))
+	return appliedToProto(t.Restore(ctx, &RestoreRequest{Place: placeFromProto(q.GetPlace()), Order: orderFromProto(q.GetOrder()), Rollout: q.GetRollout()}))
 }
 
 func (s *fleetServer) List(q *pb.ListRequest, stream grpc.ServerStreamingServer[pb.ListResponse]) error {

@@ -140,7 +140,7 @@ func finite(f float64) (any, error) {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
 		return nil, errors.New("the number is not finite")
 	}
-	if f == math.Trunc(f) && math.Abs(f) < 1<<53 {
+	if f == math.Trunc(f) && f >= -1<<63 && f < 1<<63 {
 		return int64(f), nil
 	}
 	return f, nil

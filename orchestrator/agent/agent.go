@@ -62,14 +62,31 @@ type Agent struct {
 
 // New checks the settings and makes the state folder. It does not connect.
 func New(cfg Config) (*Agent, error) {
-	if err := keys.CheckName("node", cfg.Node); err != nil {
-		return nil, err
-	}
-	if cfg.StateDir == "" {
-		return nil, errors.New("no state folder: name one with -state-dir that survives restarts, such as /var/lib/aimlock")
-	}
 	if cfg.Consul == nil {
 		return nil, errors.New("no client for Consul")
+	}
+	instance, err := cfg.prepare()
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, bells: map[string]chan struct{}{}, turns: map[string]chan struct{}{}}
+	a.trouble = &trouble{log: cfg.Log}
+	a.reports = newReporter(a)
+	a.fence = &fence{
+		node: cfg.Node, stateDir: cfg.StateDir, root: cfg.Root, agent: cfg.Version, instance: instance, lockWait: cfg.LockWait,
+		now: time.Now, log: cfg.Log, recover: a.lastReport, consul: cfg.Consul, settled: a.reports.set, tell: cfg.Tell, step: func(string) {},
+	}
+	return a, nil
+}
+
+// prepare checks the settings, puts the defaults in, and makes the state folder. It
+// returns the folder's instance.
+func (cfg *Config) prepare() (string, error) {
+	if err := keys.CheckName("node", cfg.Node); err != nil {
+		return "", err
+	}
+	if cfg.StateDir == "" {
+		return "", errors.New("no state folder: name one with -state-dir that survives restarts, such as /var/lib/aimlock")
 	}
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
@@ -82,35 +99,24 @@ func New(cfg Config) (*Agent, error) {
 	}
 	var err error
 	if cfg.StateDir, err = filepath.Abs(cfg.StateDir); err != nil {
-		return nil, fmt.Errorf("state folder: %w", err)
+		return "", fmt.Errorf("state folder: %w", err)
 	}
 	if cfg.Root != "" {
 		if cfg.Root, err = filepath.Abs(cfg.Root); err != nil {
-			return nil, fmt.Errorf("root: %w", err)
+			return "", fmt.Errorf("root: %w", err)
 		}
 		// Made like every other missing folder on the way to a destination.
 		if err := os.MkdirAll(cfg.Root, 0o755); err != nil {
-			return nil, fmt.Errorf("root %s is not a folder and cannot be made one: %w", cfg.Root, err)
+			return "", fmt.Errorf("root %s is not a folder and cannot be made one: %w", cfg.Root, err)
 		}
 	}
 	if err := folder(filepath.Join(cfg.StateDir, "configs")); err != nil {
-		return nil, fmt.Errorf("state folder: %w", err)
+		return "", fmt.Errorf("state folder: %w", err)
 	}
 	if err := claim(cfg.StateDir, cfg.Node); err != nil {
-		return nil, err
+		return "", err
 	}
-	instance, err := instanceOf(cfg.StateDir)
-	if err != nil {
-		return nil, err
-	}
-	a := &Agent{cfg: cfg, bells: map[string]chan struct{}{}, turns: map[string]chan struct{}{}}
-	a.trouble = &trouble{log: cfg.Log}
-	a.reports = newReporter(a)
-	a.fence = &fence{
-		node: cfg.Node, stateDir: cfg.StateDir, root: cfg.Root, agent: cfg.Version, instance: instance, lockWait: cfg.LockWait,
-		now: time.Now, log: cfg.Log, recover: a.lastReport, consul: cfg.Consul, settled: a.reports.set, tell: cfg.Tell, step: func(string) {},
-	}
-	return a, nil
+	return instanceOf(cfg.StateDir)
 }
 
 // claim makes sure that a state folder serves one node: the marks of another

@@ -7,6 +7,7 @@
 //	fleets.go    consul, nomad, file
 //	evidence.go  file_locks, process, cluster, nomad_alloc
 //	breakers.go  destroy_session, nomad_stop, signal
+//	target.go    file_target
 //
 // It is on aimlock's side of the SDK and may import what it adapts. Decisions stay
 // where they are: nothing here judges.
@@ -25,7 +26,7 @@ import (
 
 // All are the built-in plugins, by kind and name.
 func All() []plugin.Plugin {
-	return slices.Concat(gatePlugins(), fleetPlugins(), evidencePlugins(), breakerPlugins())
+	return slices.Concat(gatePlugins(), fleetPlugins(), evidencePlugins(), breakerPlugins(), targetPlugins())
 }
 
 // Lookup finds a built-in plugin. The names are those of [All].

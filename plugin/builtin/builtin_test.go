@@ -97,7 +97,7 @@ func TestAll(t *testing.T) {
 	t.Parallel()
 	want := []string{
 		"http", "prometheus", "exec", "consul_checks", "nomad_deployment", "consul", "nomad", "file",
-		"file_locks", "process", "cluster", "nomad_alloc", "destroy_session", "nomad_stop", "signal",
+		"file_locks", "process", "cluster", "nomad_alloc", "destroy_session", "nomad_stop", "signal", "file_target",
 	}
 	var got []string
 	for _, p := range builtin.All() {

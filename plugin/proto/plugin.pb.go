@@ -2278,10 +2278,12 @@ func (x *ReadState) GetHighest() *Order {
 }
 
 type RestoreRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Instance      uint64                 `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"`
-	Place         *Place                 `protobuf:"bytes,2,opt,name=place,proto3" json:"place,omitempty"`
-	Order         *Order                 `protobuf:"bytes,3,opt,name=order,proto3" json:"order,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Instance uint64                 `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	Place    *Place                 `protobuf:"bytes,2,opt,name=place,proto3" json:"place,omitempty"`
+	Order    *Order                 `protobuf:"bytes,3,opt,name=order,proto3" json:"order,omitempty"`
+	// The rollout that is undone.
+	Rollout       string `protobuf:"bytes,4,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2335,6 +2337,13 @@ func (x *RestoreRequest) GetOrder() *Order {
 		return x.Order
 	}
 	return nil
+}
+
+func (x *RestoreRequest) GetRollout() string {
+	if x != nil {
+		return x.Rollout
+	}
+	return ""
 }
 
 type ListRequest struct {
@@ -2708,11 +2717,12 @@ const file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDesc = ""
 	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\tR\brevision\x122\n" +
-	"\ahighest\x18\x05 \x01(\v2\x18.aimlock.plugin.v1.OrderR\ahighest\"\x8c\x01\n" +
+	"\ahighest\x18\x05 \x01(\v2\x18.aimlock.plugin.v1.OrderR\ahighest\"\xa6\x01\n" +
 	"\x0eRestoreRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12.\n" +
 	"\x05place\x18\x02 \x01(\v2\x18.aimlock.plugin.v1.PlaceR\x05place\x12.\n" +
-	"\x05order\x18\x03 \x01(\v2\x18.aimlock.plugin.v1.OrderR\x05order\")\n" +
+	"\x05order\x18\x03 \x01(\v2\x18.aimlock.plugin.v1.OrderR\x05order\x12\x18\n" +
+	"\arollout\x18\x04 \x01(\tR\arollout\")\n" +
 	"\vListRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\"*\n" +
 	"\fWatchRequest\x12\x1a\n" +
