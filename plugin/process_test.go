@@ -93,6 +93,31 @@ func TestProcess(t *testing.T) {
 	}
 }
 
+// TestOrphan: a plugin ends by itself when its host is gone, and not before.
+func TestOrphan(t *testing.T) {
+	t.Parallel()
+	gp := external(t, "all")
+	if _, err := Connect(t.Context(), gp); err != nil {
+		t.Fatal(err)
+	}
+	protocol, err := gp.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-time.After(orphanGrace + 100*time.Millisecond):
+	case <-t.Context().Done():
+	}
+	if gp.Exited() {
+		t.Fatal("it ended while its host was there")
+	}
+	// What a host that is killed leaves.
+	if err := protocol.(*goplugin.GRPCClient).Conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, gp.Exited)
+}
+
 // TestPlain: for plugins that cannot speak TLS the host can leave it out.
 func TestPlain(t *testing.T) {
 	t.Parallel()

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Serve serves a plugin until aimlock ends it, and then ends the process. It is all
+// Serve serves a plugin until aimlock ends it or is gone, and returns then. It is all
 // that main does.
 func Serve(p Plugin) {
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: os.Stderr, JSONFormat: true})
@@ -45,7 +45,10 @@ func (r *runtime) serveConfig(versions ...int) *goplugin.ServeConfig {
 			for _, name := range []string{CookieKey, "PLUGIN_CLIENT_CERT", "PLUGIN_PROTOCOL_VERSIONS"} {
 				_ = os.Unsetenv(name)
 			}
-			return grpc.NewServer(append(opts, r.serverOptions()...)...)
+			o := &orphan{}
+			srv := grpc.NewServer(append(append(opts, r.serverOptions()...), grpc.StatsHandler(o))...)
+			o.stop = srv.Stop
+			return srv
 		},
 	}
 }
