@@ -1,0 +1,225 @@
+package host
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/aim-control/aimlock/internal/text"
+)
+
+// Bounds of what a plugin may write to its log.
+const (
+	maxLogLine  = 16 << 10 // the rest of a longer line is cut off
+	maxLogLines = 100      // a second
+	maxLogBytes = 64 << 10 // a second
+	maxLogArgs  = 30
+	maxLogText  = 2 << 10 // of a message, and of each value
+	tailLines   = 4       // are kept for what is said of its end
+	tailText    = 300     // of each
+)
+
+// pump reads what a plugin writes to stderr, cleans it, bounds it, and logs it.
+type pump struct {
+	log hclog.Logger
+
+	mu      sync.Mutex
+	secrets map[string]int
+	// quiet replaces the secrets; nil: there are none.
+	quiet *strings.Replacer
+	tail  []string
+
+	// The rest is of the current second.
+	since        time.Time
+	lines, bytes int
+	dropped      int
+	timer        *time.Timer
+}
+
+// hide keeps secrets out of the log from now on, until show.
+func (p *pump) hide(secrets []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.secrets == nil {
+		p.secrets = map[string]int{}
+	}
+	for _, s := range secrets {
+		if len(s) >= minSecret {
+			p.secrets[s]++
+		}
+	}
+	p.requiet()
+}
+
+func (p *pump) show(secrets []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range secrets {
+		if p.secrets[s]--; p.secrets[s] <= 0 {
+			delete(p.secrets, s)
+		}
+	}
+	p.requiet()
+}
+
+// minSecret: what is shorter stands in every other word, and hides nothing.
+const minSecret = 4
+
+func (p *pump) requiet() {
+	p.quiet = nil
+	if len(p.secrets) == 0 {
+		return
+	}
+	// The longest first: one may be a part of another.
+	list := slices.SortedFunc(maps.Keys(p.secrets), func(a, b string) int { return len(b) - len(a) })
+	var pairs []string
+	for _, s := range list {
+		pairs = append(pairs, s, "(secret)")
+		// As it stands in a line of JSON.
+		if quoted, err := json.Marshal(s); err == nil && string(quoted[1:len(quoted)-1]) != s {
+			pairs = append(pairs, string(quoted[1:len(quoted)-1]), "(secret)")
+		}
+	}
+	p.quiet = strings.NewReplacer(pairs...)
+}
+
+// run reads until the plugin, and whoever inherited its stderr, has ended.
+func (p *pump) run(r io.Reader) {
+	in := bufio.NewReaderSize(r, maxLogLine)
+	for {
+		line, err := in.ReadSlice('\n')
+		long := errors.Is(err, bufio.ErrBufferFull)
+		p.line(strings.TrimRight(string(line), "\r\n"), len(line))
+		for long && err != nil && errors.Is(err, bufio.ErrBufferFull) {
+			line, err = in.ReadSlice('\n')
+			p.count(len(line))
+		}
+		if err != nil {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.settle()
+			return
+		}
+	}
+}
+
+// count notes bytes that are not shown.
+func (p *pump) count(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bytes += n
+}
+
+func (p *pump) line(s string, size int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s == "" {
+		return
+	}
+	if now := time.Now(); now.Sub(p.since) >= time.Second {
+		p.settle()
+		p.since, p.lines, p.bytes = now, 0, 0
+	}
+	p.lines++
+	p.bytes += size
+	if p.lines > maxLogLines || p.bytes > maxLogBytes {
+		if p.dropped++; p.dropped == 1 {
+			// It may fall silent after a flood.
+			p.timer = time.AfterFunc(time.Second, func() {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.settle()
+			})
+		}
+		return
+	}
+	if p.quiet != nil {
+		s = p.quiet.Replace(s)
+	}
+	e := parseLine(s)
+	if e.message != "" {
+		if len(p.tail) == tailLines {
+			p.tail = append(p.tail[:0], p.tail[1:]...)
+		}
+		p.tail = append(p.tail, text.Clip(e.message, tailText))
+	}
+	p.log.Log(e.level, e.message, e.args...)
+}
+
+// settle tells how many lines were dropped.
+func (p *pump) settle() {
+	if p.dropped == 0 {
+		return
+	}
+	p.log.Warn(fmt.Sprintf("dropped %s of the plugin's log: it writes more than %d lines or %d KiB a second", text.Count(p.dropped, "line"), maxLogLines, maxLogBytes>>10))
+	p.dropped = 0
+	p.timer.Stop()
+}
+
+// last is what was written at the end, for the words about the end.
+func (p *pump) last() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.tail, " | ")
+}
+
+type logEntry struct {
+	level   hclog.Level
+	message string
+	args    []any
+}
+
+// parseLine takes a line of hclog's JSON apart. Any other line is a message.
+func parseLine(s string) logEntry {
+	e := logEntry{level: hclog.Info, message: clean(s)}
+	if strings.HasPrefix(s, "panic: ") || strings.HasPrefix(s, "fatal error: ") {
+		e.level = hclog.Error
+	}
+	if !strings.HasPrefix(s, "{") {
+		return e
+	}
+	var fields map[string]any
+	if json.Unmarshal([]byte(s), &fields) != nil {
+		return e
+	}
+	message, ok := fields["@message"].(string)
+	if !ok {
+		return e
+	}
+	e.message = clean(message)
+	if name, ok := fields["@level"].(string); ok {
+		if l := hclog.LevelFromString(name); l != hclog.NoLevel && l != hclog.Off {
+			e.level = l
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(fields)) {
+		if k == "@message" || k == "@level" || k == "@timestamp" || k == "@caller" || len(e.args) >= 2*maxLogArgs {
+			continue
+		}
+		v := fields[k]
+		switch v.(type) {
+		case float64, bool, nil:
+		case string:
+			v = clean(v.(string))
+		default:
+			raw, err := json.Marshal(v)
+			if err != nil {
+				continue
+			}
+			v = clean(string(raw))
+		}
+		e.args = append(e.args, clean(strings.TrimPrefix(k, "@")), v)
+	}
+	return e
+}
+
+func clean(s string) string { return text.Clip(text.Printable(s), maxLogText) }
