@@ -29,6 +29,8 @@ const (
 	groupPolicy
 	// groupDaemon is for what runs until it is stopped: it logs at info.
 	groupDaemon
+	// groupPlugin is for every command that uses plugins and does not judge.
+	groupPlugin
 )
 
 // example is one use of a command, a line that really runs.
@@ -100,6 +102,7 @@ func (c *command) execute(args []string) error {
 	if err := c.setUp(c.Groups); err != nil {
 		return err
 	}
+	defer c.closePlugins()
 	defer c.closeHooks()
 	return c.Run(c.ctx, in)
 }

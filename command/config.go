@@ -7,6 +7,8 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
 	"github.com/hashicorp/hcl/v2/hclparse"
+
+	"github.com/aim-control/aimlock/plugin/host"
 )
 
 // Config is the file aimlock.hcl, which -config or AIMLOCK_CONFIG name. No file
@@ -21,6 +23,11 @@ type Config struct {
 	Consul   *ConsulConfig `hcl:"consul,block"`
 	Nomad    *NomadConfig  `hcl:"nomad,block"`
 	Hooks    []HookConfig  `hcl:"hook,block"`
+	// PluginDir is relative to the file.
+	PluginDir string         `hcl:"plugin_dir,optional"`
+	Plugins   []PluginConfig `hcl:"plugin,block"`
+
+	plugins []host.Spec
 }
 
 // ConsulConfig is how to reach Consul: what its own tools take from CONSUL_…
@@ -63,9 +70,17 @@ func (m *Meta) loadConfig(path string) (Config, error) {
 	if err := m.Diagnostics(parser.Files(), checkHooks(cfg.Hooks, filepath.Dir(path))); err != nil {
 		return Config{}, err
 	}
+	cfg.plugins, diags = readPlugins(cfg.Plugins, filepath.Dir(path))
+	if err := m.Diagnostics(parser.Files(), diags); err != nil {
+		return Config{}, err
+	}
+	m.configFiles = parser.Files()
 	dir := filepath.Dir(path)
 	for i, p := range cfg.Policies {
 		cfg.Policies[i] = resolve(dir, p)
+	}
+	if cfg.PluginDir != "" {
+		cfg.PluginDir = resolve(dir, cfg.PluginDir)
 	}
 	if cfg.Journal != "" {
 		cfg.Journal = resolve(dir, cfg.Journal)

@@ -20,6 +20,6 @@ func (m *Meta) gates(consul *consulkv.Client) *gates.Set {
 			}
 			return m.Nomad()
 		},
-		LookupEnv: m.LookupEnv, Log: m.Log.Named("gates"),
+		Plugin: m.Plugins().Gate, LookupEnv: m.LookupEnv, Log: m.Log.Named("gates"),
 	})
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/signals"
+	"github.com/aim-control/aimlock/plugin/host"
 	"github.com/aim-control/aimlock/policies"
 )
 
@@ -53,11 +54,15 @@ type Meta struct {
 	Config Config
 
 	configPath string
-	prefix     string
-	logLevel   string
-	logJSON    bool
-	consul     consulFlags
-	notifier   hookState
+	// configFiles are the config file as it was parsed, for snippets.
+	configFiles map[string]*hcl.File
+	pluginDir   string
+	plugins     *host.Host
+	prefix      string
+	logLevel    string
+	logJSON     bool
+	consul      consulFlags
+	notifier    hookState
 	// interrupted: the terminal's ^C went to a command of its own group.
 	interrupted bool
 
@@ -89,6 +94,9 @@ func (m *Meta) sharedFlags(fs *flag.FlagSet, groups group) {
 		fs.StringVar(&m.prefix, "prefix", "", "Keep all keys under `PREFIX` in Consul's KV. Or set AIMLOCK_PREFIX.\nDefault: "+keys.DefaultPrefix)
 		fs.StringVar(&m.consul.httpAddr, "http-addr", "", "`ADDRESS` of the Consul agent. Or set CONSUL_HTTP_ADDR; the other\nCONSUL_… variables count as well.")
 		fs.StringVar(&m.consul.tokenFile, "token-file", "", "`FILE` with Consul's ACL token. Or set CONSUL_HTTP_TOKEN or\nCONSUL_HTTP_TOKEN_FILE.")
+	}
+	if groups&(groupPolicy|groupPlugin) != 0 {
+		fs.StringVar(&m.pluginDir, "plugin-dir", "", "Look for plugins in the folder `DIR`. Or set AIMLOCK_PLUGIN_DIR, or plugin_dir\nin the config file.")
 	}
 	if groups&groupPolicy != 0 {
 		m.policyFlags(fs)

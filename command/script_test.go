@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 			stop()
 			os.Exit(code)
 		},
+		"testplugin": testPlugin,
 		"kv": func() {
 			if err := kv(os.Args[1:]); err != nil {
 				fmt.Fprintln(os.Stderr, err)

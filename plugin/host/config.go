@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/function"
 	ctyjson "github.com/zclconf/go-cty/cty/json"
@@ -84,7 +85,11 @@ func (p *Plugin) readBase(info *plugin.Info, ki *plugin.KindInfo) (*schema.Block
 	if ki.Kind != plugin.KindEvidence {
 		s = optional(s, nil)
 	}
-	return schema.Decode(beside{p.spec.Config, &others}, &s, p.evalContext())
+	ctx, diags := p.evalContext()
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	return schema.Decode(beside{p.spec.Config, &others}, &s, ctx)
 }
 
 func addNames(to *hcl.BodySchema, s, but *plugin.Schema) {
@@ -138,20 +143,28 @@ func optional(s plugin.Schema, has map[string]any) plugin.Schema {
 const maxSecretFile = 64 << 10
 
 // evalContext is what a block in aimlock.hcl may use, so that no secret has to stand
-// in it: env.NAME, and file("PATH") without the last newline.
-func (p *Plugin) evalContext() *hcl.EvalContext {
+// in it: env.NAME, and file("PATH") without the last newline. A variable that is not
+// set is an error.
+func (p *Plugin) evalContext() (*hcl.EvalContext, hcl.Diagnostics) {
 	vars := map[string]cty.Value{}
-	attrs, _ := p.spec.Config.JustAttributes()
-	for _, a := range attrs {
-		for _, t := range a.Expr.Variables() {
+	var diags hcl.Diagnostics
+	if body, ok := p.spec.Config.(*hclsyntax.Body); ok {
+		for _, t := range variables(body) {
 			if t.RootName() != "env" || len(t) < 2 {
 				continue
 			}
-			if step, ok := t[1].(hcl.TraverseAttr); ok {
-				if v, ok := p.h.cfg.LookupEnv(step.Name); ok {
-					vars[step.Name] = cty.StringVal(v)
-				}
+			step, ok := t[1].(hcl.TraverseAttr)
+			if !ok {
+				continue
 			}
+			v, ok := p.h.cfg.LookupEnv(step.Name)
+			if !ok {
+				diags = append(diags, &hcl.Diagnostic{
+					Severity: hcl.DiagError, Summary: "Variable is not set", Subject: t.SourceRange().Ptr(),
+					Detail: fmt.Sprintf("Plugin %s is configured by the environment variable %s, which is not set where aimlock runs.", p.spec.Name, step.Name),
+				})
+			}
+			vars[step.Name] = cty.StringVal(v)
 		}
 	}
 	dir := filepath.Dir(p.spec.Range.Filename)
@@ -176,7 +189,19 @@ func (p *Plugin) evalContext() *hcl.EvalContext {
 	return &hcl.EvalContext{
 		Variables: map[string]cty.Value{"env": cty.ObjectVal(vars)},
 		Functions: map[string]function.Function{"file": read},
+	}, diags
+}
+
+// variables are those that a body and its blocks read.
+func variables(body *hclsyntax.Body) []hcl.Traversal {
+	var out []hcl.Traversal
+	for _, a := range body.Attributes {
+		out = append(out, hclsyntax.Variables(a.Expr)...)
 	}
+	for _, b := range body.Blocks {
+		out = append(out, variables(b.Body)...)
+	}
+	return out
 }
 
 // fromJSON is what the place of use says. It was kept as JSON without a schema, so

@@ -76,6 +76,10 @@ func New(cfg Config) *Host {
 		blocks[s.Name] = s
 	}
 	var found map[string]string
+	if abs, err := filepath.Abs(h.cfg.Dir); h.cfg.Dir != "" && err == nil {
+		h.cfg.Dir = abs
+		cfg.Dir = abs
+	}
 	if cfg.Dir != "" {
 		found, h.dirErr = look(cfg.Dir, blocks)
 	}
@@ -178,14 +182,22 @@ type sockets struct {
 
 const socketsPrefix = "aimlock-plugins-"
 
+// maxSocketBase: the path of a unix socket has 107 bytes at most (sun_path of
+// unix(7)), and some 65 of them come below this.
+const maxSocketBase = 40
+
 func (s *sockets) folder() (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.dir != "" || s.gone {
 		return s.dir, nil
 	}
-	removeStale(os.TempDir())
-	dir, err := os.MkdirTemp("", socketsPrefix)
+	base := os.TempDir()
+	if len(base) > maxSocketBase {
+		base = "/tmp"
+	}
+	removeStale(base)
+	dir, err := os.MkdirTemp(base, socketsPrefix)
 	if err != nil {
 		return "", fmt.Errorf("folder for the plugins' sockets: %w", err)
 	}
@@ -242,4 +254,13 @@ func kinds(i *plugin.Info) string {
 		names = append(names, string(i.Kinds[n].Kind))
 	}
 	return strings.Join(names, ", ")
+}
+
+// Stray is the plugin in a file that no block and no folder has. It is not pinned.
+func (h *Host) Stray(path string) (*Plugin, error) {
+	name, ok := nameOfFile(filepath.Base(path))
+	if !ok {
+		return nil, fmt.Errorf("%q is no name for the file of a plugin: use lower case letters, digits, - and _", filepath.Base(path))
+	}
+	return newPlugin(h, Spec{Name: name, Path: path}.withDefaults()), nil
 }

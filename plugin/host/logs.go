@@ -150,7 +150,13 @@ func (p *pump) line(s string, size int) {
 		if len(p.tail) == tailLines {
 			p.tail = append(p.tail[:0], p.tail[1:]...)
 		}
-		p.tail = append(p.tail, text.Clip(e.message, tailText))
+		said := e.message
+		for i := 0; i+1 < len(e.args); i += 2 {
+			if e.args[i] == "error" {
+				said = fmt.Sprintf("%s: %v", said, e.args[i+1])
+			}
+		}
+		p.tail = append(p.tail, text.Clip(said, tailText))
 	}
 	p.log.Log(e.level, e.message, e.args...)
 }

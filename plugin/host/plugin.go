@@ -268,3 +268,27 @@ func (p *Plugin) close() {
 		proc.stop(endGrace)
 	}
 }
+
+// Validate asks the plugin whether its own block would do for a kind. Where the place
+// of use has to say more, only that it answers is known. It has no effects.
+func (p *Plugin) Validate(ctx context.Context, k plugin.Kind) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, p.spec.Timeout, fmt.Errorf("no answer within %s (timeout)", p.spec.Timeout))
+	defer cancel()
+	proc, err := p.running(ctx)
+	if err != nil {
+		return err
+	}
+	info := proc.client.Info()
+	cfg, err := p.config(info, k, nil)
+	if err == nil {
+		if _, err := info.Kind(k).Config.Apply(cfg); err != nil && k != plugin.KindEvidence {
+			return p.fail("", proc.ping(ctx))
+		}
+		proc.log.hide(info.Kind(k).Config.Secrets(cfg))
+		err = proc.client.Validate(ctx, k, cfg)
+	}
+	if err != nil {
+		err, _ = p.judge(ctx, proc, err)
+	}
+	return p.fail("", err)
+}

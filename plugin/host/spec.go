@@ -48,16 +48,16 @@ type Spec struct {
 
 // block is a `plugin` block as it is written.
 type block struct {
-	Path         string    `hcl:"path,optional"`
-	Interpreter  []string  `hcl:"command,optional"`
-	Args         []string  `hcl:"args,optional"`
-	SHA256       string    `hcl:"sha256,optional"`
-	AutoMTLS     *bool     `hcl:"auto_mtls,optional"`
-	Env          []string  `hcl:"env,optional"`
-	StartTimeout string    `hcl:"start_timeout,optional"`
-	Timeout      string    `hcl:"timeout,optional"`
-	Interval     string    `hcl:"interval,optional"`
-	Config       *remains  `hcl:"config,block"`
+	Path         string   `hcl:"path,optional"`
+	Interpreter  []string `hcl:"command,optional"`
+	Args         []string `hcl:"args,optional"`
+	SHA256       string   `hcl:"sha256,optional"`
+	AutoMTLS     *bool    `hcl:"auto_mtls,optional"`
+	Env          []string `hcl:"env,optional"`
+	StartTimeout string   `hcl:"start_timeout,optional"`
+	Timeout      string   `hcl:"timeout,optional"`
+	Interval     string   `hcl:"interval,optional"`
+	Config       *remains `hcl:"config,block"`
 }
 
 type remains struct {
