@@ -31,7 +31,7 @@ func testPlugin() {
 }
 
 type fileEvidence struct {
-	Facts_ string        `config:"facts" doc:"File that on_call is read from."` //nolint:revive,staticcheck // Facts is a method
+	Facts_ string        `config:"facts" doc:"File that on_call is read from."` //nolint:revive // Facts is a method
 	Slow   time.Duration `config:"slow" doc:"How long an answer takes."`
 	Token  string        `config:"token,secret" doc:"For the server."`
 }

@@ -132,7 +132,7 @@ func use[T, R any](ctx context.Context, i *instance[T], op string, again bool, f
 			i.forget(proc)
 			continue
 		}
-		err, died := p.judge(ctx, proc, err)
+		died, err := p.judge(ctx, proc, err)
 		if died && again && tries == 0 && proc.since.Before(begun) && ctx.Err() == nil {
 			continue
 		}
@@ -141,29 +141,29 @@ func use[T, R any](ctx context.Context, i *instance[T], op string, again bool, f
 }
 
 // judge finds out whether an error is the end of the process, or its silence.
-func (p *Plugin) judge(ctx context.Context, proc *process, err error) (_ error, died bool) {
+func (p *Plugin) judge(ctx context.Context, proc *process, err error) (died bool, _ error) {
 	switch {
 	case ctx.Err() != nil:
 		if cause := context.Cause(ctx); errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = &lateError{cause}
 			p.h.later(func() { p.hung(proc) })
 		}
-		return err, false
+		return false, err
 	case errors.Is(err, plugin.ErrUnavailable) || errors.Is(err, context.Canceled):
 		// It may have been said by the plugin, or be the connection's end.
 		if !p.hung(proc) {
-			return err, false
+			return false, err
 		}
 		timer := time.NewTimer(killGrace)
 		defer timer.Stop()
 		select {
 		case <-proc.ended:
-			return fmt.Errorf("%w: it ended in the middle of the call: %s", plugin.ErrUnavailable, proc.cause), true
+			return true, fmt.Errorf("%w: it ended in the middle of the call: %s", plugin.ErrUnavailable, proc.cause)
 		case <-timer.C:
 		case <-ctx.Done():
 		}
 	}
-	return err, false
+	return false, err
 }
 
 // lateError is context.DeadlineExceeded, and says whose bound it was.

@@ -2,6 +2,7 @@ package host
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -278,7 +279,7 @@ func (p *Plugin) CheckBlock(info *plugin.Info, k plugin.Kind, body hcl.Body, ctx
 	}
 	base, err := p.base(info, ki)
 	if err != nil {
-		if diags, ok := err.(hcl.Diagnostics); ok {
+		if diags, ok := errors.AsType[hcl.Diagnostics](err); ok {
 			return nil, diags
 		}
 		at := body.MissingItemRange()

@@ -1,8 +1,10 @@
 package host
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,9 +13,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	goplugin "github.com/hashicorp/go-plugin"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"github.com/aim-control/aimlock/internal/supervise"
@@ -52,8 +54,6 @@ const (
 	nonsense = "nonsense"
 	// neverStarts hangs before the handshake.
 	neverStarts = "mute"
-	// oneFact answers once, then ends at once.
-	diesIdle = "idle"
 )
 
 // faultPlugin is a plugin of all kinds, made without the SDK's care. arg is a file
@@ -64,12 +64,12 @@ func faultPlugin(fault, arg string) {
 	switch fault {
 	case garbage:
 		fmt.Println("hello, \x1b[31mworld")
-		time.Sleep(time.Hour) //nolint:forbidigo // it is to be ended
+		_ = unix.Pause()
 	case wrongVersion:
 		fmt.Println("1|99|unix|/nowhere|grpc|")
-		time.Sleep(time.Hour) //nolint:forbidigo // it is to be ended
+		_ = unix.Pause()
 	case neverStarts:
-		time.Sleep(time.Hour) //nolint:forbidigo // it is to be ended
+		_ = unix.Pause()
 	case wrongMagic:
 		_ = os.Setenv(plugin.CookieKey, "of another program")
 		plugin.Serve(plugin.Plugin{Name: "fault", Gate: func() plugin.Gate { return nil }})
@@ -139,18 +139,24 @@ func (f faulty) strike(method string) {
 // fork leaves a process behind that has left the group and the session, and ends
 // the plugin.
 func (f faulty) fork() {
-	cmd := exec.Command("/bin/sh", "-c", "echo $$ >"+f.arg+".new; mv "+f.arg+".new "+f.arg+"; exec sleep 1000")
-	cmd.Env, cmd.Stderr = nil, os.Stderr
+	cmd := exec.Command("/bin/sh", "-c", "echo $$; exec sleep 1000 >&2")
+	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
 		panic(err)
 	}
-	for {
-		if _, err := os.Stat(f.arg); err == nil {
-			os.Exit(0)
-		}
-		time.Sleep(time.Millisecond) //nolint:forbidigo // for another process
+	pid, err := bufio.NewReader(out).ReadBytes('\n')
+	if err == nil {
+		err = os.WriteFile(f.arg, pid, 0o600)
 	}
+	if err != nil {
+		panic(err)
+	}
+	os.Exit(0)
 }
 
 // text is s, or what is too large for any message.
@@ -228,7 +234,7 @@ type faultyTarget struct {
 
 func (t faultyTarget) Apply(stream grpc.ClientStreamingServer[pb.ApplyRequest, pb.ApplyResponse]) error {
 	for {
-		if _, err := stream.Recv(); err == io.EOF {
+		if _, err := stream.Recv(); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			return err

@@ -33,11 +33,11 @@ func nameOfFile(file string) (name string, ok bool) {
 // look lists the plugins of a folder by their names: the files that may be run, or
 // that a block gives an interpreter. Those with no such name are not plugins.
 func look(dir string, blocks map[string]Spec) (map[string]string, error) {
-	real, err := securefile.Folder(dir)
+	at, err := securefile.Folder(dir)
 	if err != nil {
 		return nil, fmt.Errorf("folder of plugins: %w", err)
 	}
-	entries, err := os.ReadDir(real)
+	entries, err := os.ReadDir(at)
 	if err != nil {
 		return nil, fmt.Errorf("folder of plugins: %w", err)
 	}

@@ -33,7 +33,7 @@ type pump struct {
 	log hclog.Logger
 
 	mu      sync.Mutex
-	secrets map[string]int
+	secrets map[string]bool
 	// quiet replaces the secrets; nil: there are none.
 	quiet *strings.Replacer
 	tail  []string
@@ -45,27 +45,16 @@ type pump struct {
 	timer        *time.Timer
 }
 
-// hide keeps secrets out of the log from now on, until show.
+// hide keeps secrets out of the log from now on.
 func (p *pump) hide(secrets []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.secrets == nil {
-		p.secrets = map[string]int{}
+		p.secrets = map[string]bool{}
 	}
 	for _, s := range secrets {
 		if len(s) >= minSecret {
-			p.secrets[s]++
-		}
-	}
-	p.requiet()
-}
-
-func (p *pump) show(secrets []string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, s := range secrets {
-		if p.secrets[s]--; p.secrets[s] <= 0 {
-			delete(p.secrets, s)
+			p.secrets[s] = true
 		}
 	}
 	p.requiet()
@@ -105,8 +94,8 @@ func (p *pump) run(r io.Reader) {
 		}
 		if err != nil {
 			p.mu.Lock()
-			defer p.mu.Unlock()
 			p.settle()
+			p.mu.Unlock()
 			return
 		}
 	}
@@ -212,10 +201,10 @@ func parseLine(s string) logEntry {
 			continue
 		}
 		v := fields[k]
-		switch v.(type) {
+		switch t := v.(type) {
 		case float64, bool, nil:
 		case string:
-			v = clean(v.(string))
+			v = clean(t)
 		default:
 			raw, err := json.Marshal(v)
 			if err != nil {

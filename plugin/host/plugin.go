@@ -288,7 +288,7 @@ func (p *Plugin) Validate(ctx context.Context, k plugin.Kind) error {
 		err = proc.client.Validate(ctx, k, cfg)
 	}
 	if err != nil {
-		err, _ = p.judge(ctx, proc, err)
+		_, err = p.judge(ctx, proc, err)
 	}
 	return p.fail("", err)
 }
