@@ -49,12 +49,15 @@ type Host struct {
 	background sync.WaitGroup
 }
 
-func (h *Host) later(f func()) {
+// later runs f, unless the host is closed: then it returns false.
+func (h *Host) later(f func()) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.life.Err() == nil {
-		h.background.Go(f)
+	if h.life.Err() != nil {
+		return false
 	}
+	h.background.Go(f)
+	return true
 }
 
 // ErrClosed: the host was closed.

@@ -54,6 +54,8 @@ type Plugin struct {
 	info *plugin.Info
 	// instances are those in use, by kind and configuration.
 	instances map[string]releaser
+
+	answers answers
 }
 
 // starting is one start, which several callers may wait for.
