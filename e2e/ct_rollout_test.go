@@ -138,12 +138,23 @@ func TestConsulTemplateFleet(t *testing.T) {
 	t.Run("two of them", func(t *testing.T) {
 		node, log := f.nodes[2], filepath.Join(t.TempDir(), "log")
 		second := f.consulTemplate(node)
+		// A command beside the config that consul-template delivers.
+		kept := filepath.Join(t.TempDir(), "kept")
+		harness.Start(t, harness.Spec{
+			Path: harness.Aimlock.Path(t), Env: f.nodeEnv[node], Name: "agent exec",
+			Args: []string{
+				"agent", "exec", "-follow", "-root", f.path(node, "root"), fleetConfig, "--",
+				"sh", "-c", `cat "$1" >>"$0"; exec sleep 600`, kept, f.file(node),
+			},
+		})
+		harness.Eventually(t, cmdLimit, "the command runs", func() bool { return exists(kept) && readFile(t, kept) == "revision = 3\n" })
 		f.spec("revision = 4\n", `reload = ["sh", "-c", "echo $AIMLOCK_NODE >>$0", "`+log+`"]`)
 		f.finishes()
 		var d records.Desired
 		f.record(f.prefix.Desired(fleetConfig, node), &d)
 		said := func(p *harness.Process) bool { return strings.Contains(p.Stdout(), "order "+d.Order.String()+"\n") }
 		harness.Eventually(t, cmdLimit, "both have given it to aimlock", func() bool { return said(second) && said(f.procs[node]) })
+		harness.Eventually(t, cmdLimit, "the command was restarted", func() bool { return readFile(t, kept) == "revision = 3\nrevision = 4\n" })
 		if n := strings.Count(readFile(t, log), node+"\n"); n != 1 {
 			t.Errorf("reloaded %d times", n)
 		}
