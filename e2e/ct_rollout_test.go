@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/aim-control/aimlock/e2e/harness"
 	"github.com/aim-control/aimlock/internal/records"
 )
@@ -236,10 +238,12 @@ func TestConsulTemplateFleetSeveral(t *testing.T) {
 		})
 	}
 	// The secrets are in the files and in the node's state, and nowhere else.
-	list, err := f.client.List(t.Context(), string(f.prefix))
-	if err != nil {
-		t.Fatal(err)
-	}
+	var list api.KVPairs
+	harness.Eventually(t, fleetLimit, "all keys are read", func() bool {
+		var err error
+		list, err = f.client.List(t.Context(), string(f.prefix))
+		return err == nil
+	})
 	for _, p := range list {
 		if strings.Contains(string(p.Value), password) {
 			t.Errorf("the secret is in Consul: %s", p.Key)
