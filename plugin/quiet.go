@@ -29,6 +29,27 @@ func (r redactor) text(s string) string {
 	return r.r.Replace(s)
 }
 
+// value cleans the texts of a value that was normalized; what it is given stays.
+func (r redactor) value(v any) any {
+	switch v := v.(type) {
+	case string:
+		return r.text(v)
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = r.value(v[i])
+		}
+		return out
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k := range v {
+			out[r.text(k)] = r.value(v[k])
+		}
+		return out
+	}
+	return v
+}
+
 // err keeps the identity of an error.
 func (r redactor) err(err error) error {
 	if err == nil || r.r == nil {
@@ -72,9 +93,7 @@ func (q *quietEvidence) Observe(ctx context.Context, r *ObserveRequest) ([]Fact,
 	if q.red.r != nil {
 		for i := range facts {
 			facts[i].Why = q.red.text(facts[i].Why)
-			if s, ok := facts[i].Value.(string); ok {
-				facts[i].Value = q.red.text(s)
-			}
+			facts[i].Value = q.red.value(facts[i].Value)
 		}
 	}
 	return facts, q.red.err(err)

@@ -194,6 +194,33 @@ func TestSecrets(t *testing.T) {
 	})
 }
 
+// leaky tells its secret wherever it can.
+type leaky struct {
+	Token string `config:"token,secret"`
+}
+
+func (l *leaky) Facts() []FactDef {
+	return []FactDef{{Name: "text", Type: String}, {Name: "list", Type: List(Map(String))}, {Name: "dark", Type: Bool}}
+}
+
+func (l *leaky) Observe(context.Context, *ObserveRequest) ([]Fact, error) {
+	in := "with " + l.Token
+	return []Fact{Known("text", in), Known("list", []map[string]string{{l.Token: in}}), Unknown("dark", "%s", in)}, nil
+}
+
+func TestSecretFacts(t *testing.T) {
+	t.Parallel()
+	c := overSocket(t, Plugin{Name: "p", Evidence: func() Evidence { return &leaky{} }})
+	e, err := c.Evidence(t.Context(), Config(`{"token": "hunter2"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := e.Observe(t.Context(), &ObserveRequest{})
+	if err != nil || len(got) != 3 || got[0].Value != "with (secret)" || strings.Contains(fmt.Sprint(got), "hunter2") || !strings.Contains(fmt.Sprint(got[1]), "(secret)") {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestEvidence(t *testing.T) {
 	everyWay(t, func(t *testing.T, c *Client) {
 		e, err := c.Evidence(t.Context(), nil)
