@@ -78,9 +78,15 @@ func (t *table) keptText(f finding) string {
 		how := "inherited its descriptor or was passed it"
 		if f.kind == OFD {
 			how = "has it open"
+			if len(f.keepers) > 1 {
+				how = "have it open"
+			}
 		}
 		if f.kind == Posix {
 			how = "shares the table of descriptors that it belongs to"
+			if len(f.keepers) > 1 {
+				how = "share the table of descriptors that it belongs to"
+			}
 		}
 		names := make([]string, len(f.keepers))
 		for i, k := range f.keepers {

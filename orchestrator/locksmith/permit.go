@@ -10,6 +10,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/policies"
 )
 
@@ -239,8 +240,8 @@ func (c *Client) spend(p *policies.Policy, permit *Permit, verdicts []*Verdict, 
 	case len(rec.Breaks) == before:
 		return nil, ""
 	case len(rec.Breaks) > b.Max:
-		return nil, fmt.Sprintf("the budget of policy %s is spent: %d breaks in %s; the next one is free in %s%s",
-			p.Name, before, b.Per, round(b.Per-now.Sub(oldest)), future)
+		return nil, fmt.Sprintf("the budget of policy %s is spent: %s in %s; the next one is free in %s%s",
+			p.Name, text.Count(before, "break"), b.Per, round(b.Per-now.Sub(oldest)), future)
 	}
 	return consulkv.CAS(key, records.Encode(&rec), permit.budgetIndex), ""
 }
