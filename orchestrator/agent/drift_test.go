@@ -141,3 +141,30 @@ func TestDriftThatCannotBeRestored(t *testing.T) {
 		t.Errorf("file is %q", got)
 	}
 }
+
+// Where the folder itself is replaced, what happens in the new one is seen.
+func TestDriftInAFolderThatWasReplaced(t *testing.T) {
+	b := newBench(t)
+	cfg := b.config(t, "n1")
+	run(t, cfg)
+	d := b.publish(t, order(10, 1), "one\n", 100)
+	b.desire(t, cfg.Node, d)
+	b.answer(t, cfg.Node, of(d.Order, records.ResultApplied))
+	dir := filepath.Join(cfg.Root, "etc")
+	path := filepath.Join(dir, "aim.conf")
+	if err := os.Rename(dir, dir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	b.answer(t, cfg.Node, drifts("removed"))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("one\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.answer(t, cfg.Node, func(a *records.Actual) bool { return a.Order == d.Order && a.Drift == nil })
+	if err := os.WriteFile(path, []byte("by hand\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.answer(t, cfg.Node, drifts("content"))
+}

@@ -109,7 +109,7 @@ func (a *Agent) watchDrift(ctx context.Context) {
 	var events <-chan fsnotify.Event
 	var errs <-chan error
 	if w, err := fsnotify.NewWatcher(); err != nil {
-		a.cfg.Log.Warn("changes of files by others are found by looking every few minutes only", "error", err)
+		a.cfg.Log.Warn("changes of files by others are found by looking only, every "+driftRetry.String(), "error", err)
 	} else {
 		d.fs, events, errs = w, w.Events, w.Errors
 		defer func() { _ = w.Close() }()
@@ -117,7 +117,11 @@ func (a *Agent) watchDrift(ctx context.Context) {
 	defer d.wg.Wait()
 	d.watch(filepath.Join(a.cfg.StateDir, "configs"))
 	d.all(time.Now())
-	poll := time.NewTicker(driftPoll)
+	every := driftPoll
+	if d.fs == nil {
+		every = driftRetry
+	}
+	poll := time.NewTicker(every)
 	defer poll.Stop()
 	next := time.NewTimer(driftPoll)
 	defer next.Stop()
@@ -151,7 +155,7 @@ func (d *driftWatch) watch(dir string) {
 	}
 	if err := d.fs.Add(dir); err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			d.a.trouble.other("drift", fmt.Errorf("folder %s cannot be watched, so that it is looked at every few minutes: %w", dir, err))
+			d.a.trouble.other("drift", fmt.Errorf("folder %s cannot be watched, so that it is looked at every %s: %w", dir, driftRetry, err))
 		}
 		return
 	}
@@ -198,6 +202,9 @@ func (d *driftWatch) changed(path string) {
 		d.again = at
 		return
 	}
+	// The folder itself was moved or removed: what stands in its place is another
+	// one, which nobody watches yet.
+	delete(d.dirs, path)
 	for _, f := range d.files {
 		if f.dir != "" && (dir == f.dir || path == f.dir) || dir == f.stateDir && filepath.Base(path) == stateFile {
 			f.due = at
@@ -257,6 +264,11 @@ func (d *driftWatch) look(ctx context.Context, config string, f *watchedFile) er
 	path := filepath.Join(d.a.cfg.Root, st.Managed.Destination)
 	f.dir = filepath.Dir(path)
 	d.watch(f.dir)
+	if d.fs == nil || !d.dirs[f.dir] {
+		// It is not there, or the kernel tells of no more folders: what happens in
+		// it is seen by looking again.
+		f.due = time.Now().Add(driftRetry)
+	}
 	seen, mark := lookAt(path), st.Mark.String()
 	if mark != f.mark {
 		f.tries = 0
