@@ -227,14 +227,19 @@ func pausedWhy(h *orchestrator.Header) string {
 	return ""
 }
 
-// findRollout finds the rollout that an optional argument means.
-func (m *Meta) findRollout(ctx context.Context, r *runner.Runner, args []string) (string, error) {
+// rolloutOf finds the rollout that an optional argument means, with a runner that
+// tells nothing.
+func (m *Meta) rolloutOf(ctx context.Context, args []string) (*runner.Runner, string, error) {
+	r, err := m.runner(nil)
+	if err != nil {
+		return nil, "", err
+	}
 	ref := ""
 	if len(args) > 0 {
 		ref = args[0]
 	}
 	id, err := r.Find(ctx, ref)
-	return id, rolloutError(err)
+	return r, id, rolloutError(err)
 }
 
 // wayOn is the order that lets a paused rollout go on.

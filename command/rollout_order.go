@@ -74,10 +74,6 @@ Without an argument the only unfinished rollout is meant.`,
 		}
 	}
 	c.Run = func(ctx context.Context, in *input) error {
-		r, err := m.runner(nil)
-		if err != nil {
-			return err
-		}
 		args := in.Args
 		var names []string
 		if nodes {
@@ -86,7 +82,7 @@ Without an argument the only unfinished rollout is meant.`,
 				return usagef("name the nodes to skip, or a stage by -stage")
 			}
 		}
-		id, err := m.findRollout(ctx, r, args)
+		r, id, err := m.rolloutOf(ctx, args)
 		if err != nil {
 			return err
 		}

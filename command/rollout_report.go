@@ -35,11 +35,7 @@ changes nothing in Consul. With -json it writes the same as data.`,
 		},
 		MaxArgs: 1,
 		Run: func(ctx context.Context, in *input) error {
-			r, err := m.runner(nil)
-			if err != nil {
-				return err
-			}
-			id, err := m.findRollout(ctx, r, in.Args)
+			r, id, err := m.rolloutOf(ctx, in.Args)
 			if err != nil {
 				return err
 			}

@@ -29,11 +29,7 @@ It changes nothing and exits 0 whatever the state is.`,
 		},
 		MaxArgs: 1,
 		Run: func(ctx context.Context, in *input) error {
-			r, err := m.runner(nil)
-			if err != nil {
-				return err
-			}
-			id, err := m.findRollout(ctx, r, in.Args)
+			r, id, err := m.rolloutOf(ctx, in.Args)
 			if err != nil {
 				return err
 			}

@@ -37,11 +37,7 @@ It ends with the rollout, and changes nothing.`,
 		Groups:   groupConsul | groupJSON,
 		MaxArgs:  1,
 		Run: func(ctx context.Context, in *input) error {
-			r, err := m.runner(nil)
-			if err != nil {
-				return err
-			}
-			id, err := m.findRollout(ctx, r, in.Args)
+			r, id, err := m.rolloutOf(ctx, in.Args)
 			if err != nil {
 				return err
 			}

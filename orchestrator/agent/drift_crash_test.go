@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/devconsul"
 	"github.com/aim-control/aimlock/internal/records"
 )
 
@@ -92,7 +93,12 @@ func TestDriftRestoreKilled(t *testing.T) {
 // and the next order begins anew.
 func TestDriftIsGivenUp(t *testing.T) {
 	t.Parallel()
-	consul, err := consulkv.New(consulkv.Config{Address: "127.0.0.1:1"})
+	srv, err := devconsul.Start(devconsul.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = srv.Close() })
+	consul, err := consulkv.New(consulkv.Config{Address: srv.Addr()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,11 +107,13 @@ func TestDriftIsGivenUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.fence.recover = func(context.Context, string) (*records.Actual, error) { return nil, nil }
 	const config = "app.conf"
 	give := func(d *records.Desired, text string) {
 		t.Helper()
 		d.Drift = records.DriftRestore
+		if err := consul.Put(t.Context(), a.cfg.Prefix.ConfigChunk(config, d.SHA256, 0), []byte(text)); err != nil {
+			t.Fatal(err)
+		}
 		if out, err := a.fence.apply(t.Context(), config, d, from(text)); err != nil || out.Report.Result != records.ResultApplied {
 			t.Fatalf("%+v, %v", out, err)
 		}
