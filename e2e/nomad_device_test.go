@@ -428,8 +428,8 @@ func TestNomadDeviceWithoutConsul(t *testing.T) {
 	n.becomes(d, true, "")
 }
 
-// TestNomadDeviceRights: a token that can only read is enough, and with one that
-// cannot, what it is not shown is unknown.
+// TestNomadDeviceRights: the token of an observer is enough, and with one that
+// has no rights, what it is not shown is unknown.
 func TestNomadDeviceRights(t *testing.T) {
 	t.Parallel()
 	const root = "2b5ff1ac-0a5f-4a3e-9b0e-5e0f6d1c7a11"
@@ -456,10 +456,7 @@ func TestNomadDeviceRights(t *testing.T) {
 			"address": cty.StringVal(n.addr), "token_file": cty.StringVal(file),
 		})}))
 	}
-	reads := device(`key_prefix "aimlock/" { policy = "read" }
-session_prefix "" { policy = "read" }
-node_prefix "" { policy = "read" }
-service_prefix "" { policy = "read" }`)
+	reads := device(harness.Output(t, cmdLimit, n.spec("acl", "observer")))
 	n.becomes(reads, true, "")
 	holder := n.holdLock()
 	n.becomes(reads, false, "its lock is HOT: long: held for")
