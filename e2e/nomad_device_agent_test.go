@@ -194,12 +194,20 @@ plugin %q {
 	firstContent := "revision = first\n"
 	one.applied(firstContent)
 	c := startNomadWith(t, configs...)
+	isHealthy := func(a map[string]map[string]any) (is, told bool) {
+		is, told = a["healthy"]["Bool"].(bool)
+		return is, told
+	}
 	healthy := func(revision string) func(map[string]map[string]any, int) bool {
 		return func(a map[string]map[string]any, n int) bool {
-			return n == 8 && a["healthy"]["Bool"] == true && (a["revision"]["String"] == revision || fmt.Sprintf("%.0f", a["revision"]["Int"]) == revision)
+			is, _ := isHealthy(a)
+			return n == 8 && is && (a["revision"]["String"] == revision || fmt.Sprintf("%.0f", a["revision"]["Int"]) == revision)
 		}
 	}
-	unhealthy := func(a map[string]map[string]any, n int) bool { return n == 0 && a["healthy"]["Bool"] == false }
+	unhealthy := func(a map[string]map[string]any, n int) bool {
+		is, told := isHealthy(a)
+		return n == 0 && told && !is
+	}
 
 	// Only the one machine has it.
 	c.runExample("first", revisionOf(firstContent))
