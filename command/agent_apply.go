@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io/fs"
 	"os"
 
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/securefile"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/agent"
 )
@@ -75,7 +77,7 @@ func readStaged(paths []string) ([]*agent.Staged, error) {
 	var all []*agent.Staged
 	var missing error
 	for _, path := range paths {
-		b, err := os.ReadFile(path)
+		b, err := readStagedFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			missing = err
 			continue
@@ -93,6 +95,22 @@ func readStaged(paths []string) ([]*agent.Staged, error) {
 		return nil, usagef("-staged: %w", missing)
 	}
 	return all, nil
+}
+
+// readStagedFile reads what says which file of this machine gets which content:
+// whoever can write it does what this process may.
+func readStagedFile(path string) ([]byte, error) {
+	fi, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case !fi.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	if why := securefile.Writable(path); why != "" {
+		return nil, fmt.Errorf("%s; it says what is written where", why)
+	}
+	return os.ReadFile(path)
 }
 
 // printReports prints the report, or all of them where several files were given.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/securefile"
 	"github.com/aim-control/aimlock/internal/signals"
 	"github.com/aim-control/aimlock/plugin/host"
 	"github.com/aim-control/aimlock/policies"
@@ -126,6 +127,8 @@ func (m *Meta) setUp(groups group) error {
 	if groups&groupDaemon != 0 {
 		fallback = "info"
 	}
+	m.warnOpen(groups)
+
 	name := first(m.logLevel, m.Env("AIMLOCK_LOG"), m.Config.LogLevel, fallback)
 	level := hclog.LevelFromString(name)
 	if level == hclog.NoLevel {
@@ -138,6 +141,39 @@ func (m *Meta) setUp(groups group) error {
 		JSONFormat: m.logJSON || m.Config.LogJSON,
 	})
 	return nil
+}
+
+// warnOpen tells of files by which another account of this machine could have
+// this process do what it wants, or be it.
+func (m *Meta) warnOpen(groups group) {
+	var paths []string
+	if path := first(m.configPath, m.Env("AIMLOCK_CONFIG")); path != "" {
+		paths = append(paths, path)
+	}
+	if groups&groupConsul == 0 {
+		return
+	}
+	if groups&groupPolicy != 0 {
+		paths = append(paths, m.PolicyPaths...)
+	}
+	for _, p := range paths {
+		if why := securefile.Writable(p); why != "" {
+			m.Notef("Warning: %s; who writes it decides what is done here\n", why)
+		}
+	}
+	token := m.consul.tokenFile
+	if token == "" && m.Env("CONSUL_HTTP_TOKEN") == "" {
+		token = m.Env("CONSUL_HTTP_TOKEN_FILE")
+		if f := m.Config.Consul; token == "" && f != nil {
+			token = f.TokenFile
+		}
+	}
+	if token == "" {
+		return
+	}
+	if why := securefile.Readable(token); why != "" {
+		m.Notef("Warning: the token file %s\n", why)
+	}
 }
 
 func first(values ...string) string {

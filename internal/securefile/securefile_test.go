@@ -222,11 +222,12 @@ func TestWarnings(t *testing.T) {
 			t.Errorf("%04o: writable: %q", tc.mode, got)
 		}
 	}
-	// Who may not enter a folder cannot read what is in it.
+	// Who may not enter a folder can neither read nor change what is in it.
 	do(t, os.Chmod(top, 0o700))
-	if got := securefile.Readable(file); got != "" {
+	if got := securefile.Readable(file) + securefile.Writable(file); got != "" {
 		t.Error(got)
 	}
+	do(t, os.Chmod(top, 0o755))
 	// A group of the same number is the user's own.
 	do(t, os.Chmod(file, 0o660))
 	own := os.Geteuid() == os.Getegid()

@@ -11,7 +11,8 @@ import (
 // place, and what to do about it; "" if nobody can, or if it cannot be told.
 //
 // A group that has the number of the file's owner is taken for that user's own
-// and not for others, as where each user has a group and the umask is 002.
+// and not for others, as where each user has a group and the umask is 002. Below
+// a folder that others may not enter nothing is theirs to change.
 func Writable(path string) string { return own().writable(path) }
 
 func (c checker) writable(path string) string {
@@ -20,7 +21,7 @@ func (c checker) writable(path string) string {
 		err = writers(path, at, fi)
 	}
 	bad, ok := errors.AsType[*Error](err)
-	if !ok {
+	if !ok || c.shut(bad.Path) {
 		return ""
 	}
 	if fi, err := os.Lstat(bad.Path); err == nil && fi.Mode().Perm()&0o002 == 0 && fi.Mode().Perm()&0o020 != 0 {
@@ -29,6 +30,20 @@ func (c checker) writable(path string) string {
 		}
 	}
 	return bad.Error()
+}
+
+// shut tells whether a folder above path keeps all others out.
+func (c checker) shut(path string) bool {
+	for dir := filepath.Dir(path); dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		fi, err := os.Stat(dir)
+		if err != nil {
+			return false
+		}
+		if uid, _, err := ids(dir, fi); err == nil && (uid == 0 || uid == c.uid) && fi.Mode().Perm()&0o011 == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // Readable says that everybody on this machine can read a file that should be

@@ -15,6 +15,7 @@ import (
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/securefile"
 )
 
 // defaultLockWait bounds the wait for another process that works on the same
@@ -112,6 +113,11 @@ func (cfg *Config) prepare() (string, error) {
 	}
 	if err := folder(filepath.Join(cfg.StateDir, "configs")); err != nil {
 		return "", fmt.Errorf("state folder: %w", err)
+	}
+	// Who can change the marks decides which orders pass, and the copies are
+	// what a file is put back from.
+	if why := securefile.Writable(filepath.Join(cfg.StateDir, "configs")); why != "" {
+		return nil, fmt.Errorf("state folder: %s", why)
 	}
 	if err := claim(cfg.StateDir, cfg.Node); err != nil {
 		return "", err

@@ -45,6 +45,8 @@ type file struct {
 	Mode        uint32 `json:"mode,omitempty"`
 	UID         int    `json:"uid,omitempty"`
 	GID         int    `json:"gid,omitempty"`
+	// planted: anybody could have made it, and whose it is says nothing.
+	planted bool
 }
 
 // same reports whether two files have the same content and mode.

@@ -29,6 +29,10 @@ type target struct {
 	temp string
 	// destination is as in the desired entry; path is where it really is.
 	destination, path string
+	// staged is the staged copy that this process has written, held open so that
+	// its inode is given to no other file, and for reading only, since a program
+	// that is open for writing cannot be run; nil: none.
+	staged *os.File
 }
 
 // cleanDestination refuses what cannot name a file below the root.
@@ -58,7 +62,8 @@ func cleanDestination(dest string) (string, error) {
 // staged copies of different state folders and configs apart. Where make is
 // false and the folder does not exist, the error is fs.ErrNotExist.
 //
-// With a root, no symlink leads out of it: such a path is an error.
+// With a root, no symlink leads out of it: such a path is an error. See way for
+// which symlinks are followed at all.
 func openTarget(root, dest, owner string, makeDirs bool) (*target, error) {
 	clean, err := cleanDestination(dest)
 	if err != nil {
@@ -71,37 +76,7 @@ func openTarget(root, dest, owner string, makeDirs bool) (*target, error) {
 	h := sha256.Sum256([]byte(owner + "\x00" + clean))
 	t.temp = ".aimlock-" + hex.EncodeToString(h[:4]) + "-" + t.base
 
-	top := "/"
-	if root != "" {
-		top = root
-	}
-	folder := strings.TrimPrefix(path.Dir(clean), "/")
-	if root == "" {
-		// The machine's own symlinks, absolute ones too, are the machine's
-		// business: only the folder's handle is kept.
-		if makeDirs {
-			if err := makeFolders("/"+folder, "/"); err != nil {
-				return nil, err
-			}
-		}
-		t.dir, err = os.OpenRoot("/" + folder)
-		return t, wrapFolder(err, clean, "")
-	}
-	r, err := os.OpenRoot(top)
-	if err != nil {
-		return nil, fmt.Errorf("root %s: %w", root, err)
-	}
-	if folder == "" {
-		t.dir = r
-		return t, nil
-	}
-	defer func() { _ = r.Close() }()
-	if makeDirs {
-		if err := makeFoldersIn(r, folder); err != nil {
-			return nil, wrapFolder(err, clean, root)
-		}
-	}
-	t.dir, err = r.OpenRoot(folder)
+	t.dir, err = openFolder(root, path.Dir(clean), makeDirs)
 	return t, wrapFolder(err, clean, root)
 }
 
@@ -115,45 +90,6 @@ func wrapFolder(err error, dest, root string) error {
 	return fmt.Errorf("folder of destination %s: %w", dest, err)
 }
 
-// makeFolders makes what is missing of dir, 0755 whatever the umask, and syncs
-// each new name.
-func makeFolders(dir, stop string) error {
-	if _, err := os.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) || dir == stop {
-		return err
-	}
-	if err := makeFolders(filepath.Dir(dir), stop); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	} else if err == nil {
-		if err := os.Chmod(dir, 0o755); err != nil {
-			return err
-		}
-	}
-	return syncDir(filepath.Dir(dir))
-}
-
-func makeFoldersIn(r *os.Root, dir string) error {
-	if _, err := r.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	parent := path.Dir(dir)
-	if parent != "." {
-		if err := makeFoldersIn(r, parent); err != nil {
-			return err
-		}
-	}
-	if err := r.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	} else if err == nil {
-		if err := r.Chmod(dir, 0o755); err != nil {
-			return err
-		}
-	}
-	return syncIn(r, parent)
-}
-
 func syncIn(r *os.Root, name string) error {
 	d, err := r.Open(name)
 	if err != nil {
@@ -163,7 +99,17 @@ func syncIn(r *os.Root, name string) error {
 	return errors.Join(err, d.Close())
 }
 
-func (t *target) close() { _ = t.dir.Close() }
+func (t *target) close() {
+	t.letGo()
+	_ = t.dir.Close()
+}
+
+func (t *target) letGo() {
+	if t.staged != nil {
+		_ = t.staged.Close()
+		t.staged = nil
+	}
+}
 
 // stagedPath is where the staged copy is, for the validate command.
 func (t *target) stagedPath() string { return filepath.Join(filepath.Dir(t.path), t.temp) }
@@ -191,7 +137,8 @@ func (t *target) stat() (file, []byte, error) {
 		return f, nil, fmt.Errorf("destination %s: %w", t.destination, err)
 	}
 	defer func() { _ = h.Close() }()
-	if fi, err = h.Stat(); err != nil || !fi.Mode().IsRegular() {
+	seen := fi
+	if fi, err = h.Stat(); err != nil || !fi.Mode().IsRegular() || !os.SameFile(seen, fi) {
 		return f, nil, fmt.Errorf("destination %s changed while it was read", t.destination)
 	}
 	content, err := readBounded(h, maxFile)
@@ -203,11 +150,17 @@ func (t *target) stat() (file, []byte, error) {
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		f.UID, f.GID = int(st.Uid), int(st.Gid)
 	}
+	if dir, err := t.dir.Stat("."); err != nil {
+		return f, nil, fmt.Errorf("folder of destination %s: %w", t.destination, err)
+	} else if dir.Mode().Perm()&0o002 != 0 && f.UID != 0 && f.UID != os.Geteuid() {
+		f.planted = true
+	}
 	return f, content, nil
 }
 
 // stage writes content beside the destination, whole and synced.
 func (t *target) stage(content []byte, want file) error {
+	t.letGo()
 	if err := t.dir.Remove(t.temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("staged copy of %s: %w", t.destination, err)
 	}
@@ -215,7 +168,13 @@ func (t *target) stage(content []byte, want file) error {
 	if err != nil {
 		return fmt.Errorf("staged copy of %s: %w", t.destination, err)
 	}
-	_, err = h.Write(content)
+	held, err := t.dir.OpenFile(t.temp, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err == nil && !sameFile(h, held) {
+		err = errors.New("somebody else put another file in its place")
+	}
+	if err == nil {
+		_, err = h.Write(content)
+	}
 	if err == nil && (want.UID != os.Geteuid() || want.GID != os.Getegid()) {
 		err = h.Chown(want.UID, want.GID)
 	}
@@ -227,21 +186,65 @@ func (t *target) stage(content []byte, want file) error {
 		err = h.Sync()
 	}
 	if err = errors.Join(err, h.Close()); err != nil {
+		if held != nil {
+			_ = held.Close()
+		}
 		_ = t.dir.Remove(t.temp)
 		return fmt.Errorf("staged copy of %s: %w", t.destination, err)
 	}
+	t.staged = held
 	return nil
 }
 
+func sameFile(a, b *os.File) bool {
+	x, err := a.Stat()
+	if err != nil {
+		return false
+	}
+	y, err := b.Stat()
+	return err == nil && os.SameFile(x, y)
+}
+
 // unstage removes the staged copy, if there is one.
-func (t *target) unstage() { _ = t.dir.Remove(t.temp) }
+func (t *target) unstage() {
+	t.letGo()
+	_ = t.dir.Remove(t.temp)
+}
 
 // install puts the staged copy in place; after it returns it is durable.
+//
+// In a folder that somebody else may write to, he can put another file in the
+// place of the staged copy. That is not stopped, since the folder is his, but it
+// is not called applied.
 func (t *target) install() error {
+	if err := t.mine(t.temp); err != nil {
+		t.unstage()
+		return err
+	}
 	if err := t.dir.Rename(t.temp, t.base); err != nil {
 		return fmt.Errorf("destination %s: %w", t.destination, err)
 	}
+	if err := t.mine(t.base); err != nil {
+		return err
+	}
 	return t.sync()
+}
+
+// mine makes sure that name is the staged copy that this process has written.
+func (t *target) mine(name string) error {
+	if t.staged == nil {
+		return nil
+	}
+	held, err := t.staged.Stat()
+	if err != nil {
+		return fmt.Errorf("staged copy of %s: %w", t.destination, err)
+	}
+	if fi, err := t.dir.Lstat(name); err != nil {
+		return fmt.Errorf("destination %s: %w", t.destination, err)
+	} else if !os.SameFile(fi, held) {
+		return fmt.Errorf("destination %s: somebody else put another file in the place of the staged copy: who may write to its folder?", t.destination)
+	}
+	return nil
 }
 
 // remove takes the file away; after it returns it is durable.
@@ -272,6 +275,9 @@ func wanted(d *records.Desired, cur file) (file, error) {
 			return want, fmt.Errorf("mode %q is no file permission: write it in octal, such as \"0640\"", d.Mode)
 		}
 		want.Mode = uint32(m)
+	}
+	if cur.planted && d.Owner == "" {
+		return want, fmt.Errorf("destination %s belongs to user %d, in a folder that everybody may write to: its owner is kept only where the spec names it (owner)", cur.Destination, cur.UID)
 	}
 	if cur.Exists && os.Geteuid() == 0 {
 		want.UID, want.GID = cur.UID, cur.GID
