@@ -117,7 +117,7 @@ func (cfg *Config) prepare() (string, error) {
 	// Who can change the marks decides which orders pass, and the copies are
 	// what a file is put back from.
 	if why := securefile.Writable(filepath.Join(cfg.StateDir, "configs")); why != "" {
-		return nil, fmt.Errorf("state folder: %s", why)
+		return "", fmt.Errorf("state folder: %s", why)
 	}
 	if err := claim(cfg.StateDir, cfg.Node); err != nil {
 		return "", err
