@@ -33,29 +33,24 @@ func nomadBin(t *testing.T) string {
 	return bin
 }
 
-// nomadCluster is one server and its clients, each a process of its own.
+// nomadCluster is one server and its clients, each a process of its own, unless it
+// is said otherwise.
 type nomadCluster struct {
 	t      *testing.T
 	addr   string
 	client *harness.Process // the first
 	dir    string
+	// token is of management, where Nomad asks for tokens.
+	token string
+	// http speaks TLS where Nomad does; nil: http.DefaultClient.
+	http *http.Client
 }
 
-func startNomad(t *testing.T) *nomadCluster {
+// nomadAgent starts an agent of Nomad. Its ports are those of HTTP, RPC and Serf.
+func nomadAgent(t *testing.T, bin, dir, name, hcl string, ports []int) *harness.Process {
 	t.Helper()
-	return startNomadWith(t, "")
-}
-
-// startNomadWith starts a client for each of configs, which are added to what
-// every client has.
-func startNomadWith(t *testing.T, configs ...string) *nomadCluster {
-	t.Helper()
-	bin, dir := nomadBin(t), t.TempDir()
-	t.Cleanup(func() { cleanNomad(t, dir) })
-	ports := harness.FreePorts(t, 3+3*len(configs))
-	agent := func(name, hcl string, p []int) *harness.Process {
-		file := filepath.Join(dir, name+".hcl")
-		text := fmt.Sprintf(`data_dir = %q
+	file := filepath.Join(dir, name+".hcl")
+	text := fmt.Sprintf(`data_dir = %q
 name = %q
 bind_addr = "127.0.0.1"
 disable_update_check = true
@@ -69,20 +64,59 @@ advertise {
   rpc  = "127.0.0.1"
   serf = "127.0.0.1"
 }
-%s`, filepath.Join(dir, name), name, p[0], p[1], p[2], hcl)
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return harness.Start(t, harness.Spec{Path: bin, Args: []string{"agent", "-config", file}, Name: "nomad " + name})
+%s`, filepath.Join(dir, name), name, ports[0], ports[1], ports[2], hcl)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	c := &nomadCluster{t: t, dir: dir, addr: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
-	agent("server", `server {
+	return harness.Start(t, harness.Spec{Path: bin, Args: []string{"agent", "-config", file}, Name: "nomad " + name})
+}
+
+// Parts of agents' configurations.
+const (
+	nomadServer = `server {
   enabled           = true
   bootstrap_expect  = 1
   heartbeat_grace   = "1s"
   min_heartbeat_ttl = "1s"
-}`, ports[:3])
-	denied := "env_aws,env_gce,env_azure,env_digitalocean"
+}
+`
+	// Of the port of the server, and of the fingerprints that are not taken.
+	nomadClient = `client {
+  enabled    = true
+  servers    = ["127.0.0.1:%d"]
+  node_class = "small"
+  meta {
+    rack = "r1"
+  }
+  options = {
+    "fingerprint.denylist" = "%s"
+  }
+}
+plugin "raw_exec" {
+  config {
+    enabled = true
+  }
+}
+`
+	// Nothing is asked that does not answer away from a cloud.
+	nomadDenied = "env_aws,env_gce,env_azure,env_digitalocean"
+)
+
+func startNomad(t *testing.T) *nomadCluster {
+	t.Helper()
+	return startNomadWith(t, "")
+}
+
+// startNomadWith starts a client for each of configs, which are added to what
+// every client has.
+func startNomadWith(t *testing.T, configs ...string) *nomadCluster {
+	t.Helper()
+	bin, dir := nomadBin(t), t.TempDir()
+	t.Cleanup(func() { cleanNomad(t, dir) })
+	ports := harness.FreePorts(t, 3+3*len(configs))
+	c := &nomadCluster{t: t, dir: dir, addr: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
+	nomadAgent(t, bin, dir, "server", nomadServer, ports[:3])
+	denied := nomadDenied
 	if len(configs) > 1 {
 		// A client tells of its signals in no order, so that no two are of one class.
 		denied += ",signal"
@@ -92,30 +126,21 @@ advertise {
 		if i > 0 {
 			name += strconv.Itoa(i + 1)
 		}
-		p := agent(name, fmt.Sprintf(`client {
-  enabled    = true
-  servers    = ["127.0.0.1:%d"]
-  node_class = "small"
-  meta {
-    rack = "r1"
-  }
-  options = {
-    "fingerprint.denylist" = %q
-  }
-}
-plugin "raw_exec" {
-  config {
-    enabled = true
-  }
-}
-%s`, ports[1], denied, config), ports[3+3*i:6+3*i])
+		p := nomadAgent(t, bin, dir, name, fmt.Sprintf(nomadClient, ports[1], denied)+config, ports[3+3*i:6+3*i])
 		if i == 0 {
 			c.client = p
 		}
 	}
-	harness.Eventually(t, time.Minute, "the clients are ready", func() bool {
+	c.ready(len(configs))
+	return c
+}
+
+// ready waits for so many clients.
+func (c *nomadCluster) ready(clients int) {
+	c.t.Helper()
+	harness.Eventually(c.t, time.Minute, "the clients are ready", func() bool {
 		var nodes []struct{ Status string }
-		if c.get("/v1/nodes", &nodes) != nil || len(nodes) != len(configs) {
+		if c.get("/v1/nodes", &nodes) != nil || len(nodes) != clients {
 			return false
 		}
 		for _, n := range nodes {
@@ -125,7 +150,34 @@ plugin "raw_exec" {
 		}
 		return true
 	})
-	return c
+}
+
+// bootstrap makes the token of management, which c uses from then on.
+func (c *nomadCluster) bootstrap() {
+	c.t.Helper()
+	var token struct{ SecretID string }
+	harness.Eventually(c.t, time.Minute, "there is a token of management", func() bool {
+		return c.call(http.MethodPut, "/v1/acl/bootstrap", nil, &token) == nil
+	})
+	c.token = token.SecretID
+}
+
+// newToken makes a token with one policy of these rules, which lives for ttl; 0: for
+// ever.
+func (c *nomadCluster) newToken(name, rules string, ttl time.Duration) string {
+	c.t.Helper()
+	if err := c.call(http.MethodPut, "/v1/acl/policy/"+name, map[string]any{"Name": name, "Rules": rules}, nil); err != nil {
+		c.t.Fatal(err)
+	}
+	in := map[string]any{"Name": name, "Type": "client", "Policies": []string{name}}
+	if ttl > 0 {
+		in["ExpirationTTL"] = ttl.String()
+	}
+	var token struct{ SecretID string }
+	if err := c.call(http.MethodPut, "/v1/acl/token", in, &token); err != nil {
+		c.t.Fatal(err)
+	}
+	return token.SecretID
 }
 
 // cleanNomad takes away what a client leaves that is killed: its executors, which
@@ -164,7 +216,14 @@ func (c *nomadCluster) call(method, path string, in, out any) error {
 	if err != nil {
 		return err
 	}
-	res, err := http.DefaultClient.Do(req)
+	if c.token != "" {
+		req.Header.Set("X-Nomad-Token", c.token)
+	}
+	client := c.http
+	if client == nil {
+		client = http.DefaultClient
+	}
+	res, err := client.Do(req)
 	if err != nil {
 		return err
 	}

@@ -99,7 +99,9 @@ func TestNomad(t *testing.T) {
 	}
 	rec.keep("fleet-bad-filter")
 
+	held := holdInNomad(t, c)
 	c.client.Kill()
+	held.isLost(n)
 	becomes(stays, "lost stop down")
 	keeps("alloc-lost", stays)
 	// A client that is down is still of the fleet.
@@ -108,7 +110,7 @@ func TestNomad(t *testing.T) {
 		t.Errorf("fleet of a client that is down: %+v, %v", s, err)
 	}
 	rec.keep("fleet-down")
-	for _, job := range []string{"stays", "stopped", "ends", "fails", "web", "bad", "slow", "canary"} {
+	for _, job := range []string{"stays", "stopped", "ends", "fails", "web", "bad", "slow", "canary", "holder"} {
 		if err := c.call(http.MethodDelete, "/v1/job/"+job+"?purge=true", nil, nil); err != nil {
 			t.Fatal(err)
 		}

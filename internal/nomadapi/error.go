@@ -30,9 +30,11 @@ func (e *Error) Unwrap() error { return e.err }
 
 // Texts by which Nomad and Go's TLS tell what no type tells.
 const (
-	noRegion       = "No path to region"
-	tellsNoAuth    = "ACL token not found"
-	tellsExpired   = "ACL token expired"
+	noRegion     = "No path to region"
+	tellsNoAuth  = "ACL token not found"
+	tellsExpired = "ACL token expired"
+	// To a token that may not read the namespace of an allocation, with 500.
+	hiddenAlloc    = "Unknown allocation"
 	noCertificate  = "certificate required"
 	badCertificate = "bad certificate"
 	plainToTLS     = "HTTP request to an HTTPS server"
@@ -46,10 +48,12 @@ func (e *Error) hint() string {
 	switch {
 	case has(noRegion):
 		return "check the region and NOMAD_REGION"
+	case has(hiddenAlloc):
+		return "the token may not read its namespace: docs/nomad.md lists what it needs"
 	case has(tellsExpired), has(tellsNoAuth):
 		return "Nomad does not know the token, or not any more: check NOMAD_TOKEN"
 	case e.Status == http.StatusForbidden:
-		return "the token may not do this: give it what docs/nomad.md lists, or check NOMAD_TOKEN"
+		return "the token may not do this, is not known or has expired: docs/nomad.md lists what it needs; check NOMAD_TOKEN"
 	case errors.As(e.err, &name):
 		return "its certificate is for another name: check NOMAD_TLS_SERVER_NAME, such as server.global.nomad"
 	case e.untrusted():
@@ -80,7 +84,7 @@ func (e *Error) Temporary() bool {
 	case e.Status == 0:
 		return !errors.Is(e.err, context.Canceled) && !e.untrusted() &&
 			!strings.Contains(e.What, noCertificate) && !strings.Contains(e.What, badCertificate) && !strings.Contains(e.What, tlsToPlain)
-	case strings.Contains(e.What, noRegion):
+	case strings.Contains(e.What, noRegion), strings.Contains(e.What, hiddenAlloc):
 		return false
 	}
 	return e.Status >= 500 || e.Status == http.StatusTooManyRequests

@@ -1,6 +1,7 @@
 package evidence_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/aim-control/aimlock/internal/nomadapi/nomadtest"
@@ -35,5 +36,33 @@ func TestRecordedNomad(t *testing.T) {
 	id = nomadtest.AllocOf(t, "stop")
 	if err := evidence.NewNomad(nomadtest.Replay(t, "stop")).Stop(t.Context(), evidence.AllocRef{ID: id, Region: "global"}); err != nil {
 		t.Error(err)
+	}
+
+	// With ACLs: as the policy of examples/nomad lets it be, and as it does not.
+	id = nomadtest.AllocOf(t, "acl-alloc")
+	if a, _, err := evidence.NewNomad(nomadtest.Replay(t, "acl-alloc")).Alloc(t.Context(), evidence.AllocRef{ID: id, Region: "global"}, evidence.Since{}); err != nil || a.Job != "victim" || a.NodeStatus != "ready" {
+		t.Errorf("with the least rights: %+v, %v", a, err)
+	}
+	id = nomadtest.AllocOf(t, "acl-gone")
+	if a, _, err := evidence.NewNomad(nomadtest.Replay(t, "acl-gone")).Alloc(t.Context(), evidence.AllocRef{ID: id, Region: "global"}, evidence.Since{}); err != nil || !a.Gone {
+		t.Errorf("of one that was collected, with the least rights: %+v, %v", a, err)
+	}
+	id = nomadtest.AllocOf(t, "acl-stop")
+	if err := evidence.NewNomad(nomadtest.Replay(t, "acl-stop")).Stop(t.Context(), evidence.AllocRef{ID: id, Region: "global"}); err != nil {
+		t.Errorf("stop with the least rights: %v", err)
+	}
+	for recording, want := range map[string]string{
+		"acl-narrow":      "the token may not read its namespace",
+		"acl-wrong-token": "HTTP 403: Permission denied; the token may not do this, is not known or has expired",
+	} {
+		id := nomadtest.AllocOf(t, recording)
+		a, _, err := evidence.NewNomad(nomadtest.Replay(t, recording)).Alloc(t.Context(), evidence.AllocRef{ID: id, Region: "global"}, evidence.Since{})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %+v, %v, want %s", recording, a, err, want)
+		}
+	}
+	id = nomadtest.AllocOf(t, "acl-stop-denied")
+	if err := evidence.NewNomad(nomadtest.Replay(t, "acl-stop-denied")).Stop(t.Context(), evidence.AllocRef{ID: id, Region: "global"}); err == nil || !strings.Contains(err.Error(), "HTTP 403") {
+		t.Errorf("stop without alloc-lifecycle: %v", err)
 	}
 }

@@ -21,6 +21,7 @@ func TestRecordedDeployments(t *testing.T) {
 		{"deployment-running", "pending", `of job "slow", version 0, is running`, orchestrator.GateNomadDeployment{Job: "slow"}},
 		{"deployment-promotion", "pending", "version 1, is running: Deployment is running but requires manual promotion", orchestrator.GateNomadDeployment{Job: "canary"}},
 		{"deployment-of-before", "pending", `job "web" has version 1, and its last deployment is of version 0`, orchestrator.GateNomadDeployment{Job: "web"}},
+		{"deployment-next", "pass", `of job "web", version 1, is successful`, orchestrator.GateNomadDeployment{Job: "web"}},
 		{"deployment-stopped", "unknown", `job "slow" is stopped`, orchestrator.GateNomadDeployment{Job: "slow"}},
 		{"deployment-none", "unknown", `job "ends" has no deployment: has it an update block`, orchestrator.GateNomadDeployment{Job: "ends"}},
 		{"deployment-namespace", "pass", `of job "api" of namespace "prod", version 0, is successful`, orchestrator.GateNomadDeployment{Job: "api", Namespace: "prod"}},
