@@ -31,6 +31,10 @@ const serveEnv = "AIMLOCK_TEST_BUILTIN"
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(serveEnv); name != "" {
+		if several := strings.Split(name, "+"); len(several) > 1 {
+			serveSeveral(several)
+			return
+		}
 		builtin.Serve(name)
 		return
 	}

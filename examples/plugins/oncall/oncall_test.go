@@ -50,7 +50,7 @@ func TestProtocol(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if real, err := os.ReadFile(filepath.FromSlash("../../../plugin/proto/plugin.proto")); err != nil || string(real) != string(copied) {
+	if own, err := os.ReadFile(filepath.FromSlash("../../../plugin/proto/plugin.proto")); err != nil || string(own) != string(copied) {
 		t.Errorf("plugin.proto is not that of plugin/proto: copy it (%v)", err)
 	}
 }
