@@ -137,12 +137,14 @@ async function main() {
   server.addService(controller.GRPCController.service, handlers({
     async Shutdown() { setImmediate(end); return {}; },
   }));
-  // The host gives a folder that only it and this process may enter.
-  const dir = await fs.mkdtemp(path.join(process.env.PLUGIN_UNIX_SOCKET_DIR || os.tmpdir(), 'oncall-'));
-  const socket = path.join(dir, 'socket');
+  // The host gives a folder that only it and this process may enter, and expects the
+  // socket in it.
+  const given = process.env.PLUGIN_UNIX_SOCKET_DIR;
+  const dir = given || (await fs.mkdtemp(path.join(os.tmpdir(), 'oncall-')));
+  const socket = path.join(dir, `oncall-${process.pid}.sock`);
   function end() {
     server.tryShutdown(async () => {
-      await fs.rm(dir, { recursive: true, force: true });
+      await fs.rm(given ? socket : dir, { recursive: true, force: true });
       process.exit(0);
     });
     setTimeout(() => server.forceShutdown(), 500).unref();
