@@ -83,7 +83,7 @@ func TestUnchangedCostsNothing(t *testing.T) {
 	command := func(s *orchestrator.Spec) {
 		s.Configs[0].Reload = &orchestrator.Command{Argv: []string{"true"}, Timeout: time.Minute}
 	}
-	roll("the same once more", command)
+	same := roll("the same once more", command)
 
 	// Who has lost his order, or whose answer tells of a drift, is not taken at
 	// his word.
@@ -103,6 +103,11 @@ func TestUnchangedCostsNothing(t *testing.T) {
 	}
 	a.Drift = &records.Drift{}
 	f.put(key, a)
+	// It drifts from what the last rollout wants of it, though another one ordered
+	// that.
+	if some, n, err := f.runner().Drift(t.Context(), same); err != nil || n != 1 || some[0].Node != "n03" {
+		t.Errorf("drift: %+v, %d, %v", some, n, err)
+	}
 	f.startAgent("n03")
 	roll("two of them in doubt", command, "n02", "n03")
 
