@@ -1,6 +1,8 @@
 package runner_test
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -90,25 +92,24 @@ func TestUnchangedCostsNothing(t *testing.T) {
 	if _, err := f.kv.API().KV().Delete(k.Desired(config, "n02"), nil); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(f.dir, "n03", "root/etc/app.conf"), []byte("by hand"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// An agent that starts looks at once.
 	f.stop["n03"]()
 	<-f.done["n03"]
-	key := k.Actual(config, "n03")
-	p, err := f.kv.Get(t.Context(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var a records.Actual
-	if err := records.Decode(key, p.Value, &a); err != nil {
-		t.Fatal(err)
-	}
-	a.Drift = &records.Drift{}
-	f.put(key, a)
+	f.startAgent("n03")
+	f.until("the drift to be told", func() bool {
+		key := k.Actual(config, "n03")
+		p, err := f.kv.Get(t.Context(), key)
+		var a records.Actual
+		return err == nil && p != nil && records.Decode(key, p.Value, &a) == nil && a.Drift != nil
+	})
 	// It drifts from what the last rollout wants of it, though another one ordered
 	// that.
 	if some, n, err := f.runner().Drift(t.Context(), same); err != nil || n != 1 || some[0].Node != "n03" {
 		t.Errorf("drift: %+v, %d, %v", some, n, err)
 	}
-	f.startAgent("n03")
 	roll("two of them in doubt", command, "n02", "n03")
 
 	// After `aimlock recover` an order of the former epoch says nothing.
