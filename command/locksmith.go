@@ -115,7 +115,7 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 		return err
 	}
 	c, err := locksmith.New(locksmith.Config{
-		Consul: consul, Nomad: nomad, Alloc: m.allocation(), Prefix: m.Prefix, Log: m.Log.Named("lock"), Policies: set, OnBreak: guard.OnBreak(rec, notifier, metrics), As: "locksmith",
+		Consul: consul, Nomad: nomad, Plugins: m.Plugins(), Alloc: m.allocation(), Prefix: m.Prefix, Log: m.Log.Named("lock"), Policies: set, OnBreak: guard.OnBreak(rec, notifier, metrics), As: "locksmith",
 	})
 	if err != nil {
 		return err

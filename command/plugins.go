@@ -1,9 +1,18 @@
 package command
 
 import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
 	"github.com/hashicorp/hcl/v2"
 
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator/spec"
+	"github.com/aim-control/aimlock/plugin"
 	"github.com/aim-control/aimlock/plugin/host"
+	"github.com/aim-control/aimlock/policies"
 )
 
 // PluginConfig is a plugin block of the config file; package host reads it.
@@ -45,6 +54,75 @@ func (m *Meta) Plugins() *host.Host {
 		})
 	}
 	return m.plugins
+}
+
+// checkPluginBlocks has the blocks of plugins in a spec checked by those plugins. A
+// plugin that cannot be asked is told of, and is no reason to leave a rollout alone
+// that is under way.
+func (m *Meta) checkPluginBlocks(f *spec.File) error {
+	var all hcl.Diagnostics
+	for _, b := range f.Plugins {
+		diags, err := m.Plugins().CheckBlock(m.ctx, plugin.Kind(b.Kind), b.Name, b.Body, nil, "a spec is kept in Consul")
+		if err != nil {
+			m.Notef("Warning: %s: this block could not be checked: %s\n", b.Range, text.Printable(err.Error()))
+		}
+		all = append(all, diags...)
+	}
+	return m.Diagnostics(f.Files, all)
+}
+
+// checkPolicyPlugins has what policies say of plugins checked by those plugins: the
+// facts that rules read, and the blocks of steps.
+func (m *Meta) checkPolicyPlugins(set *policies.Set) hcl.Diagnostics {
+	var all hcl.Diagnostics
+	warn := func(at hcl.Range, format string, args ...any) {
+		all = append(all, &hcl.Diagnostic{Severity: hcl.DiagWarning, Summary: "Not checked", Subject: &at, Detail: fmt.Sprintf(format, args...)})
+	}
+	told := map[string]bool{}
+	for _, p := range set.Policies {
+		want := p.PluginFacts()
+		declared, errs := m.Plugins().Declared(m.ctx, slices.Sorted(maps.Keys(want)))
+		for _, name := range slices.Sorted(maps.Keys(want)) {
+			if err := errs[name]; err != nil {
+				if !told[name] {
+					warn(p.Range, "The facts plugin.%s.* could not be checked: %s.", name, text.Printable(err.Error()))
+				}
+				told[name] = true
+				continue
+			}
+			for _, fact := range want[name] {
+				if _, ok := declared[name][fact]; !ok {
+					all = append(all, &hcl.Diagnostic{
+						Severity: hcl.DiagError, Summary: "Unknown fact", Subject: p.FactRange("plugin." + name + "." + fact).Ptr(),
+						Detail: fmt.Sprintf("Plugin %s declares no fact %q. Its facts are %s.", name, fact, strings.Join(slices.Sorted(maps.Keys(declared[name])), ", ")),
+					})
+				}
+			}
+		}
+		if p.Break == nil {
+			continue
+		}
+		for _, s := range p.Break.Steps {
+			if s.Kind != policies.StepPlugin {
+				continue
+			}
+			body := s.PluginBody
+			if body == nil {
+				body = hcl.EmptyBody()
+			}
+			diags, err := m.Plugins().CheckBlock(m.ctx, plugin.KindBreaker, s.Plugin, body, s.PluginContext, "policies are kept in Consul when they are applied")
+			if err != nil {
+				warn(s.Range, "This step could not be checked: %s.", text.Printable(err.Error()))
+			}
+			for _, d := range diags {
+				if d.Subject != nil && d.Subject.Filename == "" {
+					d.Subject = s.Range.Ptr()
+				}
+			}
+			all = append(all, diags...)
+		}
+	}
+	return all
 }
 
 func (m *Meta) closePlugins() {

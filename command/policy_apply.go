@@ -100,7 +100,7 @@ func (m *Meta) locksmithWith(set *policies.Set) (*locksmith.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return locksmith.New(locksmith.Config{Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("locksmith"), Policies: set, OnBreak: m.onBreak, Nomad: nomad, Alloc: m.allocation()})
+	return locksmith.New(locksmith.Config{Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("locksmith"), Policies: set, OnBreak: m.onBreak, Nomad: nomad, Plugins: m.Plugins(), Alloc: m.allocation()})
 }
 
 // testsPassed tells on stderr of the tests that fail, and ends the command then.

@@ -41,6 +41,9 @@ shipped default. Exit code 0 with warnings only, 2 with an error.`,
 		MaxArgs: -1,
 		Run: func(_ context.Context, in *input) error {
 			set, diags := m.loadPolicySet(in.Args)
+			if !diags.HasErrors() {
+				diags = append(diags, m.checkPolicyPlugins(set)...)
+			}
 			if m.JSON {
 				return m.policyCheckJSON(set, diags)
 			}

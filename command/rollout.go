@@ -30,6 +30,9 @@ func (m *Meta) loadRollout(path string) (runner.Input, error) {
 	if err := m.gates(nil).Check(f.Spec.Gates); err != nil {
 		return runner.Input{}, usagef("%s: %w", path, err)
 	}
+	if err := m.checkPluginBlocks(f); err != nil {
+		return runner.Input{}, err
+	}
 	in := runner.Input{Spec: f.Spec, Dir: dir, Contents: f.Contents, Fleet: m.fleet(f)}
 	for name, t := range f.Templates {
 		if in.Templates == nil {

@@ -14,7 +14,7 @@ import (
 // fleet is where the nodes of a rollout come from.
 func (m *Meta) fleet(f *spec.File) *fleet.Fleet {
 	return &fleet.Fleet{
-		Sources: f.Fleet.Sources, Nomad: m.Nomad, Meta: f.ReadsMeta(),
+		Sources: f.Fleet.Sources, Nomad: m.Nomad, Plugin: m.Plugins().Fleet, Meta: f.ReadsMeta(),
 		Warn: func(s string) { m.Notef("Warning: %s\n", text.Printable(s)) },
 	}
 }

@@ -2,7 +2,9 @@ package orchestrator
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"slices"
 	"strings"
@@ -13,6 +15,13 @@ type Source struct {
 	Consul *ConsulSource `json:"consul,omitempty"`
 	Nomad  *NomadSource  `json:"nomad,omitempty"`
 	File   *FileSource   `json:"file,omitempty"`
+	Plugin *PluginSource `json:"plugin,omitempty"`
+}
+
+// PluginSource is the machines that a plugin lists. Config is its block as JSON.
+type PluginSource struct {
+	Name   string          `json:"name"`
+	Config json.RawMessage `json:"config,omitempty"`
 }
 
 // ConsulSource is the machines that offer a service, or all nodes of the
@@ -70,6 +79,13 @@ func (s Source) String() string {
 		return out + where(n.Filter)
 	case s.File != nil:
 		return s.File.Path
+	case s.Plugin != nil && len(s.Plugin.Config) == 0:
+		return fmt.Sprintf("plugin %q", s.Plugin.Name)
+	case s.Plugin != nil:
+		// What the block says may be long; two of one plugin are told apart.
+		h := fnv.New32a()
+		_, _ = h.Write(s.Plugin.Config) // never fails
+		return fmt.Sprintf("plugin %q (configuration %08x)", s.Plugin.Name, h.Sum32())
 	}
 	return "no source"
 }

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -73,8 +74,14 @@ type Step struct {
 	OnError string
 	// Signal is the name of the signal of a signal step, such as TERM.
 	Signal string
-	// Plugin is the name of the plugin of a plugin step.
-	Plugin string
+	// Plugin is the name of the plugin of a plugin step, and PluginConfig its config
+	// block as JSON (package hclblock). PluginBody is that block, nil where there is
+	// none, and PluginContext what its expressions may use: for who knows what the
+	// plugin takes.
+	Plugin        string
+	PluginConfig  json.RawMessage
+	PluginBody    hcl.Body
+	PluginContext *hcl.EvalContext
 	// Argv is the command of an exec step where it reads no facts; see Command.
 	Argv []string
 	// When is the condition as it is written, or empty.

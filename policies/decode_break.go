@@ -7,6 +7,8 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
+
+	"github.com/aim-control/aimlock/internal/hclblock"
 )
 
 var breakSchema = &hcl.BodySchema{
@@ -157,6 +159,9 @@ func (d *decoder) step(b *hcl.Block, compile *compiler) *Step {
 	if kind.arg != "" {
 		schema.Attributes = append(schema.Attributes, hcl.AttributeSchema{Name: kind.arg, Required: kind.required})
 	}
+	if s.Kind == StepPlugin {
+		schema.Blocks = []hcl.BlockHeaderSchema{{Type: "config"}}
+	}
 	content := d.content(b.Body, schema)
 	if a := content.Attributes["when"]; a != nil {
 		s.When = d.source(a.Expr.Range())
@@ -180,12 +185,50 @@ func (d *decoder) step(b *hcl.Block, compile *compiler) *Step {
 		if a := content.Attributes["plugin"]; a != nil {
 			s.Plugin, _ = d.stringAttr(a)
 		}
+		d.pluginConfig(s, content.Blocks, compile)
 	case StepExec:
 		if a := content.Attributes["command"]; a != nil {
 			d.command(a, s, compile)
 		}
 	}
 	return s
+}
+
+// pluginConfig keeps the config block of a plugin step, in which var.* and local.* are
+// all that may be read.
+func (d *decoder) pluginConfig(s *Step, blocks hcl.Blocks, compile *compiler) {
+	if len(blocks) == 0 {
+		return
+	}
+	if len(blocks) > 1 {
+		d.fail(blocks[1].DefRange, "Duplicate config block", "A step has one config block. The first is at %s.", blocks[0].DefRange)
+		return
+	}
+	s.PluginBody, s.PluginContext = blocks[0].Body, compile.constants()
+	raw, diags := hclblock.JSON(blocks[0].Body, func(a *hcl.Attribute) (cty.Value, bool) {
+		v, diags := a.Expr.Value(s.PluginContext)
+		d.diags = append(d.diags, diags...)
+		return v, !diags.HasErrors()
+	})
+	d.diags = append(d.diags, diags...)
+	s.PluginConfig = raw
+}
+
+// constants are var.* and local.* for an expression that reads nothing else.
+func (c *compiler) constants() *hcl.EvalContext {
+	objects := map[string]map[string]cty.Value{}
+	for name, v := range c.consts {
+		root, rest, _ := strings.Cut(name, ".")
+		if objects[root] == nil {
+			objects[root] = map[string]cty.Value{}
+		}
+		objects[root][rest] = v
+	}
+	ctx := &hcl.EvalContext{Variables: map[string]cty.Value{}, Functions: functions}
+	for root, values := range objects {
+		ctx.Variables[root] = cty.ObjectVal(values)
+	}
+	return ctx
 }
 
 func (d *decoder) signal(a *hcl.Attribute, s *Step) {

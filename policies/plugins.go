@@ -3,6 +3,8 @@ package policies
 import (
 	"slices"
 	"strings"
+
+	"github.com/hashicorp/hcl/v2"
 )
 
 // PluginFacts returns the facts of evidence plugins that anything in the policy
@@ -41,4 +43,15 @@ func (p *Policy) PluginFacts() map[string][]string {
 		}
 	}
 	return out
+}
+
+// FactRange is where the first rule stands that reads the fact called name, or else
+// the policy.
+func (p *Policy) FactRange(name string) hcl.Range {
+	for _, r := range p.rules {
+		if slices.Contains(r.when.used, name) {
+			return r.when.rng
+		}
+	}
+	return p.Range
 }

@@ -9,6 +9,7 @@ package fleet
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -43,6 +44,8 @@ type Fleet struct {
 	Sources []orchestrator.Source
 	// Nomad connects to Nomad; it is called where a source needs it.
 	Nomad func() (*nomadapi.Client, error)
+	// Plugin makes a Lister of a plugin; nil: there are none.
+	Plugin func(src orchestrator.Source, name string, config json.RawMessage) (Lister, error)
 	// Meta tells that the metadata of nodes counts: stages spread over it, or
 	// choose by it. Nomad tells that of its clients one by one, so that it is
 	// read only then.
@@ -131,6 +134,15 @@ func (f *Fleet) listers(c *consulkv.Client) ([]Lister, error) {
 			out = append(out, &nomadLister{src: s, nomad: nomad, meta: f.Meta})
 		case s.File != nil:
 			out = append(out, fileLister{s})
+		case s.Plugin != nil:
+			if f.Plugin == nil {
+				return nil, fmt.Errorf("fleet: plugin %q is not there: this aimlock was started without plugins", s.Plugin.Name)
+			}
+			l, err := f.Plugin(s, s.Plugin.Name, s.Plugin.Config)
+			if err != nil {
+				return nil, fmt.Errorf("fleet: %w", err)
+			}
+			out = append(out, l)
 		}
 	}
 	return out, nil

@@ -66,6 +66,8 @@ type Config struct {
 	// Nomad is asked about the allocations of holders; nil connects where
 	// NOMAD_ADDR is set.
 	Nomad evidence.Nomad
+	// Plugins give facts and do steps; nil: there are none.
+	Plugins Plugins
 	// Alloc is the Nomad allocation that this process runs in; zero: none.
 	Alloc Allocation
 	// OnBreak is told of each break by this client, with the key of its record:
@@ -94,7 +96,9 @@ type Client struct {
 	self   hostproc.Identity
 	alloc  Allocation
 	reader *evidence.Reader
-	by     string
+	// plugins may be nil.
+	plugins Plugins
+	by      string
 	// onBreak is never nil.
 	onBreak func(key string, rec *records.Break)
 	// boot is a clock in seconds that goes on while the machine is suspended.
@@ -149,7 +153,7 @@ func New(cfg Config) (*Client, error) {
 		cfg.Nomad = n
 	}
 	return &Client{
-		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, alloc: cfg.Alloc, onBreak: cfg.OnBreak, boot: hostproc.BootSeconds,
+		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, alloc: cfg.Alloc, onBreak: cfg.OnBreak, boot: hostproc.BootSeconds, plugins: cfg.Plugins,
 		checking: make(chan struct{}, 1), later: later(cfg.Reuse),
 		reader: &evidence.Reader{Consul: cfg.Consul, Keys: cfg.Prefix, Self: cfg.Self, Nomad: cfg.Nomad, Files: new(filelock.Scanner)},
 	}, nil
@@ -159,7 +163,7 @@ func New(cfg Config) (*Client, error) {
 // policies. It puts off no ends of sessions, so it needs no Close.
 func (c *Client) With(set *policies.Set) *Client {
 	out := &Client{
-		consul: c.consul, keys: c.keys, log: c.log, set: set, self: c.self, by: c.by, alloc: c.alloc, onBreak: c.onBreak, boot: c.boot, reader: c.reader,
+		consul: c.consul, keys: c.keys, log: c.log, set: set, self: c.self, by: c.by, alloc: c.alloc, onBreak: c.onBreak, boot: c.boot, reader: c.reader, plugins: c.plugins,
 		checking: make(chan struct{}, 1),
 	}
 	c.mu.Lock()

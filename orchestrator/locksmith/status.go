@@ -107,6 +107,7 @@ func (o *Observer) observe(ctx context.Context) (*Verdict, error) {
 		}
 		o.c.reader.Borrow(ctx, o.past())
 	}
+	o.askPlugins(ctx, s)
 	return o.Judge(s, time.Now()), nil
 }
 
@@ -131,6 +132,7 @@ func (o *Observer) judge(s *evidence.Snapshot, now time.Time, whole bool) *Verdi
 		names = v.Policy.Judging()
 	}
 	v.Facts = o.c.reader.FactsOf(s, &o.ev, o.past(), now, names)
+	o.pluginFacts(v)
 	switch {
 	case s.Semaphore != nil:
 		o.judgeSemaphore(v, whole)

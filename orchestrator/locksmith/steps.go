@@ -88,7 +88,7 @@ func (b *breaking) stepsOf(ctx context.Context, g *group) (take bool, err error)
 			return false, err
 		}
 		b.notify(Notice{Kind: NoticeStep, Lock: first.name, Text: stepText(st)})
-		if err := b.run(ctx, first, st); err != nil {
+		if detail, err := b.run(ctx, first, st); err != nil {
 			if ctx.Err() != nil {
 				return false, context.Cause(ctx)
 			}
@@ -97,7 +97,7 @@ func (b *breaking) stepsOf(ctx context.Context, g *group) (take bool, err error)
 				return false, fmt.Errorf("%w: step %s: %w", errChanged, st.Kind, err)
 			}
 		} else {
-			g.log(st.Kind, "done", "")
+			g.log(st.Kind, "done", detail)
 		}
 		s := first.v.Snapshot
 		if err := b.c.await(ctx, st.Wait, map[string]uint64{s.Key: s.Index()}); err != nil {
@@ -131,8 +131,15 @@ func (g *group) log(step, result, detail string) {
 	}
 }
 
-// run does one step of a break.
-func (b *breaking) run(ctx context.Context, t *target, st *policies.Step) error {
+// run does one step of a break. detail says what was done, where a plugin did it.
+func (b *breaking) run(ctx context.Context, t *target, st *policies.Step) (detail string, err error) {
+	if st.Kind == policies.StepPlugin {
+		return b.pluginStep(ctx, t, st)
+	}
+	return "", b.builtIn(ctx, t, st)
+}
+
+func (b *breaking) builtIn(ctx context.Context, t *target, st *policies.Step) error {
 	s := t.v.Snapshot
 	switch st.Kind {
 	case policies.StepRequest:
@@ -149,8 +156,6 @@ func (b *breaking) run(ctx context.Context, t *target, st *policies.Step) error 
 		return b.c.destroySession(ctx, s.SessionID())
 	case policies.StepNomadStop:
 		return b.nomadStop(ctx, s)
-	case policies.StepPlugin:
-		return fmt.Errorf("%w: breaker plugin %q is not loaded", errNotHere, st.Plugin)
 	}
 	return fmt.Errorf("%w: step %q", errNotHere, st.Kind)
 }

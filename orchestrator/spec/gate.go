@@ -13,8 +13,8 @@ import (
 	"github.com/hashicorp/go-bexpr"
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
-	ctyjson "github.com/zclconf/go-cty/cty/json"
 
+	"github.com/aim-control/aimlock/internal/hclblock"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/gates/condition"
 )
@@ -264,23 +264,17 @@ func (d *decoder) nomadGate(g *orchestrator.Gate, b *hcl.Block) *orchestrator.Ga
 func (d *decoder) pluginGate(b *hcl.Block) *orchestrator.GatePlugin {
 	p := &orchestrator.GatePlugin{Name: b.Labels[0]}
 	d.name("plugin", b)
-	list, diags := b.Body.JustAttributes()
-	d.diags = append(d.diags, diags...)
-	values := map[string]cty.Value{}
-	for name, a := range list {
-		if v, ok := d.value(a); ok {
-			values[name] = v
-		}
-	}
-	if len(values) > 0 {
-		v := cty.ObjectVal(values)
-		raw, err := ctyjson.Marshal(v, v.Type())
-		if err != nil {
-			d.fail(b.DefRange, "Invalid configuration", "%v.", err)
-		}
-		p.Config = json.RawMessage(raw)
-	}
+	p.Config = d.pluginConfig("gate", b)
 	return p
+}
+
+// pluginConfig keeps the block of a plugin as JSON. What the plugin takes is known
+// only where it can be started: see File.Plugins.
+func (d *decoder) pluginConfig(kind string, b *hcl.Block) json.RawMessage {
+	raw, diags := hclblock.JSON(b.Body, d.value)
+	d.diags = append(d.diags, diags...)
+	d.file.Plugins = append(d.file.Plugins, PluginBlock{Kind: kind, Name: b.Labels[0], Body: b.Body, Range: b.DefRange})
+	return raw
 }
 
 // headers reads the headers of a request.

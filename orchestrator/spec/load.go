@@ -39,6 +39,16 @@ type File struct {
 	// Files are all files that were read as HCL or as a fleet, for the
 	// snippets of diagnostics.
 	Files map[string]*hcl.File
+	// Plugins are the blocks that belong to plugins, to be checked by who can ask
+	// them what they take.
+	Plugins []PluginBlock
+}
+
+// PluginBlock is a block that belongs to a plugin of a kind.
+type PluginBlock struct {
+	Kind, Name string
+	Body       hcl.Body
+	Range      hcl.Range
 }
 
 // Fleet is where the nodes come from.

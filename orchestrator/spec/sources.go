@@ -18,7 +18,7 @@ const maxSources = 100
 // fleet decodes where the nodes come from: any number of sources, in their
 // order, which decides whose metadata counts.
 func (d *decoder) fleet(b *hcl.Block) {
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("spread"), Blocks: blocks("consul", "file", "nomad", "plugin")})
+	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("spread"), Blocks: blocks("consul", "file", "nomad", "plugin name")})
 	d.file.Spec.Spread, _, _ = d.text(c, "spread")
 	if len(c.Blocks) == 0 {
 		d.fail(b.DefRange, "Fleet without a source", "The fleet needs a source: consul { service = … }, nomad { … } or file { path = … }.")
@@ -41,8 +41,8 @@ func (d *decoder) fleet(b *hcl.Block) {
 			src.Nomad, ok = d.nomadSource(sb)
 		case "file":
 			src.File, ok = d.fileSource(sb)
-		default:
-			d.fail(sb.TypeRange, "Not available in this version", "A fleet from %s is not available in this version of aimlock: use consul, nomad or file.", sb.Type)
+		case "plugin":
+			src.Plugin, ok = d.pluginSource(sb)
 		}
 		if !ok {
 			files = false
@@ -117,6 +117,14 @@ func (d *decoder) filter(c *hcl.BodyContent) string {
 		return ""
 	}
 	return s
+}
+
+func (d *decoder) pluginSource(b *hcl.Block) (*orchestrator.PluginSource, bool) {
+	before := len(d.diags)
+	s := &orchestrator.PluginSource{Name: b.Labels[0]}
+	d.name("plugin", b)
+	s.Config = d.pluginConfig("fleet", b)
+	return s, len(d.diags) == before
 }
 
 func (d *decoder) fileSource(b *hcl.Block) (*orchestrator.FileSource, bool) {

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -267,37 +268,55 @@ func value(raw json.RawMessage, t plugin.Type) (any, error) {
 // CheckBlock checks a block of a spec or a policy against what the plugin declares,
 // and by the plugin itself, with the places of what is wrong. ctx has what its
 // expressions may use. kept says where the block will be kept: a secret has no place
-// there.
-func (p *Plugin) CheckBlock(info *plugin.Info, k plugin.Kind, body hcl.Body, ctx *hcl.EvalContext, kept string) (*schema.Block, hcl.Diagnostics) {
+// there. The error is why it could not be checked.
+func (h *Host) CheckBlock(ctx context.Context, k plugin.Kind, name string, body hcl.Body, in *hcl.EvalContext, kept string) (hcl.Diagnostics, error) {
+	p, err := h.Plugin(name)
+	if err != nil {
+		return nil, err
+	}
+	info, err := p.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	at := body.MissingItemRange()
 	ki := info.Kind(k)
 	if ki == nil {
-		at := body.MissingItemRange()
-		return nil, hcl.Diagnostics{{
+		return hcl.Diagnostics{{
 			Severity: hcl.DiagError, Summary: "Wrong plugin", Subject: &at,
-			Detail: fmt.Sprintf("Plugin %s is no %s, it is %s.", p.spec.Name, k, kinds(info)),
-		}}
+			Detail: fmt.Sprintf("Plugin %s is no %s, it is %s.", name, k, kinds(info)),
+		}}, nil
 	}
 	base, err := p.base(info, ki)
 	if err != nil {
-		if diags, ok := errors.AsType[hcl.Diagnostics](err); ok {
-			return nil, diags
-		}
-		at := body.MissingItemRange()
-		return nil, hcl.Diagnostics{{Severity: hcl.DiagError, Summary: "Invalid configuration", Detail: err.Error(), Subject: &at}}
+		return nil, p.fail("", err)
 	}
 	s := optional(ki.Config, base)
-	b, diags := schema.Decode(body, &s, ctx)
+	b, diags := schema.Decode(body, &s, in)
 	if diags.HasErrors() {
-		return b, diags
+		return diags, nil
 	}
 	if path := secretIn(&ki.Config, b.Config); path != "" {
 		// A range would be shown with its line, which holds the secret.
-		diags = append(diags, &hcl.Diagnostic{
+		return append(diags, &hcl.Diagnostic{
 			Severity: hcl.DiagError, Summary: "A secret does not belong here",
-			Detail: fmt.Sprintf("%s: %q is a secret, and %s. Put it into the config block of plugin %q in the config file, as env.NAME or file(\"PATH\").", b.Range(path), path, kept, p.spec.Name),
-		})
+			Detail: fmt.Sprintf("%s: %q is a secret, and %s. Put it into the config block of plugin %q in the config file, as env.NAME or file(\"PATH\").", b.Range(path), path, kept, name),
+		}), nil
 	}
-	return b, diags
+	own := map[string]any{}
+	if err := json.Unmarshal(b.Config, &own); err != nil {
+		return diags, p.fail("", err)
+	}
+	maps.Copy(base, own)
+	cfg, err := plugin.NewConfig(base)
+	if err != nil {
+		return diags, p.fail("", err)
+	}
+	err = p.validate(ctx, k, cfg)
+	var problems plugin.Problems
+	if errors.As(err, &problems) {
+		return append(diags, b.Diagnose(problems)...), nil
+	}
+	return diags, err
 }
 
 // secretIn finds the first secret that a block gives; "" is none.

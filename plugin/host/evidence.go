@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -128,6 +129,15 @@ func (p *Plugin) refresh(l *plugin.Lock, old time.Duration) chan struct{} {
 	return done
 }
 
+// hostname is that of the host that asks; empty where the kernel does not tell.
+var hostname = sync.OnceValue(func() string { //nolint:gochecknoglobals // it is read once
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return name
+})
+
 // keep bounds the answers. a.mu is held.
 func (a *answers) keep(key string, e *answer, now time.Time) {
 	if a.of == nil {
@@ -147,7 +157,7 @@ func (p *Plugin) observe(l *plugin.Lock, e *answer) {
 	i := instanceOf(p, plugin.KindEvidence, nil, (*plugin.Client).Evidence)
 	begun := p.now()
 	facts, err := use(ctx, i, "observe", true, func(ctx context.Context, v plugin.Evidence) ([]plugin.Fact, error) {
-		return v.Observe(ctx, &plugin.ObserveRequest{Lock: *l, Host: l.Holder.Host})
+		return v.Observe(ctx, &plugin.ObserveRequest{Lock: *l, Host: hostname()})
 	})
 	p.answers.mu.Lock()
 	defer p.answers.mu.Unlock()

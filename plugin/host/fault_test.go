@@ -26,6 +26,8 @@ import (
 // The test binary is the supervisor of the plugins that it starts, and the plugins:
 // "fault-plugin NAME ARG" is one with a fault.
 func TestMain(m *testing.M) {
+	// The race detector waits a second at the exit of each program.
+	_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
 	if len(os.Args) > 1 && os.Args[1] == supervise.Subcommand {
 		os.Exit(supervise.Main(os.Args[2:]))
 	}
@@ -126,8 +128,9 @@ func (f faulty) strike(method string) {
 	case exits0:
 		os.Exit(0)
 	case flood:
+		raw := os.NewFile(2, "stderr")
 		for range 20_000 {
-			os.Stderr.WriteString("{\"@level\":\"error\",\"@message\":\"a \\u001b[31mflood\"}\n")
+			_, _ = raw.WriteString("{\"@level\":\"error\",\"@message\":\"a \\u001b[31mflood\"}\n")
 		}
 	case prints:
 		_, _ = os.NewFile(1, "stdout").Write(bytes.Repeat([]byte("no newline "), 100_000))

@@ -48,7 +48,7 @@ func pinned(t testing.TB, fault, arg string) Spec {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Spec{Name: "p", Path: exe, Args: []string{"fault-plugin", fault, arg}, SHA256: sum, StartTimeout: 20 * time.Second, Timeout: 10 * time.Second}
+	return Spec{Name: "p", Path: exe, Args: []string{"fault-plugin", fault, arg}, SHA256: sum, Env: []string{"GORACE"}, StartTimeout: 20 * time.Second, Timeout: 10 * time.Second}
 }
 
 // hosting is a host of one plugin. What it logs is the test's.
@@ -71,7 +71,11 @@ func ask(ctx context.Context, t testing.TB, h *Host) gates.Answer {
 	if err != nil {
 		return gates.Answer{Answer: orchestrator.Unknown, Why: err.Error()}
 	}
-	return k.Ask(ctx, gates.Question{Gate: orchestrator.Gate{Name: "g", Kind: orchestrator.GateKindPlugin, Plugin: &orchestrator.GatePlugin{Name: "p"}}})
+	return k.Ask(ctx, question(&orchestrator.GatePlugin{Name: "p"}))
+}
+
+func question(p *orchestrator.GatePlugin) gates.Question {
+	return gates.Question{Gate: orchestrator.Gate{Name: "g", Kind: orchestrator.GateKindPlugin, Plugin: p}}
 }
 
 func TestAGateIsAsked(t *testing.T) {

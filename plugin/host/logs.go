@@ -37,6 +37,8 @@ type pump struct {
 	// quiet replaces the secrets; nil: there are none.
 	quiet *strings.Replacer
 	tail  []string
+	// panicked: tail says why, and what comes after is the stack.
+	panicked bool
 
 	// The rest is of the current second.
 	since        time.Time
@@ -135,7 +137,10 @@ func (p *pump) line(s string, size int) {
 		s = p.quiet.Replace(s)
 	}
 	e := parseLine(s)
-	if e.message != "" {
+	if e.level == hclog.Error && strings.HasPrefix(e.message, "panic: ") && !p.panicked {
+		p.panicked, p.tail = true, []string{text.Clip(e.message, tailText)}
+	}
+	if e.message != "" && !p.panicked {
 		if len(p.tail) == tailLines {
 			p.tail = append(p.tail[:0], p.tail[1:]...)
 		}

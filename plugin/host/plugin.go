@@ -241,8 +241,16 @@ func (p *Plugin) start(s *starting) {
 func (p *Plugin) hung(proc *process) bool {
 	ctx, cancel := context.WithTimeout(p.h.life, pingTimeout)
 	defer cancel()
-	if err := proc.ping(ctx); err == nil && proc.alive() {
+	err := proc.ping(ctx)
+	if err == nil && proc.alive() {
 		return false
+	}
+	if ctx.Err() == nil {
+		// Its connection broke: it is about to end, and how is worth to know.
+		select {
+		case <-proc.run.done():
+		case <-ctx.Done():
+		}
 	}
 	p.mu.Lock()
 	if p.proc != proc || p.closed || !proc.alive() {
@@ -274,19 +282,32 @@ func (p *Plugin) close() {
 // Validate asks the plugin whether its own block would do for a kind. Where the place
 // of use has to say more, only that it answers is known. It has no effects.
 func (p *Plugin) Validate(ctx context.Context, k plugin.Kind) error {
+	info, err := p.Info(ctx)
+	if err != nil {
+		return err
+	}
+	cfg, err := p.config(info, k, nil)
+	if err != nil {
+		return p.fail("", err)
+	}
+	if _, err := info.Kind(k).Config.Apply(cfg); err != nil && k != plugin.KindEvidence {
+		cfg = nil
+	}
+	return p.validate(ctx, k, cfg)
+}
+
+// validate has the plugin check a configuration; nil only asks for a sign of life.
+func (p *Plugin) validate(ctx context.Context, k plugin.Kind, cfg plugin.Config) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, p.spec.Timeout, fmt.Errorf("no answer within %s (timeout)", p.spec.Timeout))
 	defer cancel()
 	proc, err := p.running(ctx)
 	if err != nil {
 		return err
 	}
-	info := proc.client.Info()
-	cfg, err := p.config(info, k, nil)
-	if err == nil {
-		if _, err := info.Kind(k).Config.Apply(cfg); err != nil && k != plugin.KindEvidence {
-			return p.fail("", proc.ping(ctx))
-		}
-		proc.log.hide(info.Kind(k).Config.Secrets(cfg))
+	if cfg == nil {
+		err = proc.ping(ctx)
+	} else {
+		proc.log.hide(proc.client.Info().Kind(k).Config.Secrets(cfg))
 		err = proc.client.Validate(ctx, k, cfg)
 	}
 	if err != nil {

@@ -62,6 +62,14 @@ func start(ctx context.Context, s *Spec, path, sockets string, env []string, log
 	cfg.SkipHostEnv = true
 	cfg.StartTimeout = s.StartTimeout
 	cfg.UnixSocketConfig = &goplugin.UnixSocketConfig{TempDir: sockets}
+	// What it prints by the means of its language comes over the connection.
+	printed, w := io.Pipe()
+	cfg.SyncStdout, cfg.SyncStderr = w, w
+	go p.log.run(printed)
+	go func() {
+		<-p.ended
+		_ = w.Close()
+	}()
 	cfg.RunnerFunc = func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
 		p.run.env, p.run.dir = append(p.run.env, cmd.Env...), dir
 		return p.run, nil
@@ -71,6 +79,7 @@ func start(ctx context.Context, s *Spec, path, sockets string, env []string, log
 	if err != nil {
 		died := p.run.ended()
 		p.stop(0)
+		close(p.ended)
 		return nil, p.explain(err, died)
 	}
 	p.client = client
@@ -210,7 +219,9 @@ func (r *supervised) start() error {
 	r.mu.Lock()
 	r.sup, r.gone = sup, make(chan struct{})
 	r.mu.Unlock()
+	r.mu.Lock()
 	r.out = newFirstLine(outR)
+	r.mu.Unlock()
 	r.logs.Go(func() {
 		defer errR.Close()
 		r.pump.run(errR)
@@ -302,7 +313,13 @@ func (r *supervised) Wait(context.Context) error {
 }
 
 // Stdout implements go-plugin's Runner.
-func (r *supervised) Stdout() io.ReadCloser { return r.out }
+func (r *supervised) Stdout() io.ReadCloser { return r.output() }
+
+func (r *supervised) output() *firstLine {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.out
+}
 
 // Stderr implements go-plugin's Runner. The log is read by pump.
 func (r *supervised) Stderr() io.ReadCloser { return io.NopCloser(strings.NewReader("")) }
@@ -340,10 +357,11 @@ func (r *supervised) HostToPlugin(network, address string) (string, string, erro
 
 // wrong says what go-plugin does not of a handshake that came.
 func (r *supervised) wrong() string {
-	if r.out == nil {
+	out := r.output()
+	if out == nil {
 		return ""
 	}
-	parts := strings.Split(strings.TrimSpace(r.out.first()), "|")
+	parts := strings.Split(strings.TrimSpace(out.first()), "|")
 	if r.tls && len(parts) >= 4 && (len(parts) < 6 || len(parts[5]) <= 50) {
 		if _, err := strconv.Atoi(parts[0]); err == nil && parts[1] == strconv.Itoa(plugin.Protocol) {
 			return "it does not speak TLS as go-plugin asks for it: if it cannot, set auto_mtls = false in its block"
