@@ -173,7 +173,7 @@ func (p *Plugin) mayStart() error {
 		if !last.killed.Load() {
 			p.log.Warn("the plugin ended by itself", "how", text.Printable(last.cause))
 		}
-		p.failed(now, now.Sub(last.since), errors.New(last.cause))
+		p.failed(last.endedAt, last.endedAt.Sub(last.since), errors.New(last.cause))
 	}
 	if wait := p.next.Sub(now); wait > 0 {
 		return p.fail("", fmt.Errorf("%w: %w; it is started again in %s", plugin.ErrUnavailable, p.why, wait.Round(time.Second/10)))

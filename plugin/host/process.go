@@ -35,9 +35,11 @@ type process struct {
 	log    *pump
 
 	since time.Time
-	// ended is closed when nothing of it is left; cause then says how it ended.
-	ended chan struct{}
-	cause string
+	// ended is closed when nothing of it is left; endedAt and cause then say when and
+	// how it ended.
+	ended   chan struct{}
+	endedAt time.Time
+	cause   string
 	// killed: this side ended it.
 	killed   atomic.Bool
 	stopOnce sync.Once
@@ -110,7 +112,7 @@ func (p *process) explain(err error, died bool) error {
 // watch sees it end.
 func (p *process) watch() {
 	<-p.run.done()
-	p.cause = "it ended with " + p.run.exit()
+	p.endedAt, p.cause = time.Now(), "it ended with "+p.run.exit()
 	if p.killed.Load() {
 		p.cause = "aimlock ended it"
 	} else if last := p.log.last(); last != "" {
