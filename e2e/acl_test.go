@@ -193,7 +193,8 @@ func TestACL(t *testing.T) {
 	}
 	f.write("rollout.hcl", strings.Replace(spec("app.conf"), `    bake    = "10m"`, "", 1))
 	f.write("baking.hcl", spec("app2.conf"))
-	f.write("second.hcl", strings.Replace(strings.Replace(spec("app2.conf"), `"app"`, `"second"`, 1), "  stage", `  lock { wait = "10m" }
+	f.write("second.hcl", strings.Replace(strings.Replace(spec("app2.conf"), `"app"`, `"second"`, 1), "  stage", `  conflict = "queue"
+  lock { wait = "10m" }
   stage`, 1))
 	f.write("app2.conf", "revision = 3\n")
 
