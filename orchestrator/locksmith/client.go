@@ -81,6 +81,10 @@ type Config struct {
 	// client must be closed. The service names no hold, so that other hosts are
 	// not told by this one's agent whether the holder lives.
 	Reuse bool
+	// LeaseClock is the clock, in seconds, by which a lease ends beside the
+	// monotonic one: it goes on while the machine is suspended. nil is that of this
+	// machine; who runs in another time gives that time's.
+	LeaseClock func() float64
 }
 
 // Allocation says which allocation of Nomad a process runs in, by what Nomad tells
@@ -103,6 +107,8 @@ type Client struct {
 	onBreak func(key string, rec *records.Break)
 	// boot is a clock in seconds that goes on while the machine is suspended.
 	boot func() float64
+	// lease is that clock as far as leases go, see Config.
+	lease func() float64
 
 	// later are the ends of sessions that hold nothing any more; nil: they are
 	// not put off, and no check is used again.
@@ -152,8 +158,11 @@ func New(cfg Config) (*Client, error) {
 		}
 		cfg.Nomad = n
 	}
+	if cfg.LeaseClock == nil {
+		cfg.LeaseClock = hostproc.BootSeconds
+	}
 	return &Client{
-		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, alloc: cfg.Alloc, onBreak: cfg.OnBreak, boot: hostproc.BootSeconds, plugins: cfg.Plugins,
+		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, alloc: cfg.Alloc, onBreak: cfg.OnBreak, boot: hostproc.BootSeconds, lease: cfg.LeaseClock, plugins: cfg.Plugins,
 		checking: make(chan struct{}, 1), later: later(cfg.Reuse),
 		reader: &evidence.Reader{Consul: cfg.Consul, Keys: cfg.Prefix, Self: cfg.Self, Nomad: cfg.Nomad, Files: new(filelock.Scanner)},
 	}, nil
@@ -163,7 +172,7 @@ func New(cfg Config) (*Client, error) {
 // policies. It puts off no ends of sessions, so it needs no Close.
 func (c *Client) With(set *policies.Set) *Client {
 	out := &Client{
-		consul: c.consul, keys: c.keys, log: c.log, set: set, self: c.self, by: c.by, alloc: c.alloc, onBreak: c.onBreak, boot: c.boot, reader: c.reader, plugins: c.plugins,
+		consul: c.consul, keys: c.keys, log: c.log, set: set, self: c.self, by: c.by, alloc: c.alloc, onBreak: c.onBreak, boot: c.boot, lease: c.lease, reader: c.reader, plugins: c.plugins,
 		checking: make(chan struct{}, 1),
 	}
 	c.mu.Lock()

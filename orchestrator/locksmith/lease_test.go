@@ -21,8 +21,8 @@ import (
 // timers has run.
 func clocked(c *Client) *atomic.Int64 {
 	var jump atomic.Int64
-	boot := c.boot
-	c.boot = func() float64 { return boot() + time.Duration(jump.Load()).Seconds() }
+	clock := c.lease
+	c.lease = func() float64 { return clock() + time.Duration(jump.Load()).Seconds() }
 	return &jump
 }
 

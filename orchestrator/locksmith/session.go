@@ -51,11 +51,11 @@ type instant struct {
 	boot float64
 }
 
-func (c *Client) now() instant { return instant{time.Now(), c.boot()} }
+func (c *Client) now() instant { return instant{time.Now(), c.lease()} }
 
 // since is how long ago t was, by the clock that says more.
 func (c *Client) since(t instant) time.Duration {
-	return max(time.Since(t.mono), seconds(c.boot()-t.boot))
+	return max(time.Since(t.mono), seconds(c.lease()-t.boot))
 }
 
 // openSession makes a session that is bound to the check of this process that
