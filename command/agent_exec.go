@@ -57,7 +57,7 @@ func newAgentExec(m *Meta) *command {
 	o := keepOptions{killTimeout: 10 * time.Second, settle: time.Second, wait: 5 * time.Minute, restarts: 5}
 	return &command{
 		Meta:     m,
-		Synopsis: "Run a command, restarted or signalled when its config changes",
+		Synopsis: "Run a command, restarted when its configs change",
 		Usage:    "[options] CONFIG… -- CMD…",
 		Description: `Runs the command beside the configs that it reads, as envconsul does, and is this
 node's agent meanwhile: it follows what is desired, behind the same fence. The
@@ -83,7 +83,7 @@ it has. One that crashes is started again, after a pause that grows from 1s to
 signal n); SIGINT and SIGTERM end it, other signals are passed on. It dies with
 aimlock, kill -9 included.`,
 		Examples: []example{
-			{"Restart a service when its config changes", "aimlock agent exec -node web-1 -state-dir /var/lib/aimlock app.conf -- /usr/bin/app -c /etc/app.conf"},
+			{"Restart a service when its config changes", "aimlock agent exec -state-dir /var/lib/aimlock app.conf -- /usr/bin/app -c /etc/app.conf"},
 			{"Tell it by SIGHUP", "aimlock agent exec -state-dir /var/lib/aimlock -signal HUP nginx.conf -- nginx -g 'daemon off;'"},
 			{"Lines of a config as its environment", "aimlock agent exec -state-dir /var/lib/aimlock -env app.env -- /usr/bin/app"},
 			{"Follow what consul-template delivers", "aimlock agent exec -follow -state-dir /var/lib/aimlock app.conf -- /usr/bin/app"},

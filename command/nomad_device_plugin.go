@@ -45,7 +45,7 @@ aimlock-nomad-device-plugin and put a block of that name into the client's
 configuration, or put it there as it is and give the block this command in its
 args. The block's config has the settings: docs/nomad-device.md.`,
 		Examples: []example{
-			{"Make it a plugin of this machine's Nomad client", "ln -s /usr/local/bin/aimlock /opt/nomad/plugins/aimlock-nomad-device-plugin"},
+			{"What a Nomad client runs, by its plugin block", "aimlock nomad-device-plugin"},
 		},
 		Groups: groupConsul | groupPolicy | groupDaemon,
 		Run: func(ctx context.Context, _ *input) error {
