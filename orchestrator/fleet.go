@@ -2,9 +2,9 @@ package orchestrator
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"slices"
 	"strings"
@@ -83,9 +83,8 @@ func (s Source) String() string {
 		return fmt.Sprintf("plugin %q", s.Plugin.Name)
 	case s.Plugin != nil:
 		// What the block says may be long; two of one plugin are told apart.
-		h := fnv.New32a()
-		_, _ = h.Write(s.Plugin.Config) // never fails
-		return fmt.Sprintf("plugin %q (configuration %08x)", s.Plugin.Name, h.Sum32())
+		sum := sha256.Sum256(s.Plugin.Config)
+		return fmt.Sprintf("plugin %q (configuration %x)", s.Plugin.Name, sum[:4])
 	}
 	return "no source"
 }
