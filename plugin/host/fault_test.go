@@ -125,6 +125,7 @@ func (f faulty) strike(method string) {
 		panic("the plugin crashes")
 	case hang:
 		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		select {} // this thread may be stopped a little later than it has answered
 	case exits0:
 		os.Exit(0)
 	case flood:
