@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,13 +38,25 @@ type mutant struct {
 // limit bounds one run of tests, the compilation included.
 const limit = 5 * time.Minute
 
+// share is for who cannot wait for all of them each time.
+var share = flag.String("share", "", "run one part of the mutants, such as 2/3")
+
 func TestMutants(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var list []mutant
-	for _, m := range guards {
+	part, of := 0, 1
+	if *share != "" {
+		if n, err := fmt.Sscanf(*share, "%d/%d", &part, &of); n != 2 || err != nil || of < 1 || part < 1 || part > of {
+			t.Fatalf("-share %q: want a part such as 2/3", *share)
+		}
+	}
+	for i, m := range guards {
+		if i%of != part%of {
+			continue
+		}
 		if len(m.tests) == 0 {
 			m.tests = []string{"./" + filepath.Dir(m.file)}
 		}
@@ -80,6 +93,18 @@ func TestMutants(t *testing.T) {
 				t.Logf("noticed by %s", strings.Join(noticed(out), ", "))
 			}
 		})
+	}
+}
+
+// TestStand: the text of each mutant stands in the code. It is a matter of
+// milliseconds, and so the first to tell of a guard that was rewritten.
+func TestStand(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range guards {
+		t.Run(strings.ReplaceAll(m.name, " ", "_"), func(t *testing.T) { m.overlay(t, root) })
 	}
 }
 
