@@ -54,7 +54,7 @@ func (m *Meta) agent(f *agentFlags, tell agent.Tell) (*agent.Agent, error) {
 	}
 	a, err := agent.New(agent.Config{
 		Node: node, StateDir: dir, Root: f.root, Consul: client, Prefix: m.Prefix,
-		Log: m.Log.Named("agent"), Version: version.Get().Version, Tell: tell,
+		Log: m.Log.Named("agent"), Version: version.Get().Version, Tell: tell, Targets: m.Plugins(),
 	})
 	if err != nil {
 		return nil, usagef("%w", err)
@@ -78,6 +78,9 @@ Without Consul the node keeps what it has, and nothing on it waits.
 It also tells other hosts, through Consul, when the holder of a lock on this
 host dies.
 
+An order with a target is handed to the plugin of that name in -config, which
+writes to a machine that runs no agent.
+
 It registers the service aimlock-agent with a TTL check on the local Consul
 agent, and runs until it is stopped. Several agents may run on one machine,
 each with a -node, a -state-dir and a -root of its own.`,
@@ -85,7 +88,7 @@ each with a -node, a -state-dir and a -root of its own.`,
 			{"On a machine of the fleet", "aimlock agent -node web-1 -state-dir /var/lib/aimlock"},
 			{"Another one beside it, for trying", "aimlock agent -node web-2 -state-dir /tmp/web-2/state -root /tmp/web-2/root"},
 		},
-		Groups: groupConsul | groupDaemon,
+		Groups: groupConsul | groupDaemon | groupPlugin,
 		Flags:  f.register,
 		Run: func(ctx context.Context, _ *input) error {
 			a, err := m.agent(&f, nil)

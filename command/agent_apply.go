@@ -40,7 +40,7 @@ An order that is older than one accepted before is refused.`,
 			"Two configs of one rollout: as the command of both templates",
 			"aimlock agent apply -staged /run/a.staged -staged /run/b.staged -node web-1 -state-dir /var/aim",
 		}},
-		Groups: groupConsul | groupJSON,
+		Groups: groupConsul | groupJSON | groupPlugin,
 		Flags: func(set *flag.FlagSet) {
 			set.Var(&staged, "staged", "A rendered `PATH`. May be given several times.")
 			f.register(set)

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 
 	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/spec"
 	"github.com/aim-control/aimlock/plugin"
 	"github.com/aim-control/aimlock/plugin/host"
@@ -63,12 +65,37 @@ func (m *Meta) checkPluginBlocks(f *spec.File) error {
 	var all hcl.Diagnostics
 	for _, b := range f.Plugins {
 		diags, err := m.Plugins().CheckBlock(m.ctx, plugin.Kind(b.Kind), b.Name, b.Body, nil, "a spec is kept in Consul")
+		if b.Kind == string(plugin.KindTarget) && errors.Is(err, host.ErrUnknown) {
+			// Every node would fail by it.
+			all = append(all, &hcl.Diagnostic{
+				Severity: hcl.DiagError, Summary: "Unknown plugin", Subject: b.Range.Ptr(),
+				Detail: text.Printable(err.Error()) + ". The nodes' agents need it too.",
+			})
+			continue
+		}
 		if err != nil {
 			m.Notef("Warning: %s: this block could not be checked: %s\n", b.Range, text.Printable(err.Error()))
 		}
 		all = append(all, diags...)
 	}
 	return m.Diagnostics(f.Files, all)
+}
+
+// unfenced are warnings about targets that take an older order for a newer one.
+func (m *Meta) unfenced(s *orchestrator.Spec) []string {
+	var out []string
+	for _, c := range s.Configs {
+		if c.Target == nil {
+			continue
+		}
+		switch fenced, err := m.Plugins().Fenced(m.ctx, c.Target.Name); {
+		case err != nil:
+			out = append(out, fmt.Sprintf("whether target %q of config %q is fenced is not known: %v", c.Target.Name, c.Name, err))
+		case !fenced:
+			out = append(out, fmt.Sprintf("target %q of config %q is not fenced: it does not refuse older orders itself, so only the agents that hand them over do", c.Target.Name, c.Name))
+		}
+	}
+	return out
 }
 
 // checkPolicyPlugins has what policies say of plugins checked by those plugins: the

@@ -63,7 +63,8 @@ It changes nothing, and exits 0 whatever it shows.`,
 				return err
 			}
 			v := planView{Name: want.Spec.Name, Resumes: p.Resumes, Supersedes: p.Supersedes, NothingToDo: p.NothingToDo, Note: p.Note, Total: len(p.Plan.Nodes)}
-			v.Warnings = p.Plan.Warnings
+			v.Warnings = slices.Concat(p.Plan.Warnings, m.unfenced(&want.Spec))
+			v.planned = len(p.Plan.Warnings)
 			v.Fleet = fl
 			for i, st := range p.Plan.Spec.Stages {
 				from, end := p.Plan.Stage(i)
@@ -124,6 +125,8 @@ type planView struct {
 	Estimate *planEstimate `json:"estimate"`
 
 	allNodes bool
+	// planned is how many of the warnings are the plan's own.
+	planned int
 }
 
 type planStage struct {
@@ -311,7 +314,7 @@ func (v *planView) text() string {
 			fmt.Fprintf(&b, "  %-12s %s: %s\n", "", text.Printable(v.Spread), s.spreadText())
 		}
 	}
-	if rest := v.Total - done; rest > 0 && len(v.Warnings) == 0 {
+	if rest := v.Total - done; rest > 0 && v.planned == 0 {
 		fmt.Fprintf(&b, "  %s in no stage: skipped\n", text.Count(rest, "node"))
 	}
 	for _, w := range v.Warnings {

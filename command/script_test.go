@@ -52,6 +52,7 @@ func TestScript(t *testing.T) {
 			"eventually": eventually,
 			"exits":      exits,
 			"flocked":    flocked,
+			"goplugin":   goPlugin,
 		},
 		Setup: func(e *testscript.Env) error {
 			// The race detector waits a second at the exit of each program.

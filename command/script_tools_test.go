@@ -25,6 +25,7 @@ import (
 //	exits CODE PROGRAM ARGS…           run, and check the very exit code
 //	eventually PATTERN PROGRAM ARGS…   run again and again until it exits with 0 and
 //	                                   its stdout matches, for at most 20 s
+//	goplugin NAME FILE                 build a program of examples/plugins
 //	flocked FILE                       have the file locked by flock(2) while the
 //	                                   script runs
 //	exec kv get KEY                    print a value

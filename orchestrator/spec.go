@@ -1,6 +1,9 @@
 package orchestrator
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Spec is a rollout as its author wrote it, checked and with every default
 // filled in. It is made by package orchestrator/spec from HCL and is part of
@@ -68,6 +71,17 @@ type Config struct {
 	Drift string `json:"drift,omitempty"`
 	// Secrets are put into the content by the nodes.
 	Secrets []Secret `json:"secrets,omitempty"`
+	// Target is the plugin that writes the config in place of the nodes' agents; nil:
+	// they do.
+	Target *Target `json:"target,omitempty"`
+}
+
+// Target is a plugin of the nodes' agents that writes a config to machines that run
+// no agent.
+type Target struct {
+	Name string `json:"name"`
+	// Config is the block, as JSON.
+	Config json.RawMessage `json:"config,omitempty"`
 }
 
 // Secret names a value that each node reads by itself: from the Consul key

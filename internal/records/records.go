@@ -344,6 +344,9 @@ const (
 	FeatureGroups = "groups"
 	// FeatureSecrets: Desired.Secrets are put into the content.
 	FeatureSecrets = "secrets"
+	// FeatureTargets: Desired.Target writes the config, and the node's own file of
+	// that name is not touched.
+	FeatureTargets = "targets"
 )
 
 // MaxGroup is the most configs that belong together: older servers take 64
@@ -388,6 +391,16 @@ type Desired struct {
 	// Secrets are put into the content by the node: it is in the form of
 	// package internal/secrets, and SHA256 and Size are of that form.
 	Secrets []Secret `json:"secrets,omitempty"`
+	// Target writes the config, in place of the agent; nil: the agent does.
+	Target *Target `json:"target,omitempty"`
+}
+
+// Target is a plugin of the agent that writes a config to a machine without one.
+type Target struct {
+	// Name is that of a plugin block of the agent's config file.
+	Name string `json:"name"`
+	// Config is the spec's block; what it leaves out the agent's own block says.
+	Config json.RawMessage `json:"config,omitempty"`
 }
 
 // Secret names a value that the node reads by itself: from the Consul key

@@ -46,6 +46,8 @@ type Config struct {
 	LockWait time.Duration
 	// Tell, if not nil, has a part in what an order comes to.
 	Tell Tell
+	// Targets are the plugins that orders may name; nil: such an order fails.
+	Targets Targets
 }
 
 // Agent is one node's endpoint. It is made by New; Run and Apply may be called
@@ -75,7 +77,7 @@ func New(cfg Config) (*Agent, error) {
 	a.reports = newReporter(a)
 	a.fence = &fence{
 		node: cfg.Node, stateDir: cfg.StateDir, root: cfg.Root, agent: cfg.Version, instance: instance, lockWait: cfg.LockWait,
-		now: time.Now, log: cfg.Log, recover: a.lastReport, consul: cfg.Consul, settled: a.reports.set, tell: cfg.Tell, step: func(string) {},
+		now: time.Now, log: cfg.Log, recover: a.lastReport, consul: cfg.Consul, settled: a.reports.set, tell: cfg.Tell, targets: cfg.Targets, step: func(string) {},
 	}
 	return a, nil
 }

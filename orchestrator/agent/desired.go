@@ -35,7 +35,7 @@ func checkDesired(d *records.Desired) error {
 }
 
 // features are those that this agent knows.
-var features = []string{records.FeatureGroups, records.FeatureSecrets}
+var features = []string{records.FeatureGroups, records.FeatureSecrets, records.FeatureTargets}
 
 // checkFeatures refuses what this agent would carry out in part.
 func checkFeatures(d *records.Desired) error {
@@ -90,12 +90,12 @@ func warnShared(ws ...*work) {
 	mine, configs := map[string]*work{}, map[string]bool{}
 	for _, w := range ws {
 		configs[w.config] = true
-		if clean, err := cleanDestination(w.st.Desired.Destination); err == nil {
+		if clean, err := cleanDestination(w.st.Desired.Destination); err == nil && w.st.Desired.Target == nil {
 			mine[clean] = w
 		}
 	}
 	for _, st := range states(ws[0].stateDir) {
-		if st.err != nil || configs[st.Config] || st.Desired == nil {
+		if st.err != nil || configs[st.Config] || st.Desired == nil || st.Desired.Target != nil {
 			continue
 		}
 		if clean, err := cleanDestination(st.Desired.Destination); err == nil && mine[clean] != nil {

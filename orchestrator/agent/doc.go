@@ -39,6 +39,6 @@
 // one follower; the others find their answer in their own journals. See
 // group.go.
 //
-// It may import the core, records, keys and consulkv. Who delivers by other
+// It may import the core, records, keys and consulkv, and what plugins are. Who delivers by other
 // means (consul-template) enters by [Agent.Apply].
 package agent

@@ -31,7 +31,7 @@ import (
 // file stands, or what does is none.
 func (w *work) driftOf() (what string, stands file, err error) {
 	m := w.st.Managed
-	if m == nil {
+	if m == nil || m.Via != "" {
 		return "", file{}, nil
 	}
 	t, err := w.target(m.Destination, false)

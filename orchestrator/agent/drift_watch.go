@@ -255,7 +255,7 @@ func (d *driftWatch) work(ctx context.Context) time.Duration {
 // look looks at one file, and puts it back where that is wanted and due.
 func (d *driftWatch) look(ctx context.Context, config string, f *watchedFile) error {
 	st, err := loadState(f.stateDir, config)
-	if errors.Is(err, errNoState) || err == nil && (st.Managed == nil || st.Phase != phaseDone || st.Report == nil) {
+	if errors.Is(err, errNoState) || err == nil && (st.Managed == nil || st.Managed.Via != "" || st.Phase != phaseDone || st.Report == nil) {
 		return nil
 	}
 	if err != nil {

@@ -39,6 +39,8 @@ type fence struct {
 	consul *consulkv.Client
 	// tell is told of changed files; nil: nobody is.
 	tell Tell
+	// targets are the plugins that entries may name; nil: there are none.
+	targets Targets
 	// step is called between any two writes; tests end the process there.
 	step func(name string)
 }
@@ -63,9 +65,14 @@ type outcome struct {
 type OlderError struct {
 	Config         string
 	Order, Highest orchestrator.Order
+	// Target is the target that refused it; empty: this node did.
+	Target string
 }
 
 func (e *OlderError) Error() string {
+	if e.Target != "" {
+		return fmt.Sprintf("%s: order %s (epoch.token.seq) is older than %s, which target %s has seen: refused", e.Config, e.Order, e.Highest, e.Target)
+	}
 	return fmt.Sprintf("%s: order %s (epoch.token.seq) is older than %s, which this node has accepted: refused", e.Config, e.Order, e.Highest)
 }
 
@@ -182,6 +189,8 @@ type work struct {
 	fresh bool
 	// values are the secrets of the order at the mark, once they are read.
 	values map[string][]byte
+	// handed: the target of the order at the mark has taken its content.
+	handed bool
 	// peers are the works of its group, itself among them.
 	peers []*work
 }
@@ -365,8 +374,16 @@ func (w *work) settle(ctx context.Context) error {
 	return err
 }
 
-// target opens a destination of this config.
+// target opens a destination of this config: of an order with a target, the copy
+// that stands for it.
 func (w *work) target(dest string, makeDirs bool) (*target, error) {
+	if d := w.st.Desired; d != nil && d.Target != nil {
+		root, err := w.copies(d.Target)
+		if err != nil {
+			return nil, fmt.Errorf("copies of what target %s was given: %w", d.Target.Name, err)
+		}
+		return openTarget(root, dest, w.stateDir+"\x00"+w.config, makeDirs)
+	}
 	return openTarget(w.root, dest, w.stateDir+"\x00"+w.config, makeDirs)
 }
 

@@ -51,8 +51,14 @@ func (w *work) left(t *target, f file) Left {
 
 // reload tells the programs that f stands now.
 func (w *work) reload(ctx context.Context, t *target, f file) error {
+	if err := w.push(ctx, t, f); err != nil {
+		return err
+	}
 	if err := w.run(ctx, "reload", w.st.Desired.Reload, t); err != nil {
 		return err
+	}
+	if w.st.Desired.Target != nil {
+		return nil // no file of this machine has changed
 	}
 	return w.telling(ctx, []Left{w.left(t, f)})
 }
@@ -194,9 +200,11 @@ func leftOf(config string, st *state, root string) Left {
 	}
 	at := ""
 	switch {
+	case st.Managed != nil && st.Managed.Via != "":
+		return l // it stands on another machine
 	case st.Managed != nil:
 		l.SHA256, l.Mode, at = st.Managed.SHA256, st.Managed.Mode, st.Managed.Destination
-	case st.Report != nil && st.Desired != nil && isSHA256(st.Report.SHA256) && st.Report.Result != records.ResultRolledBack:
+	case st.Report != nil && st.Desired != nil && st.Desired.Target == nil && isSHA256(st.Report.SHA256) && st.Report.Result != records.ResultRolledBack:
 		l.SHA256, at = st.Report.SHA256, st.Desired.Destination
 	}
 	clean, err := cleanDestination(at)

@@ -17,7 +17,7 @@ import (
 // the next order counts as the first.
 type Local struct{ fence *fence }
 
-// NewLocal checks the settings, of which Consul, Prefix and Tell are not used, and
+// NewLocal checks the settings, of which Consul, Prefix, Tell and Targets are not used, and
 // makes the state folder.
 func NewLocal(cfg Config) (*Local, error) {
 	instance, err := cfg.prepare()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/plugin"
 )
 
 // plan is what the order at the mark comes to on this node.
@@ -71,6 +72,9 @@ func (w *work) plan(d *records.Desired) (*plan, error) {
 	if err := checkFeatures(d); err != nil {
 		return nil, err
 	}
+	if err := w.checkTarget(d); err != nil {
+		return nil, err
+	}
 	switch d.Action {
 	case "", records.ActionApply, records.ActionApplyWith:
 		return w.planApply(d)
@@ -81,9 +85,9 @@ func (w *work) plan(d *records.Desired) (*plan, error) {
 }
 
 // stands reports whether there is nothing to do: the file is as wanted, and so
-// its program has been told of it.
+// its program has been told of it. Whether it does at a target is the target's to say.
 func (w *work) stands(p *plan) bool {
-	return p.prev.same(p.want) && ownerStands(w.st.Desired, p) && w.fresh
+	return w.st.Desired.Target == nil && p.prev.same(p.want) && ownerStands(w.st.Desired, p) && w.fresh
 }
 
 // ownerStands reports whether an owner that the entry names is in place.
@@ -128,7 +132,7 @@ func (w *work) planRestore(d *records.Desired) (*plan, error) {
 	case sn.Gone:
 		return nil, fmt.Errorf("what stood before rollout %q is no longer kept: newer rollouts came after it", d.Rollout)
 	}
-	t, err := w.target(sn.File.Destination, sn.File.Exists)
+	t, err := w.target(sn.File.Destination, sn.File.Exists || d.Target != nil)
 	if errors.Is(err, fs.ErrNotExist) && !sn.File.Exists {
 		return p, nil
 	}
@@ -242,13 +246,31 @@ func (w *work) verify(ctx context.Context, p *plan) (outcome, error) {
 		return w.done(p, true)
 	case ctx.Err() != nil:
 		return outcome{}, err
-	case p.result == records.ResultRolledBack:
+	}
+	if _, there := errors.AsType[*targetError](err); there {
+		if stale, ok := errors.AsType[*plugin.StaleError](err); ok {
+			return w.refusedThere(ctx, p.t, stale)
+		}
+		if p.result == records.ResultRolledBack {
+			return w.stays(p, err)
+		}
+	}
+	if p.result == records.ResultRolledBack {
 		// What was put back is the last good file: there is no other.
 		out, ferr := w.fail(p.want, fmt.Errorf("the file from before the rollout was put back, but %w", err))
 		out.Changed = true
 		return out, ferr
 	}
 	return w.takeBack(ctx, p.t, err)
+}
+
+// stays answers a restore that the target did not carry out: the copy becomes again
+// what stands there. A crash before the answer has the order carried out again.
+func (w *work) stays(p *plan, cause error) (outcome, error) {
+	if err := w.restore(p.t, p.prev); err != nil {
+		cause = fmt.Errorf("%w; and its copy in the state folder could not be put back: %w", cause, err)
+	}
+	return w.fail(p.prev, cause)
 }
 
 // takeBack puts back what stood before the order at the mark. The journal
@@ -278,9 +300,12 @@ func (w *work) putBack(ctx context.Context, t *target, prev file) (outcome, erro
 		w.log.Error("the last good file could not be put back", "config", w.config, "error", err)
 		return outcome{Report: rep, Changed: true}, nil
 	}
-	if err := w.reload(ctx, t, prev); err != nil {
+	if err := w.reloadBack(ctx, t, prev); err != nil {
 		if ctx.Err() != nil {
 			return outcome{}, err
+		}
+		if _, there := errors.AsType[*targetError](err); there && w.handed {
+			rep.Revision, rep.SHA256 = w.st.Desired.Revision, w.st.Desired.SHA256
 		}
 		rep.Error += "; and after the last good file was put back, " + err.Error()
 	}
@@ -290,6 +315,15 @@ func (w *work) putBack(ctx context.Context, t *target, prev file) (outcome, erro
 	w.tidy()
 	w.log.Error("failed", "config", w.config, "order", w.st.Mark.String(), "revision", w.st.Desired.Revision, "error", rep.Error)
 	return outcome{Report: rep, Changed: true}, nil
+}
+
+// reloadBack tells of the last good file. Of an order that the target refused there
+// is nothing to tell.
+func (w *work) reloadBack(ctx context.Context, t *target, prev file) error {
+	if w.st.Report.Result == records.ResultRefused {
+		return nil
+	}
+	return w.reload(ctx, t, prev)
 }
 
 func (w *work) restore(t *target, prev file) error {
@@ -388,6 +422,9 @@ func (w *work) success(p *plan) *records.Actual {
 		if w.st.Managed = nil; p.want.Exists {
 			left := p.want
 			left.Destination = p.t.destination
+			if d.Target != nil {
+				left.Via = d.Target.Name
+			}
 			w.st.Managed = &left
 		}
 		if p.result == records.ResultApplied {

@@ -45,6 +45,9 @@ type file struct {
 	Mode        uint32 `json:"mode,omitempty"`
 	UID         int    `json:"uid,omitempty"`
 	GID         int    `json:"gid,omitempty"`
+	// Via, of state.Managed: the target that it was handed to. It stands on another
+	// machine.
+	Via string `json:"via,omitempty"`
 	// planted: anybody could have made it, and whose it is says nothing.
 	planted bool
 }

@@ -282,6 +282,9 @@ func wanted(d *records.Desired, cur file) (file, error) {
 	if cur.Exists && os.Geteuid() == 0 {
 		want.UID, want.GID = cur.UID, cur.GID
 	}
+	if d.Target != nil {
+		return want, nil // its owner and group are names of another machine
+	}
 	if d.Owner != "" {
 		u, err := user.Lookup(d.Owner)
 		if err != nil {

@@ -437,6 +437,10 @@ func ordered(plan *orchestrator.Plan, c *orchestrator.Config, o orchestrator.Ord
 	if len(c.Secrets) > 0 {
 		out.Requires = append(out.Requires, records.FeatureSecrets)
 	}
+	if c.Target != nil {
+		out.Requires = append(out.Requires, records.FeatureTargets)
+		out.Target = &records.Target{Name: c.Target.Name, Config: c.Target.Config}
+	}
 	return out
 }
 

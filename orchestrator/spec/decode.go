@@ -142,6 +142,7 @@ func (d *decoder) configs(rollout *hcl.Block, c *hcl.BodyContent) {
 		}
 		d.file.Spec.Configs = append(d.file.Spec.Configs, cfg)
 	}
+	d.targetsAlone(c)
 	if n == 0 && !d.diags.HasErrors() {
 		d.fail(rollout.DefRange, "No config", "A rollout needs a config block: config \"name\" { source = …, destination = … }.")
 	}
@@ -153,7 +154,7 @@ func (d *decoder) config(b *hcl.Block) (orchestrator.Config, *hcl.Attribute) {
 	cfg := orchestrator.Config{Name: b.Labels[0]}
 	c := d.content(b.Body, &hcl.BodySchema{
 		Attributes: attrs("source!", "destination!", "mode", "owner", "group", "validate", "reload", "healthy", "timeout", "template", "drift"),
-		Blocks:     blocks("secret name"),
+		Blocks:     blocks("secret name", "target name"),
 	})
 	var src []byte
 	if s, a, ok := d.text(c, "source"); ok {
@@ -186,6 +187,7 @@ func (d *decoder) config(b *hcl.Block) (orchestrator.Config, *hcl.Attribute) {
 	cfg.Validate = d.command(c, "validate", timeout)
 	cfg.Reload = d.command(c, "reload", timeout)
 	cfg.Healthy = d.command(c, "healthy", timeout)
+	cfg.Target = d.target(&cfg, c)
 	return cfg, at
 }
 
