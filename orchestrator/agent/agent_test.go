@@ -459,7 +459,7 @@ func TestApplyStaged(t *testing.T) {
 // not grow with the fleet.
 func TestFleet(t *testing.T) {
 	b := newBench(t)
-	const n = 60
+	const n = 30
 	var stops []func()
 	for i := range n {
 		stops = append(stops, run(t, b.config(t, fmt.Sprintf("n%03d", i))))

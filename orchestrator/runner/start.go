@@ -213,6 +213,11 @@ func (r *Runner) acquire(ctx context.Context, spec *orchestrator.Spec, id string
 	}
 	for _, c := range spec.Configs {
 		req.Names = append(req.Names, c.Name)
+		if c.Target != nil {
+			// What stands behind an agent may not check it, and may be at work for an
+			// agent that is gone. Whether it does is known where its plugin runs.
+			req.Quiesce = locksmith.DefaultQuiesce
+		}
 	}
 	h, err := r.locks.Acquire(ctx, req)
 	if err == nil {
