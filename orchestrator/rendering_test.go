@@ -39,9 +39,9 @@ func renderedPlan(t interface{ Fatal(...any) }, n, distinct int) (*orchestrator.
 
 func TestRenderedPlan(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		n := rapid.IntRange(1, 300).Draw(t, "nodes")
+		n := rapid.IntRange(1, 120).Draw(t, "nodes")
 		p, list := renderedPlan(t, n, rapid.IntRange(1, n).Draw(t, "distinct"))
-		chunks, err := p.Encode(rapid.IntRange(50, 5000).Draw(t, "chunk"))
+		chunks, err := p.Encode(rapid.IntRange(200, 5000).Draw(t, "chunk"))
 		if err != nil {
 			t.Fatal(err)
 		}
