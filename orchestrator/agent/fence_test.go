@@ -429,35 +429,42 @@ func TestLockFileReplaced(t *testing.T) {
 	}
 }
 
-// Another accepted a newer order just before the rename, staged its content,
-// and was killed before it validated it: nobody may put it in place unseen.
+// Another accepted a newer order just before the rename, or before the file was to be
+// taken away, and was killed, at once or when it had staged its content and not
+// validated it yet: neither the older order nor the newer may be carried out.
 func TestNewerMarkJustBeforeTheRename(t *testing.T) {
-	r := newRig(t)
-	r.must(t, entry(order(1, 1), "r1", "one\n"), "one\n", records.ResultApplied)
-	other := r.newFence()
-	other.step = func(name string) {
-		if name == "after stage" {
-			panic("killed")
-		}
-	}
-	accepted := false
-	r.step = func(name string) {
-		if name != "after staged" || accepted {
-			return
-		}
-		accepted = true
-		defer func() { _ = recover() }()
-		if err := os.Remove(filepath.Join(configDir(r.state, conf), lockFile)); err != nil {
-			t.Error(err)
-		}
-		_, err := other.apply(t.Context(), conf, entry(order(3, 1), "r3", "three\n"), from("three\n"))
-		t.Errorf("the other one was not killed: %v", err)
-	}
-	if _, err := r.apply(t.Context(), conf, entry(order(2, 1), "r2", "two\n"), from("two\n")); err == nil || !accepted {
-		t.Errorf("the first one went on (a newer order was accepted: %v)", accepted)
-	}
-	if got := r.read(t); got != "one\n" {
-		t.Errorf("file is %q", got)
+	older := map[string]*records.Desired{"a write": entry(order(2, 1), "r2", "two\n"), "a removal": restoreEntry(order(2, 1), "r1")}
+	for name, killed := range map[string]string{"a write, accepted": "after accepted", "a write, staged": "after stage", "a removal, accepted": "after accepted", "a removal, staged": "after stage"} {
+		t.Run(name, func(t *testing.T) {
+			what, _, _ := strings.Cut(name, ",")
+			r := newRig(t)
+			r.must(t, entry(order(1, 1), "r1", "one\n"), "one\n", records.ResultApplied)
+			other := r.newFence()
+			other.step = func(name string) {
+				if name == killed {
+					panic("killed")
+				}
+			}
+			accepted := false
+			r.step = func(name string) {
+				if name != "after staged" || accepted {
+					return
+				}
+				accepted = true
+				defer func() { _ = recover() }()
+				if err := os.Remove(filepath.Join(configDir(r.state, conf), lockFile)); err != nil {
+					t.Error(err)
+				}
+				_, err := other.apply(t.Context(), conf, entry(order(3, 1), "r3", "three\n"), from("three\n"))
+				t.Errorf("the other one was not killed: %v", err)
+			}
+			if _, err := r.apply(t.Context(), conf, older[what], from("two\n")); err == nil || !accepted {
+				t.Errorf("the first one went on (a newer order was accepted: %v)", accepted)
+			}
+			if got := r.read(t); got != "one\n" {
+				t.Errorf("file is %q", got)
+			}
+		})
 	}
 }
 
