@@ -114,12 +114,11 @@ func (b *breaker) Break(_ context.Context, q *plugin.BreakRequest) (*plugin.Brea
 	if flaw("lazy") {
 		return &plugin.BreakResult{Outcome: plugin.Done, Detail: "wrote a line"}, nil
 	}
-	lines := 1
 	f, err := os.OpenFile(b.Path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	_, err = fmt.Fprint(f, strings.Repeat(q.ID+"\n", lines))
+	_, err = fmt.Fprintln(f, q.ID)
 	return &plugin.BreakResult{Outcome: plugin.Done, Detail: "wrote a line"}, errors.Join(err, f.Close())
 }
 

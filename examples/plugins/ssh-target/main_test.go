@@ -1,6 +1,9 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -70,4 +73,71 @@ func TestMark(t *testing.T) {
 	if err := apply(); err == nil {
 		t.Error("written to a node without an address")
 	}
+}
+
+// TestDiesInTheMiddle: wherever the far side dies, the same order sent again writes the
+// config, and what stood before it can still be restored.
+func TestDiesInTheMiddle(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{".app.conf.aimlock.last", ".app.conf.aimlock", "app.conf"} {
+		t.Run(at, func(t *testing.T) {
+			t.Parallel()
+			diesAt(t, at)
+		})
+	}
+}
+
+// diesAt has the far side's mv fail once where it would make the file called at.
+func diesAt(t *testing.T, at string) {
+	t.Helper()
+	dir, bin := t.TempDir(), t.TempDir()
+	dest, armed := filepath.Join(dir, "app.conf"), filepath.Join(bin, "armed")
+	mv := fmt.Sprintf("#!/bin/sh\nfor to; do :; done\nif [ \"$to\" = %s ] && [ -e %s ]; then rm %s; exit 1; fi\nPATH=$OLD exec mv \"$@\"\n", filepath.Join(dir, at), armed, armed)
+	if err := os.WriteFile(filepath.Join(bin, "mv"), []byte(mv), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c, err := plugin.InProcess(description(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := os.Getenv("PATH")
+	tg, err := c.Target(t.Context(), plugin.Config(fmt.Sprintf(`{"command": ["env", "OLD=%s", "PATH=%s:%s", "sh", "-c"]}`, path, bin, path)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := plugin.Place{Node: "n1", Config: "app.conf", Destination: dest}
+	apply := func(token uint64, content string) error {
+		sum := sha256.Sum256([]byte(content))
+		_, err := tg.Apply(t.Context(), &plugin.ApplyRequest{Place: place, Order: plugin.Order{Epoch: 1, Token: token, Seq: 1}, Content: []byte(content), SHA256: hex.EncodeToString(sum[:])})
+		return err
+	}
+	stands := func(want string) {
+		t.Helper()
+		if b, err := os.ReadFile(dest); err != nil || string(b) != want {
+			t.Errorf("%q stands, %v, want %q", b, err, want)
+		}
+	}
+	for token, content := range []string{"one\n", "two\n"} {
+		if err := apply(uint64(token+1), content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(armed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := apply(3, "three\n"); err == nil {
+		t.Fatal("the config was written")
+	}
+	stands("two\n")
+	if err := apply(2, "two\n"); at == "app.conf" && !errors.Is(err, plugin.ErrStale) {
+		t.Errorf("an older order than the mark: %v", err)
+	}
+	if err := apply(3, "three\n"); err != nil {
+		t.Fatal(err)
+	}
+	stands("three\n")
+	if _, err := tg.Restore(t.Context(), &plugin.RestoreRequest{Place: place, Order: plugin.Order{Epoch: 1, Token: 3, Seq: 2}}); err != nil {
+		t.Fatal(err)
+	}
+	stands("two\n")
 }

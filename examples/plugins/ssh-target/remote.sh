@@ -53,16 +53,20 @@ apply)
 	[ "$(sum_of "$mark.part")" = "$sum" ] || fail "the content did not arrive whole"
 	chmod -- "$mode" "$mark.part" || fail "mode $mode"
 	sync "$mark.part" || fail "sync"
-	# shellcheck disable=SC2086
-	remember $order
 	if [ -f "$dest" ] && [ "$(sum_of "$dest")" = "$sum" ]; then
 		rm -f -- "$mark.part"
+		# shellcheck disable=SC2086
+		remember $order
 		echo unchanged
 		exit 0
 	fi
+	# Before the mark: an order that is sent again keeps nothing, since what stands may
+	# be its own.
 	if [ -f "$dest" ] && [ $same = no ]; then
 		cp -p -- "$dest" "$mark.keep" && sync "$mark.keep" && mv -f -- "$mark.keep" "$mark.last" || fail "the last good revision cannot be kept"
 	fi
+	# shellcheck disable=SC2086
+	remember $order
 	mv -f -- "$mark.part" "$dest" && sync "$dir" || fail "the config cannot be put in its place"
 	echo ok
 	;;
