@@ -49,7 +49,7 @@ func newCTFleet(t *testing.T, c *harness.Consul, id string, n int, config string
 	f.write("fleet.json", string(b))
 	for _, node := range f.nodes {
 		f.setUp(node)
-		f.procs[node] = f.consulTemplate(node)
+		f.procs[node] = f.consulTemplate(node, "consul-template.hcl")
 	}
 	return f
 }
@@ -104,10 +104,11 @@ func (f *ctFleet) setUp(node string) {
 	}
 }
 
-func (f *ctFleet) consulTemplate(node string) *harness.Process {
+// consulTemplate starts one on a node, by a file of the node's etc.
+func (f *ctFleet) consulTemplate(node, config string) *harness.Process {
 	f.t.Helper()
 	return harness.Start(f.t, harness.Spec{
-		Path: harness.ConsulTemplate.Path(f.t), Args: []string{"-config", f.path(node, "etc", "consul-template.hcl")},
+		Path: harness.ConsulTemplate.Path(f.t), Args: []string{"-config", f.path(node, "etc", config)},
 		Env: f.nodeEnv[node], Name: "consul-template of " + node,
 	})
 }
@@ -122,7 +123,7 @@ func (f *ctFleet) restart(node string) {
 		f.t.Fatalf("the unit has no ExecStartPre:\n%s", unit)
 	}
 	harness.Run(f.t, cmdLimit, harness.Spec{Path: "/bin/sh", Args: []string{"-c", line}, Env: f.nodeEnv[node]})
-	f.procs[node] = f.consulTemplate(node)
+	f.procs[node] = f.consulTemplate(node, "consul-template.hcl")
 }
 
 // spec writes the rollout of one config in three stages; extra stands in its

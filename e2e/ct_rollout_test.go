@@ -139,10 +139,19 @@ func TestConsulTemplateFleet(t *testing.T) {
 		}
 	})
 
-	// Two consul-templates on one node: what they deliver is done once.
+	// Two consul-templates on one node: what they deliver is done once. The
+	// second has a staged file of its own: consul-template runs no command for a
+	// file that has the content already, so with one file between them only the
+	// faster one is sure to give it to aimlock.
 	t.Run("two of them", func(t *testing.T) {
 		node, log := f.nodes[2], filepath.Join(t.TempDir(), "log")
-		second := f.consulTemplate(node)
+		config := readFile(t, f.path(node, "etc", "consul-template.hcl"))
+		own := strings.ReplaceAll(config, f.path(node, "var", "staged"), f.path(node, "var", "staged-2"))
+		if own == config {
+			t.Fatalf("the config names no staged file:\n%s", config)
+		}
+		f.write(node+"/etc/second.hcl", own)
+		second := f.consulTemplate(node, "second.hcl")
 		// A command beside the config that consul-template delivers.
 		kept := filepath.Join(t.TempDir(), "kept")
 		harness.Start(t, harness.Spec{
