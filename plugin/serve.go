@@ -26,7 +26,14 @@ func Serve(p Plugin) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1) //nolint:forbidigo // Serve is the whole of a plugin's main
 	}
-	goplugin.Serve(r.serveConfig(Protocol))
+	cfg := r.serveConfig(Protocol)
+	if pem := os.Getenv(clientCertEnv); pem != "" {
+		if err := mutualTLS(cfg, pem); err != nil {
+			fmt.Fprintln(os.Stderr, "mutual TLS:", err)
+			os.Exit(1) //nolint:forbidigo // as above
+		}
+	}
+	goplugin.Serve(cfg)
 	_ = r.close()
 }
 
@@ -42,7 +49,7 @@ func (r *runtime) serveConfig(versions ...int) *goplugin.ServeConfig {
 		Logger:           r.log,
 		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
 			// What only this process is meant to read is not for its children.
-			for _, name := range []string{CookieKey, "PLUGIN_CLIENT_CERT", "PLUGIN_PROTOCOL_VERSIONS"} {
+			for _, name := range []string{CookieKey, clientCertEnv, "PLUGIN_PROTOCOL_VERSIONS"} {
 				_ = os.Unsetenv(name)
 			}
 			o := &orphan{}
@@ -76,7 +83,8 @@ func (w *wire) GRPCClient(_ context.Context, _ *goplugin.GRPCBroker, conn *grpc.
 }
 
 // ClientConfig is what go-plugin needs to know on the host's side; whoever starts
-// the process adds Cmd, SecureConfig, limits and time-outs. AutoMTLS is on.
+// the process adds Cmd, SecureConfig, limits and time-outs. AutoMTLS is on;
+// [MutualTLS] is the same and faster.
 func ClientConfig(log hclog.Logger) *goplugin.ClientConfig {
 	return clientConfig(log, Protocol)
 }

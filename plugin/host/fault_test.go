@@ -41,7 +41,9 @@ func TestMain(m *testing.M) {
 // The faults. Those of the start show before the handshake, those of a call when one
 // of a kind comes, and never in the questions of what the plugin is.
 const (
-	noFault      = "none"
+	noFault = "none"
+	// bySDK is no fault either: a plugin as its author writes it.
+	bySDK        = "sdk"
 	crash        = "crash"
 	hang         = "hang"
 	garbage      = "garbage"
@@ -72,6 +74,9 @@ func faultPlugin(fault, arg string) {
 		_ = unix.Pause()
 	case neverStarts:
 		_ = unix.Pause()
+	case bySDK:
+		plugin.Serve(plugin.Plugin{Name: "good", Gate: func() plugin.Gate { return goodGate{} }})
+		return
 	case wrongMagic:
 		_ = os.Setenv(plugin.CookieKey, "of another program")
 		plugin.Serve(plugin.Plugin{Name: "fault", Gate: func() plugin.Gate { return nil }})
@@ -84,6 +89,12 @@ func faultPlugin(fault, arg string) {
 			return grpc.NewServer(append(opts, grpc.UnaryInterceptor(f.unary), grpc.StreamInterceptor(f.stream))...)
 		},
 	})
+}
+
+type goodGate struct{}
+
+func (goodGate) Ask(context.Context, *plugin.Question) (*plugin.Answer, error) {
+	return &plugin.Answer{Verdict: plugin.Pass, Why: "all is well"}, nil
 }
 
 type faulty struct {

@@ -60,7 +60,14 @@ func start(ctx context.Context, s *Spec, path, sockets string, env []string, log
 	p := &process{log: &pump{log: log}, ended: make(chan struct{}), since: time.Now()}
 	p.run = &supervised{argv: append(argv, s.Args...), env: env, log: log, pump: p.log, tls: !s.PlainSocket}
 	cfg := plugin.ClientConfig(quieter{log})
-	cfg.AutoMTLS = !s.PlainSocket
+	cfg.AutoMTLS = false
+	if !s.PlainSocket {
+		cert, err := plugin.MutualTLS(cfg)
+		if err != nil {
+			return nil, err
+		}
+		p.run.env = append(p.run.env, cert)
+	}
 	cfg.SkipHostEnv = true
 	cfg.StartTimeout = s.StartTimeout
 	cfg.UnixSocketConfig = &goplugin.UnixSocketConfig{TempDir: sockets}

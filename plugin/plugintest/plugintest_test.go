@@ -1,6 +1,7 @@
 package plugintest_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,7 +14,12 @@ import (
 	"github.com/aim-control/aimlock/plugin/plugintest"
 )
 
-func TestMain(m *testing.M) { plugintest.Main(m, subject()) }
+func TestMain(m *testing.M) {
+	plugintest.Main(m, subject())
+	if flaw("stays") { // it served, and was asked to end
+		<-context.Background().Done()
+	}
+}
 
 // about makes the suite's subject: this test binary with a flaw, if any, and the
 // cases of some kinds.
@@ -73,8 +79,11 @@ func TestFlaws(t *testing.T) {
 		found string // check: a part of what it says
 		also  []string
 	}{
+		// The one that takes the longest is the first.
+		{"waits to watch", plugin.KindFleet, "two/watch: watching did not tell the list at once", nil},
 		{"no version", plugin.KindGate, "info: it tells no version", nil},
 		{"no doc", plugin.KindGate, "info: fact count has no doc", nil},
+		{"stays", plugin.KindGate, "end: asked to end, it did not, and was killed after", nil},
 		{"moody", plugin.KindGate, "same info: a second process says something else", nil},
 		{"accepts all", plugin.KindEvidence, `facts/refuse: it accepts {"count": -1}`, nil},
 		{"blames all", plugin.KindEvidence, "facts/refuse: it refuses", nil},
@@ -101,7 +110,6 @@ func TestFlaws(t *testing.T) {
 		{"restores nothing", plugin.KindTarget, "files/restore: restored:", nil},
 		{"shuffles", plugin.KindFleet, "two/list: the same list comes in another order", nil},
 		{"twins", plugin.KindFleet, `two/list: the plugin lists node "n1" twice`, []string{"two/instances", "two/watch", "two/cancelled", "orphans"}},
-		{"waits to watch", plugin.KindFleet, "two/watch: watching did not tell the list at once", nil},
 	} {
 		t.Run(tc.flaw, func(t *testing.T) {
 			t.Parallel()

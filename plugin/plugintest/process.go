@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"reflect"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -49,7 +50,8 @@ func (r *run) start() (*process, error) {
 		if err != nil {
 			return nil, err
 		}
-		command, env = []string{self}, append(env, serveEnv+"=1")
+		// Go's race detector waits a second at the end of a program unless it is told.
+		command, env = []string{self}, append(env, serveEnv+"=1", strings.TrimSpace("GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0"))
 	}
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG"} {
 		if v, ok := os.LookupEnv(name); ok {
@@ -60,7 +62,14 @@ func (r *run) start() (*process, error) {
 	cmd.Env, cmd.Dir = env, r.tb.TempDir()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cfg := plugin.ClientConfig(hclog.New(&hclog.LoggerOptions{Output: &r.logs, Level: hclog.Trace}))
-	cfg.Cmd, cfg.SkipHostEnv, cfg.AutoMTLS, cfg.StartTimeout = cmd, true, !r.s.Plain, r.s.Limit
+	cfg.Cmd, cfg.SkipHostEnv, cfg.AutoMTLS, cfg.StartTimeout = cmd, true, false, r.s.Limit
+	if !r.s.Plain {
+		cert, err := plugin.MutualTLS(cfg)
+		if err != nil {
+			return nil, err
+		}
+		cmd.Env = append(cmd.Env, cert)
+	}
 	p := &process{cmd: cmd, gp: goplugin.NewClient(cfg)}
 	ctx, cancel := context.WithTimeout(r.tb.Context(), r.s.Limit)
 	defer cancel()
