@@ -104,6 +104,7 @@ func (c *command) execute(args []string) error {
 	}
 	defer c.closePlugins()
 	defer c.closeHooks()
+	defer c.closeLocks()
 	return c.Run(c.ctx, in)
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/securefile"
 	"github.com/aim-control/aimlock/internal/signals"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/plugin/host"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -64,6 +65,8 @@ type Meta struct {
 	logJSON     bool
 	consul      consulFlags
 	notifier    hookState
+	// locks are closed when the command ends.
+	locks []*locksmith.Client
 	// interrupted: the terminal's ^C went to a command of its own group.
 	interrupted bool
 

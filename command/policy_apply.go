@@ -100,7 +100,24 @@ func (m *Meta) locksmithWith(set *policies.Set) (*locksmith.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return locksmith.New(locksmith.Config{Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("locksmith"), Policies: set, OnBreak: m.onBreak, Nomad: nomad, Plugins: m.Plugins(), Alloc: m.allocation()})
+	c, err := locksmith.New(locksmith.Config{
+		Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("locksmith"), Policies: set, OnBreak: m.onBreak, Nomad: nomad, Plugins: m.Plugins(), Alloc: m.allocation(),
+		EndLater: true,
+	})
+	if err == nil {
+		m.locks = append(m.locks, c)
+	}
+	return c, err
+}
+
+// closeLocks waits for the ends of sessions that are not needed any more.
+func (m *Meta) closeLocks() {
+	for _, c := range m.locks {
+		if err := c.Close(context.WithoutCancel(m.ctx)); err != nil {
+			m.Log.Debug("close the client of locks", "error", err)
+		}
+	}
+	m.locks = nil
 }
 
 // testsPassed tells on stderr of the tests that fail, and ends the command then.

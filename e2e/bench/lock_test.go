@@ -20,20 +20,32 @@ func BenchmarkAcquireRelease(b *testing.B) {
 	c := harness.StartConsul(b)
 	// Taken in turns, so that both meet the same machine.
 	b.Run("in-process", func(b *testing.B) {
-		var bareTimes, first, again []time.Duration
+		var bareTimes, checkedTimes, first, whole, again []time.Duration
 		client := c.Client()
-		once, kept := locks(b, c, false), locks(b, c, true)
+		once, kept := locks(b, c, locksmith.Config{EndLater: true}), locks(b, c, locksmith.Config{Reuse: true})
 		for b.Loop() {
 			bareTimes = append(bareTimes, timed(func() { bare(b, client) }))
-			first = append(first, timed(func() { acquireRelease(b, once) }))
+			checkedTimes = append(checkedTimes, timed(func() { checked(b, client) }))
+			// None meets what another put off.
+			var released time.Duration
+			whole = append(whole, timed(func() {
+				released = timed(func() { acquireRelease(b, once) })
+				if err := once.Close(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}))
+			first = append(first, released)
 			again = append(again, timed(func() { acquireRelease(b, kept) }))
+			noSessions(b, client)
 		}
 		base := median(bareTimes)
 		b.ReportMetric(0, "ns/op")
 		b.ReportMetric(base, "ms-bare-p50")
+		b.ReportMetric(median(checkedTimes)/base, "ratio-bare-with-check")
 		b.ReportMetric(median(first), "ms-once-p50")
 		b.ReportMetric(median(again), "ms-again-p50")
 		b.ReportMetric(median(first)/base, "ratio-once")
+		b.ReportMetric(median(whole)/base, "ratio-once-till-all-is-gone")
 		b.ReportMetric(median(again)/base, "ratio-again")
 	})
 	theirs := 0.0
@@ -73,15 +85,40 @@ func bare(b *testing.B, c *api.Client) {
 	}
 }
 
-// locks makes a client that registers its service for each acquisition, or one
-// that keeps it for the next.
-func locks(b *testing.B, c *harness.Consul, reuse bool) *locksmith.Client {
+// checked is bare with a session that is bound to a check of its own, which takes
+// it along at its end.
+func checked(b *testing.B, c *api.Client) {
+	b.Helper()
+	const service = "bench-holder"
+	err := c.Agent().ServiceRegister(&api.AgentServiceRegistration{ID: service, Name: service, Check: &api.AgentServiceCheck{CheckID: service, TTL: "10s", Status: api.HealthPassing}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	id, _, err := c.Session().Create(&api.SessionEntry{TTL: "15s", NodeChecks: []string{"serfHealth"}, ServiceChecks: []api.ServiceCheck{{ID: service}}}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := &api.KVPair{Key: "bench/checked", Value: []byte("{}"), Session: id}
+	if ok, _, err := c.KV().Acquire(p, nil); err != nil || !ok {
+		b.Fatal(ok, err)
+	}
+	if ok, _, err := c.KV().Release(p, nil); err != nil || !ok {
+		b.Fatal(ok, err)
+	}
+	if err := c.Agent().ServiceDeregister(service); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// locks makes a client that takes the locks of a benchmark.
+func locks(b *testing.B, c *harness.Consul, cfg locksmith.Config) *locksmith.Client {
 	b.Helper()
 	client, err := consulkv.New(consulkv.Config{Address: c.Addr})
 	if err != nil {
 		b.Fatal(err)
 	}
-	l, err := locksmith.New(locksmith.Config{Consul: client, Reuse: reuse})
+	cfg.Consul = client
+	l, err := locksmith.New(cfg)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -101,6 +138,23 @@ func acquireRelease(b *testing.B, l *locksmith.Client) {
 	}
 	if err := h.Release(b.Context()); err != nil {
 		b.Fatal(err)
+	}
+}
+
+// noSessions waits until all sessions have ended.
+func noSessions(b *testing.B, c *api.Client) {
+	b.Helper()
+	for {
+		list, meta, err := c.Session().List(nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if len(list) == 0 {
+			return
+		}
+		if _, _, err := c.Session().List(&api.QueryOptions{WaitIndex: meta.LastIndex, WaitTime: limit}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

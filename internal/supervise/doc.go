@@ -44,7 +44,8 @@
 //
 // # Order of calls
 //
-//  1. Prepare, then Process for the holder record; the lock is taken.
+//  1. Prepare, then Process for the holder record; the lock is taken while the supervisor
+//     comes up.
 //  2. ExtendTo, then Start. A lease that has run out refuses the start.
 //  3. ExtendTo after each renewal; Signal as they come; Stop when the lock is lost.
 //  4. Wait: nothing of the tree is left when it returns, unless its error is

@@ -88,6 +88,8 @@ type Supervisor struct {
 	// startOnce guards the one start.
 	startOnce sync.Once
 	startErr  error
+	// up is closed when the supervisor is ready, or never will be.
+	up chan struct{}
 	// started is closed when the command runs, or never will.
 	started chan struct{}
 	// settled is closed when the tree is gone, or cannot be made to be.
@@ -98,6 +100,7 @@ type Supervisor struct {
 	done chan struct{}
 
 	mu    sync.Mutex
+	ready bool
 	child hostproc.Process
 	code  int
 	// keyboard: the command was ended by ^C on the terminal that it was lent.
@@ -111,8 +114,8 @@ type Supervisor struct {
 	letBe bool
 }
 
-// Prepare starts the supervisor process and returns when it is ready. It must
-// be closed.
+// Prepare starts the supervisor process. It comes up while its caller goes on;
+// Start waits for that, and fails where it does not. It must be closed.
 func Prepare(cfg Config) (*Supervisor, error) {
 	if cfg.Nonce == "" || strings.ContainsAny(cfg.Nonce, ",\x00") {
 		return nil, errors.New("prepare a supervisor: the nonce must be a word without commas")
@@ -123,7 +126,7 @@ func Prepare(cfg Config) (*Supervisor, error) {
 	}
 	s := &Supervisor{
 		cfg: cfg, log: log,
-		started: make(chan struct{}), settled: make(chan struct{}), done: make(chan struct{}),
+		up: make(chan struct{}), started: make(chan struct{}), settled: make(chan struct{}), done: make(chan struct{}),
 	}
 	if err := s.launch(); err != nil {
 		return nil, fmt.Errorf("start the supervisor of the command: %w", err)
@@ -164,7 +167,11 @@ func (s *Supervisor) launch() (err error) {
 		return err
 	}
 	theirs.Close()
-	if err := s.handshake(); err != nil {
+	if s.id, err = hostproc.Lookup(s.proc.Pid); err == nil {
+		// It reads this when it has come up.
+		err = s.link.send(order{Kind: orderSetUp, Grace: s.cfg.Grace, OrphanGrace: s.cfg.OrphanGrace})
+	}
+	if err != nil {
 		s.link.close()
 		// It never started anything.
 		_ = s.proc.Kill()
@@ -174,25 +181,20 @@ func (s *Supervisor) launch() (err error) {
 	return nil
 }
 
-func (s *Supervisor) handshake() error {
-	if err := s.link.conn.SetReadDeadline(time.Now().Add(readyTimeout)); err != nil {
-		return err
+// comeUp waits until the supervisor is ready.
+func (s *Supervisor) comeUp() error {
+	tick := time.NewTicker(startTick)
+	defer tick.Stop()
+	if !before(s.up, int(readyTimeout/startTick), tick.C) {
+		s.abandon()
+		return fmt.Errorf("start the command: its supervisor was not ready within %s", readyTimeout)
 	}
-	var e event
-	if err := s.link.receive(&e); err != nil {
-		return fmt.Errorf("it did not get ready: %w", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ready {
+		return errors.New("start the command: its supervisor ended before it was ready")
 	}
-	if e.Kind != eventReady {
-		return fmt.Errorf("it answered with event %d instead of being ready", e.Kind)
-	}
-	if err := s.link.conn.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
-	var err error
-	if s.id, err = hostproc.Lookup(s.proc.Pid); err != nil {
-		return err
-	}
-	return s.link.send(order{Kind: orderSetUp, Grace: s.cfg.Grace, OrphanGrace: s.cfg.OrphanGrace})
+	return nil
 }
 
 // supervisorEnv keeps what a Go program itself reads, and the mark of a lock
@@ -273,6 +275,9 @@ func (s *Supervisor) start(argv, env []string, files []*os.File) error {
 		}
 	}
 	o := order{Kind: orderStart, Argv: argv, Env: withNonce(env, s.cfg.Nonce), Files: len(files), Pgrp: unix.Getpgrp()}
+	if err := s.comeUp(); err != nil {
+		return err
+	}
 	if err := s.link.send(o, files...); err != nil {
 		s.abandon()
 		return fmt.Errorf("start the command: the supervisor does not take the order: %w", err)

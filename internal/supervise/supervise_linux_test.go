@@ -128,6 +128,34 @@ func TestStartFails(t *testing.T) {
 	}
 }
 
+// A supervisor that ends before it is ready has started nothing: the lock that it
+// was for may be let go.
+func TestSupervisorNeverReady(t *testing.T) {
+	t.Parallel()
+	s, err := Prepare(Config{Nonce: "n-never-ready"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.proc.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	err = s.Start(sh("exit 0"), os.Environ(), nil, nil, nil)
+	if err == nil {
+		t.Error("it started a command")
+	}
+	s.mu.Lock()
+	ready := s.ready
+	s.mu.Unlock()
+	if !ready {
+		if _, werr := s.Wait(t.Context()); errors.Is(errors.Join(err, werr), ErrSurvivors) {
+			t.Errorf("%v; %v", err, werr)
+		}
+	}
+	if cerr := s.Close(); errors.Is(cerr, ErrSurvivors) != ready {
+		t.Errorf("ready %v: %v", ready, cerr)
+	}
+}
+
 func TestEnvironment(t *testing.T) {
 	t.Parallel()
 	show := `printf '%s|%s' "$AIMLOCK_NONCE" "$ODD"`

@@ -26,6 +26,10 @@ func (s *Supervisor) watch() {
 	// Either the supervisor ended, or this side closed the link and let it be.
 	s.link.close()
 	s.mu.Lock()
+	if !s.ready {
+		// It is ready before it reads what to start.
+		s.gone = true
+	}
 	rescue := !s.gone && !s.letBe
 	s.mu.Unlock()
 	if rescue {
@@ -40,6 +44,7 @@ func (s *Supervisor) watch() {
 
 func (s *Supervisor) settle() {
 	s.settleOne.Do(func() {
+		closeOnce(s.up)
 		closeOnce(s.started)
 		close(s.settled)
 	})
@@ -83,6 +88,8 @@ func (s *Supervisor) hear(e event) {
 	case eventWarn:
 		s.log.Warn("the command: " + e.Text)
 	case eventReady:
+		s.ready = true
+		closeOnce(s.up)
 	}
 }
 

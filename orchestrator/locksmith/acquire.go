@@ -8,6 +8,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
@@ -48,31 +49,46 @@ func (r *Request) nonce() string {
 	return NewNonce()
 }
 
-// begin makes a fresh session and the holder records that go with it. A check may
-// have been made ahead of it.
-func (c *Client) begin(ctx context.Context, req *Request, ready *ahead) (*attempt, error) {
-	// Beside the session's making: it is asked for once in the life of a process.
-	c.consul.AskAccessor()
-	nonce, join := "", func() (*check, error) { return ready.take() }
+// begin makes the holder records that go with a fresh session. It may have been
+// made ahead.
+func (c *Client) begin(ctx context.Context, req *Request, ready *ahead) (_ *attempt, err error) {
+	a := &attempt{c: c}
 	if ready != nil {
-		nonce = ready.nonce
+		a.nonce = ready.nonce
+		a.sess, err = ready.take()
 	} else {
-		nonce = req.nonce()
-		among := req.Names
-		if req.among != nil {
-			among = req.among
-		}
-		join = func() (*check, error) { return c.joinCheck(ctx, req.sessionName(), c.meta(nonce, among)) }
+		a.nonce = req.nonce()
+		a.sess, err = c.open(ctx, req, a.nonce)
 	}
+	if err != nil {
+		return nil, err
+	}
+	a.accessor = c.consul.AccessorWithin(ctx, accessorGrace)
+	a.aim(req)
+	return a, nil
+}
+
+// open makes a fresh session for a request. Beside it, it asks for what else an
+// acquisition needs to know once in the life of a process.
+func (c *Client) open(ctx context.Context, req *Request, nonce string) (*session, error) {
+	c.consul.AskAccessor()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ectx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { _ = c.readsEpoch(ectx) }) // take asks again, and says why not
+	among := req.Names
+	if req.among != nil {
+		among = req.among
+	}
+	join := func() (*check, error) { return c.joinCheck(ctx, req.sessionName(), c.meta(nonce, among)) }
 	// The lock-delay is the quiesce that this holder asks for.
 	sess, err := c.openSession(ctx, req.TTL, req.Quiesce, req.sessionName(), join)
 	if err != nil {
 		return nil, err
 	}
 	sess.node = c.localNode(ctx, sess.id)
-	a := &attempt{c: c, sess: sess, nonce: nonce, accessor: c.consul.AccessorWithin(ctx, accessorGrace)}
-	a.aim(req)
-	return a, nil
+	return sess, nil
 }
 
 // aim makes the holder records of a request. An attempt may be aimed anew as long

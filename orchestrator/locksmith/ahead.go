@@ -5,48 +5,46 @@ import (
 	"time"
 )
 
-// ahead is a check that is made while the locks are still being read, for an
-// acquisition that will need one if they are free. What it is bound to comes
-// later, so that it gives nobody anything; its lease counts from its beginning.
+// ahead is a session that is made while the locks are still being read, with its
+// check, for an acquisition that will need them if they are free. It holds nothing
+// yet, so that it gives nobody anything; its lease counts from its beginning.
 type ahead struct {
-	c      *Client
 	nonce  string
 	cancel context.CancelFunc
-	// made is closed when check and err are set.
-	made  chan struct{}
-	check *check
-	err   error
+	// made is closed when sess and err are set.
+	made chan struct{}
+	sess *session
+	err  error
 }
 
-// goAhead begins to make the check of an acquisition. It returns nil where that
-// is of no use: a check is there already, or the request asks once, and then it
-// should cost little to be refused.
+// goAhead begins to make the session of an acquisition. It returns nil for a
+// request that asks once: to be refused should cost little.
 func (c *Client) goAhead(ctx context.Context, req *Request) *ahead {
-	if c.reuse() || req.Try {
+	if req.Try {
 		return nil
 	}
-	a := &ahead{c: c, nonce: req.nonce(), made: make(chan struct{})}
+	a := &ahead{nonce: req.nonce(), made: make(chan struct{})}
 	mctx, cancel := context.WithCancel(ctx)
 	a.cancel = cancel
 	go func() {
 		defer close(a.made)
-		a.check, a.err = c.newCheck(mctx, req.sessionName(), c.meta(a.nonce, req.Names))
+		a.sess, a.err = c.open(mctx, req, a.nonce)
 	}()
 	return a
 }
 
-// take waits for the check and hands it over.
-func (a *ahead) take() (*check, error) {
+// take waits for the session and hands it over.
+func (a *ahead) take() (*session, error) {
 	<-a.made
 	a.cancel()
-	return a.check, a.err
+	return a.sess, a.err
 }
 
-// dropPatience bounds the wait for a registration that nobody needs any more. To
-// give it up at once would leave open whether it stands.
+// dropPatience bounds the wait for a session that nobody needs any more. To give
+// it up at once would leave open whether its check stands.
 const dropPatience = 2 * time.Second
 
-// drop ends a check that is not needed. It returns what is closed when that is
+// drop ends a session that is not needed. It returns what is closed when that is
 // done.
 func (a *ahead) drop(ctx context.Context) <-chan struct{} {
 	done := make(chan struct{})
@@ -60,12 +58,9 @@ func (a *ahead) drop(ctx context.Context) <-chan struct{} {
 		}
 		a.cancel()
 		<-a.made
-		if a.check == nil {
-			return
+		if a.sess != nil {
+			a.sess.close(ctx)
 		}
-		dctx, cancel := detached(ctx, 3*time.Second)
-		defer cancel()
-		_ = a.c.leaveCheck(dctx, a.check, true)
 	}()
 	return done
 }

@@ -89,3 +89,45 @@ func TestCleanEndWithoutDeregistering(t *testing.T) {
 		}
 	})
 }
+
+// A release does not wait for the end of its session where that is put off: the
+// lock is free for the next, whose hold the end does not touch. Close waits.
+func TestEndLater(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		c := w.client(func(c *Config) { c.EndLater = true })
+		h := w.acquire(c, one("a"))
+		w.net.before(func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/deregister/") }, func() { time.Sleep(time.Second) })
+		start := time.Now()
+		w.release(h)
+		if took := time.Since(start); took >= time.Second {
+			t.Errorf("the release took %s", took)
+		}
+		next := w.acquire(w.client(), one("a"))
+		if err := c.Close(t.Context()); err != nil || w.services() != 1 || w.sessions() != 1 {
+			t.Errorf("%v; %d services and %d sessions beside those of the next holder", err, w.services(), w.sessions())
+		}
+		w.stillHolds(next)
+		w.release(next)
+		w.close(c)
+	})
+}
+
+// A session that was made ahead is fresh for each acquisition, also of a client
+// that keeps its check.
+func TestReusedCheckAhead(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		c := w.client(reusing)
+		first := w.acquire(w.client(), one("a"))
+		p := w.acquiring(c, one("a"))
+		p.waits(10 * time.Second)
+		if w.sessions() != 1 {
+			t.Errorf("%d sessions while one holds and one waits", w.sessions())
+		}
+		w.release(first)
+		h := p.wait(time.Second)
+		w.release(h)
+		w.close(c)
+	})
+}

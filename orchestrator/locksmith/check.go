@@ -52,7 +52,7 @@ const idleFor = 30 * time.Second
 
 // joinCheck returns the check to bind a new session to; leaveCheck undoes it.
 func (c *Client) joinCheck(ctx context.Context, output string, meta map[string]string) (*check, error) {
-	if !c.reuse() {
+	if !c.reuse {
 		return c.newCheck(ctx, output, meta)
 	}
 	// One at a time makes a check, and the others use it.
@@ -103,7 +103,7 @@ func (k *check) join(output string) bool {
 func (c *Client) leaveCheck(ctx context.Context, k *check, retire bool) error {
 	k.mu.Lock()
 	k.users--
-	k.retired = k.retired || retire || !c.reuse()
+	k.retired = k.retired || retire || !c.reuse
 	last := k.users == 0
 	if last && !k.retired {
 		k.idle = time.AfterFunc(idleFor, func() {
@@ -253,10 +253,11 @@ func (c *Client) keep(ctx context.Context, period time.Duration, what string, de
 	}
 }
 
-// Close takes out of Consul what a client with Config.Reuse keeps there. Holds are
-// to be released before.
+// Close waits for the ends that were put off, a few seconds at most, and takes out
+// of Consul what a client with Config.Reuse keeps there. Holds are to be released
+// before.
 func (c *Client) Close(ctx context.Context) error {
-	if !c.reuse() {
+	if c.later == nil {
 		return nil
 	}
 	_ = c.later.Wait() // what could not be ended ends by itself

@@ -81,6 +81,10 @@ type Config struct {
 	// client must be closed. The service names no hold, so that other hosts are
 	// not told by this one's agent whether the holder lives.
 	Reuse bool
+	// EndLater is for who has something else to do once a lock is released: Release
+	// does not wait for the end of a session that holds nothing any more. Such a
+	// client must be closed. Reuse does the same.
+	EndLater bool
 	// LeaseClock is the clock, in seconds, by which a lease ends beside the
 	// monotonic one: it goes on while the machine is suspended. nil is that of this
 	// machine; who runs in another time gives that time's.
@@ -111,8 +115,10 @@ type Client struct {
 	lease func() float64
 
 	// later are the ends of sessions that hold nothing any more; nil: they are
-	// not put off, and no check is used again.
+	// not put off.
 	later *errgroup.Group
+	// reuse is whether checks are used again.
+	reuse bool
 	// checking is held by who makes a check to be used by others.
 	checking chan struct{}
 
@@ -163,7 +169,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	return &Client{
 		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, alloc: cfg.Alloc, onBreak: cfg.OnBreak, boot: hostproc.BootSeconds, lease: cfg.LeaseClock, plugins: cfg.Plugins,
-		checking: make(chan struct{}, 1), later: later(cfg.Reuse),
+		checking: make(chan struct{}, 1), later: later(cfg.Reuse || cfg.EndLater), reuse: cfg.Reuse,
 		reader: &evidence.Reader{Consul: cfg.Consul, Keys: cfg.Prefix, Self: cfg.Self, Nomad: cfg.Nomad, Files: new(filelock.Scanner)},
 	}, nil
 }
@@ -184,17 +190,14 @@ func (c *Client) With(set *policies.Set) *Client {
 // endingAtOnce is how many sessions are ended at the same time.
 const endingAtOnce = 8
 
-func later(reuse bool) *errgroup.Group {
-	if !reuse {
+func later(wanted bool) *errgroup.Group {
+	if !wanted {
 		return nil
 	}
 	g := &errgroup.Group{}
 	g.SetLimit(endingAtOnce)
 	return g
 }
-
-// reuse reports whether checks are used again.
-func (c *Client) reuse() bool { return c.later != nil }
 
 // Reader reads evidence by this client's connection.
 func (c *Client) Reader() *evidence.Reader { return c.reader }

@@ -277,37 +277,42 @@ func (s *session) closeClean(ctx context.Context) {
 	s.cancel()
 	s.wg.Wait()
 	dctx, cancel := detached(ctx, 3*time.Second)
-	if s.c.later == nil {
+	end := func() error {
 		defer cancel()
-		if s.check != nil && s.c.leaveCheck(dctx, s.check, true) == nil {
-			return
+		switch {
+		case s.check == nil || s.c.reuse:
+			s.takeOut(dctx)
+		case s.c.leaveCheck(dctx, s.check, true) != nil:
+			_ = s.destroy(dctx) // it ends by itself
 		}
-		if err := s.c.destroySession(dctx, s.id); err != nil {
-			s.c.log.Debug("destroy session", "session", s.id, "error", err)
-		}
+		return nil
+	}
+	if s.c.later == nil {
+		_ = end()
 		return
 	}
-	s.c.later.Go(func() error {
-		defer cancel()
-		s.takeOut(dctx)
-		return nil
-	})
+	s.c.later.Go(end)
 }
 
 func (s *session) takeOut(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	if s.check != nil && !s.c.reuse() {
+	if s.check != nil && !s.c.reuse {
 		// Neither waits for the other: to end the check ends the session too.
 		wg.Go(func() { _ = s.c.leaveCheck(ctx, s.check, true) }) // it ends by itself
 	}
+	err := s.destroy(ctx)
+	if s.check != nil && s.c.reuse {
+		_ = s.c.leaveCheck(ctx, s.check, err != nil)
+	}
+}
+
+func (s *session) destroy(ctx context.Context) error {
 	err := s.c.destroySession(ctx, s.id)
 	if err != nil {
 		s.c.log.Debug("destroy session", "session", s.id, "error", err)
 	}
-	if s.check != nil && s.c.reuse() {
-		_ = s.c.leaveCheck(ctx, s.check, err != nil)
-	}
+	return err
 }
 
 func (c *Client) destroySession(ctx context.Context, id string) error {

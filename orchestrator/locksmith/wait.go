@@ -156,7 +156,7 @@ type waiter struct {
 	req   *Request
 	start time.Time
 	att   *attempt
-	// ready is the check of the first attempt; nil: it is made when it is needed.
+	// ready is the session of the first attempt; nil: it is made when it is needed.
 	ready *ahead
 	// obs remember each lock for as long as the wait lasts.
 	obs     map[string]*Observer
@@ -183,7 +183,7 @@ func (w *waiter) run(ctx context.Context) (_ *Hold, err error) {
 	bctx, cancel := context.WithCancel(ctx)
 	var watched, dropped <-chan struct{}
 	w.ready = w.c.goAhead(ctx, w.req)
-	// Nobody waits for hours with a service that it does not need.
+	// Nobody waits for hours with a session that it does not need.
 	dropReady := func() {
 		if w.ready != nil {
 			dropped, w.ready = w.ready.drop(ctx), nil
