@@ -17,6 +17,13 @@ type Cluster struct {
 // StartCluster starts three servers and waits until all can be used.
 func StartCluster(t testing.TB, opts ...Option) *Cluster {
 	t.Helper()
+	return StartClusterOf(t, func(int) []Option { return opts })
+}
+
+// StartClusterOf is StartCluster with options of each server's own, which of
+// counts from 0.
+func StartClusterOf(t testing.TB, of func(i int) []Option) *Cluster {
+	t.Helper()
 	const n = 3
 	c := &Cluster{t: t}
 	var join []string
@@ -27,7 +34,7 @@ func StartCluster(t testing.TB, opts ...Option) *Cluster {
 			// A killed server shall come back under its name at once.
 			hcl: []string{"leave_on_terminate = false", `autopilot { cleanup_dead_servers = false }`},
 		}
-		for _, opt := range opts {
+		for _, opt := range of(i) {
 			opt(&o)
 		}
 		s := launch(t, o)

@@ -53,6 +53,7 @@ type options struct {
 	dir    string
 	join   []string
 	https  bool
+	enter  func() error
 }
 
 // WithName sets the node name.
@@ -76,6 +77,25 @@ func WithACL(token string) Option {
 		}`, token, token))
 	}
 }
+
+// On runs the agent on another host, which enter moves a thread to, under the
+// host's own address. There it has the standard ports, since nobody else has.
+func On(ip string, enter func() error) Option {
+	return func(o *options) { o.ip, o.enter = ip, enter }
+}
+
+// OnAddress runs the agent on another address of this host.
+func OnAddress(ip string) Option { return func(o *options) { o.ip = ip } }
+
+// WithJoin has the agent join these addresses too, each IP:PORT of Serf, by
+// default 8301.
+func WithJoin(addrs ...string) Option {
+	return func(o *options) { o.join = append(o.join, addrs...) }
+}
+
+// InDir keeps the agent's state and its logs in a folder that stays when the test
+// ends.
+func InDir(dir string) Option { return func(o *options) { o.dir, o.dev = dir, false } }
 
 // WithData keeps the server's state on disk, so that it survives Restart.
 func WithData() Option { return func(o *options) { o.dev = false } }
@@ -113,7 +133,9 @@ func StartClient(t testing.TB, server *Consul, opts ...Option) *Consul {
 // in the meantime.
 func launch(t testing.TB, o options) *Consul {
 	t.Helper()
-	o.dir = t.TempDir()
+	if o.dir == "" {
+		o.dir = t.TempDir()
+	}
 	for attempt := 1; ; attempt++ {
 		c := launchOnce(t, o)
 		if c.listening() {
@@ -127,7 +149,10 @@ func launch(t testing.TB, o options) *Consul {
 
 func launchOnce(t testing.TB, o options) *Consul {
 	t.Helper()
-	port := freePorts(t, o.ip, 4)
+	port := []int{8500, 8301, 8300, 8501}
+	if o.enter == nil {
+		port = freePorts(t, o.ip, 4)
+	}
 	args := []string{
 		"agent", "-node=" + o.name, "-bind=" + o.ip, "-client=" + o.ip, "-log-level=info",
 		"-http-port=" + strconv.Itoa(port[0]), "-serf-lan-port=" + strconv.Itoa(port[1]), "-server-port=" + strconv.Itoa(port[2]),
@@ -157,8 +182,12 @@ func launchOnce(t testing.TB, o options) *Consul {
 	for _, hcl := range o.hcl {
 		args = append(args, "-hcl", hcl)
 	}
+	logs := ""
+	if !o.dev {
+		logs = filepath.Join(o.dir, "logs")
+	}
 	return &Consul{
-		Process: Start(t, Spec{Path: ConsulBin.Path(t), Args: args, Name: "consul " + o.name}),
+		Process: Start(t, Spec{Path: ConsulBin.Path(t), Args: args, Name: "consul " + o.name, Enter: o.enter, Logs: logs}),
 		Name:    o.name, Addr: net.JoinHostPort(o.ip, strconv.Itoa(port[0])),
 		HTTPS: https, Token: o.token, t: t, ip: o.ip, serf: port[1], server: o.server,
 	}
@@ -297,6 +326,15 @@ func (c *Consul) Restart() {
 	if !c.listening() {
 		c.t.Fatalf("consul %s does not start again:\n%s", c.Name, tail(c.Stdout(), 40))
 	}
+}
+
+// Relaunch is Restart without any wait: the agent starts again on the same ports
+// and data.
+func (c *Consul) Relaunch() {
+	c.t.Helper()
+	c.Kill()
+	c.Release()
+	c.Process = Start(c.t, c.spec)
 }
 
 // Stop ends the agent by SIGTERM, as a service manager does.

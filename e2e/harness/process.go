@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -28,6 +29,12 @@ type Spec struct {
 	Name string
 	// Stdin may be nil.
 	Stdin []byte
+	// Enter moves the thread that starts the command to where it shall run, such
+	// as to a namespace. The thread is not used for anything else. It may be nil.
+	Enter func() error
+	// Logs is the folder for stdout and stderr, to which a second run appends; ""
+	// is one that goes away with the test.
+	Logs string
 }
 
 // Process is a command that runs, or ran. Its methods may be used from several
@@ -40,6 +47,8 @@ type Process struct {
 	stderr string
 	done   chan struct{}
 	err    error // valid after done
+	// released is set by Release: its number may be somebody else's by now.
+	released atomic.Bool
 }
 
 // Start runs a command until it ends or the test does. It leads a process group
@@ -50,12 +59,20 @@ func Start(t testing.TB, spec Spec) *Process {
 		spec.Name = filepath.Base(spec.Path)
 	}
 	p := &Process{t: t, spec: spec, done: make(chan struct{})}
-	dir := t.TempDir()
+	dir := spec.Logs
+	if dir == "" {
+		dir = t.TempDir()
+	} else if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	p.stdout, p.stderr = filepath.Join(dir, "stdout"), filepath.Join(dir, "stderr")
 	p.run()
 	t.Cleanup(func() {
+		if p.released.Load() {
+			return
+		}
 		p.KillGroup()
-		if t.Failed() {
+		if t.Failed() && spec.Logs == "" {
 			t.Logf("%s, end of stderr:\n%s", spec.Name, tail(p.Stderr(), 60))
 		}
 	})
@@ -85,9 +102,16 @@ func (p *Process) run() {
 		// The parent-death signal is tied to the thread that forks: this goroutine
 		// keeps it until the child is gone.
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
 		defer close(p.done)
-		err := p.cmd.Start()
+		var err error
+		if p.spec.Enter != nil {
+			err = p.spec.Enter() // so the thread ends with this goroutine
+		} else {
+			defer runtime.UnlockOSThread()
+		}
+		if err == nil {
+			err = p.cmd.Start()
+		}
 		started <- err
 		if err == nil {
 			p.err = p.cmd.Wait()
@@ -131,6 +155,15 @@ func (p *Process) KillGroup() {
 		p.t.Logf("kill the group of %s: %v", p.spec.Name, err)
 	}
 	<-p.done
+}
+
+// Release kills what is left of the process and its group, as the end of the test
+// does for all others. A test that starts thousands calls it as soon as it is done
+// with one: when the test ends, another program may have the same number.
+func (p *Process) Release() {
+	if !p.released.Swap(true) {
+		p.KillGroup()
+	}
 }
 
 // Freeze stops the process (SIGSTOP) until Thaw.
