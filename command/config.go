@@ -1,13 +1,15 @@
 package command
 
 import (
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/gohcl"
-	"github.com/hashicorp/hcl/v2/hclparse"
 
+	"github.com/aim-control/aimlock/internal/hclsafe"
 	"github.com/aim-control/aimlock/plugin/host"
 )
 
@@ -55,27 +57,56 @@ type NomadConfig struct {
 }
 
 func (m *Meta) loadConfig(path string) (Config, error) {
-	if _, err := os.Stat(path); err != nil {
+	src, err := readConfig(path)
+	if err != nil {
 		return Config{}, usagef("config file: %w", err)
 	}
-	var cfg Config
-	parser := hclparse.NewParser()
-	file, diags := parser.ParseHCLFile(path)
-	if !diags.HasErrors() {
-		diags = append(diags, gohcl.DecodeBody(file.Body, &hcl.EvalContext{}, &cfg)...)
-	}
-	if err := m.Diagnostics(parser.Files(), diags); err != nil {
+	cfg, file, diags := parseConfig(path, src)
+	files := map[string]*hcl.File{path: file}
+	if err := m.Diagnostics(files, diags); err != nil {
 		return Config{}, err
 	}
-	if err := m.Diagnostics(parser.Files(), checkHooks(cfg.Hooks, filepath.Dir(path))); err != nil {
-		return Config{}, err
+	m.configFiles = files
+	return cfg, nil
+}
+
+// maxConfig bounds the file, in bytes.
+const maxConfig = 1 << 20
+
+func readConfig(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
 	}
-	cfg.plugins, diags = readPlugins(cfg.Plugins, filepath.Dir(path))
-	if err := m.Diagnostics(parser.Files(), diags); err != nil {
-		return Config{}, err
+	defer f.Close()
+	src, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(src) > maxConfig:
+		return nil, fmt.Errorf("%s has more than %d MiB", path, maxConfig>>20)
 	}
-	m.configFiles = parser.Files()
+	return src, nil
+}
+
+// parseConfig reads the text of a file that stands at path. The file that it returns
+// is for the snippets of diagnostics.
+func parseConfig(path string, src []byte) (cfg Config, file *hcl.File, diags hcl.Diagnostics) {
+	if file, diags = hclsafe.ParseConfig(src, path); diags.HasErrors() {
+		return Config{}, &hcl.File{Bytes: src}, diags
+	}
 	dir := filepath.Dir(path)
+	if diags = append(diags, gohcl.DecodeBody(file.Body, &hcl.EvalContext{}, &cfg)...); diags.HasErrors() {
+		return Config{}, file, diags
+	}
+	if diags = append(diags, checkHooks(cfg.Hooks, dir)...); diags.HasErrors() {
+		return Config{}, file, diags
+	}
+	plugins, more := readPlugins(cfg.Plugins, dir)
+	if diags = append(diags, more...); diags.HasErrors() {
+		return Config{}, file, diags
+	}
+	cfg.plugins = plugins
 	for i, p := range cfg.Policies {
 		cfg.Policies[i] = resolve(dir, p)
 	}
@@ -98,7 +129,7 @@ func (m *Meta) loadConfig(path string) (Config, error) {
 			*path = resolve(dir, *path)
 		}
 	}
-	return cfg, nil
+	return cfg, file, diags
 }
 
 func resolve(dir, path string) string {

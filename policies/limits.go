@@ -7,6 +7,8 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/aim-control/aimlock/internal/hclsafe"
 )
 
 // What a set of policies may be at most. The parser and the evaluator recurse,
@@ -67,5 +69,5 @@ func checkShape(tokens hclsyntax.Tokens) hcl.Diagnostics {
 			return fail(t.Range, "Argument too long", "This argument has more than %d words and signs. Split it up.", maxTokens)
 		}
 	}
-	return nil
+	return hclsafe.Check(tokens)
 }

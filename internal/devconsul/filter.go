@@ -21,12 +21,16 @@ func servesFilter(path string) bool {
 // filter is an expression that picks entries of an answer; nil picks all.
 type filter struct{ expr *bexpr.Evaluator }
 
+// maxExpressions bounds the work of the parser, which is exponential in nested
+// parentheses.
+const maxExpressions = 100_000
+
 func filterOf(r *http.Request) (*filter, error) {
 	text := r.URL.Query().Get("filter")
 	if text == "" {
 		return nil, nil
 	}
-	expr, err := bexpr.CreateEvaluator(text)
+	expr, err := bexpr.CreateEvaluator(text, bexpr.WithMaxExpressions(maxExpressions))
 	if err != nil {
 		return nil, fmt.Errorf("Failed to create boolean expression evaluator: %w", err)
 	}

@@ -9,10 +9,10 @@ import (
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
-	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
+	"github.com/aim-control/aimlock/internal/hclsafe"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/orchestrator"
 )
@@ -51,6 +51,10 @@ type fleetDecoder struct {
 	over bool
 }
 
+// maxFleetHCL bounds a fleet in HCL, in bytes. To parse it takes some hundred bytes
+// for each of its words; JSON is read node by node.
+const maxFleetHCL = 16 << 20
+
 // maxFleetErrors bounds what is said about one fleet file.
 const maxFleetErrors = 25
 
@@ -77,7 +81,12 @@ func (d *fleetDecoder) node(rng hcl.Range, n orchestrator.Node) {
 }
 
 func (d *fleetDecoder) hcl(src []byte) {
-	file, diags := hclsyntax.ParseConfig(src, d.path, hcl.InitialPos)
+	if len(src) > maxFleetHCL {
+		d.fail(hcl.Range{Filename: d.path, Start: hcl.InitialPos, End: hcl.InitialPos}, "Fleet too large for HCL",
+			"%s has %d bytes, and a fleet in HCL may have %d MiB. Write it in JSON, which may have %d MiB.", d.path, len(src), maxFleetHCL>>20, MaxFleetFile>>20)
+		return
+	}
+	file, diags := hclsafe.ParseConfig(src, d.path)
 	if diags.HasErrors() {
 		d.errors += len(diags)
 		d.diags = append(d.diags, diags...)

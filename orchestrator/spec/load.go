@@ -12,8 +12,8 @@ import (
 	"path/filepath"
 
 	"github.com/hashicorp/hcl/v2"
-	"github.com/hashicorp/hcl/v2/hclparse"
 
+	"github.com/aim-control/aimlock/internal/hclsafe"
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
@@ -80,8 +80,7 @@ func Load(path string) (*File, hcl.Diagnostics) {
 type reader func(name string, limit int64) ([]byte, error)
 
 func (f *File) decode(src []byte, read reader) hcl.Diagnostics {
-	p := hclparse.NewParser()
-	file, diags := p.ParseHCL(src, f.Path)
+	file, diags := hclsafe.ParseConfig(src, f.Path)
 	f.Files[f.Path] = &hcl.File{Bytes: src}
 	if file == nil {
 		return diags

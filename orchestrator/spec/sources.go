@@ -107,12 +107,16 @@ func (d *decoder) nomadSource(b *hcl.Block) (*orchestrator.NomadSource, bool) {
 
 // filter is an expression that Consul or Nomad evaluates. Its syntax is looked
 // at here, because it is the same in both: a mistake is found with its place.
+// maxExpressions bounds the work of the filters' parser, which is exponential in
+// nested parentheses.
+const maxExpressions = 100_000
+
 func (d *decoder) filter(c *hcl.BodyContent) string {
 	s, a, ok := d.text(c, "filter")
 	if !ok {
 		return ""
 	}
-	if _, err := bexpr.CreateEvaluator(s); err != nil {
+	if _, err := bexpr.CreateEvaluator(s, bexpr.WithMaxExpressions(maxExpressions)); err != nil {
 		d.bad(a, "Invalid filter", "%q is no filter expression, such as Meta.zone == \"a\": %s.", "filter", strings.TrimSuffix(strings.ReplaceAll(err.Error(), "\n", "; "), "."))
 		return ""
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
+	"github.com/aim-control/aimlock/internal/hclsafe"
 	"github.com/aim-control/aimlock/internal/secrets"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
@@ -57,10 +58,12 @@ func newTemplate(path, rollout, config string, src []byte, list []orchestrator.S
 		t.secret = cty.ObjectVal(vals)
 	}
 	var diags hcl.Diagnostics
-	if t.expr, diags = hclsyntax.ParseTemplate(src, path, hcl.InitialPos); diags.HasErrors() {
+	if t.expr, diags = hclsafe.ParseTemplate(src, path); diags.HasErrors() {
 		return nil, diags
 	}
-	return t, append(diags, t.check()...)
+	diags = append(diags, t.check()...)
+	boundLoops(t.expr)
+	return t, diags
 }
 
 // File is the source, for the snippets of diagnostics.
@@ -165,14 +168,18 @@ func (t *Template) render(n *orchestrator.Node) ([]byte, hcl.Diagnostics) {
 		}
 		meta = cty.MapVal(m)
 	}
+	var done loops
 	v, diags := t.expr.Value(&hcl.EvalContext{
 		Functions: functions,
 		Variables: map[string]cty.Value{
 			"node":   cty.ObjectVal(map[string]cty.Value{"name": cty.StringVal(n.Name), "meta": meta}),
-			"config": t.config, "rollout": t.rollout, "secret": t.secret,
+			"config": t.config, "rollout": t.rollout, "secret": t.secret, loopsName: cty.CapsuleVal(loopsType, &done),
 		},
 	})
-	if diags.HasErrors() {
+	switch {
+	case done.over != nil:
+		return nil, hcl.Diagnostics{done.over}
+	case diags.HasErrors():
 		return nil, diags
 	}
 	rng := t.expr.Range()

@@ -218,3 +218,27 @@ func TestTemplateCannotGrow(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 }
+
+// TestTemplateLoopsEnd: loops within loops are told of before they take for ever,
+// or all of the memory.
+func TestTemplateLoopsEnd(t *testing.T) {
+	t.Parallel()
+	const all = "%{ for a in range(1000) }"
+	for name, src := range map[string]string{
+		"turns":         all + all + all + "x%{ endfor }%{ endfor }%{ endfor }",
+		"turns with if": "${join(\"\", flatten([for a in range(1000) : [for b in range(1000) : b if false]]))}",
+		"a catch":       "${try([for a in range(1000) : [for b in range(1000) : b]], \"x\")}",
+		"text":          all + all + strings.Repeat("x", 1<<14) + "%{ endfor }%{ endfor }",
+	} {
+		_, err := renderAll(mustTemplate(t, src), n1)
+		if err == nil || !strings.Contains(err.Error(), "Loops go on too long") || strings.Count(err.Error(), "Loops go on") != 1 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	tpl := mustTemplate(t, "%{ for a in range(200) }${join(\"\", [for b in range(100) : \"x\" if b > 50])}%{ endfor }")
+	for range 8 {
+		if got, err := renderAll(tpl, n1); err != nil || len(got[0]) != 200*49 {
+			t.Fatalf("%v", err)
+		}
+	}
+}

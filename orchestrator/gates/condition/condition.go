@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 
+	"github.com/aim-control/aimlock/internal/hclsafe"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -53,7 +54,7 @@ func Parse(src, file string, start hcl.Pos, vars Vars) (*Condition, hcl.Diagnost
 	if len(src) > MaxSource {
 		return nil, bad("Condition is too long", "It has %d bytes, and %d are the most.", len(src), MaxSource)
 	}
-	expr, diags := hclsyntax.ParseExpression([]byte(src), file, start)
+	expr, diags := hclsafe.ParseExpression([]byte(src), file, start)
 	if diags.HasErrors() {
 		return nil, diags
 	}
