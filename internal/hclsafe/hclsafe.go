@@ -8,6 +8,7 @@ package hclsafe
 
 import (
 	"fmt"
+	"regexp"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -49,6 +50,9 @@ func ParseExpression(src []byte, filename string, start hcl.Pos) (hclsyntax.Expr
 	return hclsyntax.ParseExpression(src, filename, start)
 }
 
+// hugeNumber would fill the memory where it is made a text: with all its digits.
+var hugeNumber = regexp.MustCompile(`[eE][+-]?[0-9]{4}`)
+
 // level is one bracket, block or quote that is open.
 type level struct {
 	kind hclsyntax.TokenType
@@ -66,6 +70,10 @@ func Check(tokens hclsyntax.Tokens) hcl.Diagnostics {
 	for i, t := range tokens {
 		top := &open[len(open)-1]
 		switch t.Type {
+		case hclsyntax.TokenNumberLit:
+			if hugeNumber.Match(t.Bytes) {
+				return fail(t.Range, "Number too large", "An exponent of more than three digits is not sensible.")
+			}
 		case hclsyntax.TokenOBrace, hclsyntax.TokenOBrack, hclsyntax.TokenOParen, hclsyntax.TokenOQuote,
 			hclsyntax.TokenOHeredoc, hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
 			if t.Type == hclsyntax.TokenOBrack || t.Type == hclsyntax.TokenOParen {

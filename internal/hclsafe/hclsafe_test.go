@@ -44,6 +44,17 @@ func TestTooDeep(t *testing.T) {
 	}
 }
 
+// A number that is made a text has all of its digits.
+func TestHugeNumber(t *testing.T) {
+	t.Parallel()
+	if _, diags := hclsafe.ParseConfig([]byte("a = 1e999999999\n"), "f.hcl"); len(diags) != 1 || diags[0].Summary != "Number too large" {
+		t.Errorf("%v", diags)
+	}
+	if _, diags := hclsafe.ParseConfig([]byte("a = [1e300, \"1e12345\", 0.1E-5]\n"), "f.hcl"); diags.HasErrors() {
+		t.Errorf("%v", diags)
+	}
+}
+
 // What people write is long, and not deep.
 func TestLongIsNotDeep(t *testing.T) {
 	t.Parallel()

@@ -36,6 +36,9 @@ func (c *Client) SeesAll(q *api.QueryOptions) (bool, error) {
 	}
 	var rules []namespaceRule
 	for _, p := range list {
+		if p == nil {
+			return false, nil // no list of policies
+		}
 		var policy struct {
 			RulesJSON *struct{ Namespaces []namespaceRule }
 		}

@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"testing"
 	"time"
+
+	"github.com/aim-control/aimlock/orchestrator"
 )
 
 // Whatever stands in a key, it is decoded as encoding/json decodes it: what was
@@ -18,6 +20,10 @@ func FuzzDecode(f *testing.F) {
 	alive := false
 	f.Add(Encode(&Observed{Version: 1, Kind: ObservedHost, Lock: "a", Alive: &alive, Remembers: []Remembered{{What: "hold", Age: 3}}}))
 	f.Add(Encode(&Break{Version: 1, Lock: "a", Steps: []BreakStep{{Step: "take"}}, Evidence: []Evidence{{Fact: "holder.alive", Value: json.RawMessage("false")}}}))
+	f.Add(Encode(&Desired{Version: 1, Revision: "r", Order: orchestrator.Order{Epoch: 1, Token: 2, Seq: 3}, Configs: []string{"a"}, Validate: &Command{Argv: []string{"x"}}, Target: &Target{Config: json.RawMessage(`{"a":1}`)}}))
+	f.Add(Encode(&Actual{Version: 1, Node: "n", Refused: &orchestrator.Order{Token: 9}, Drift: &Drift{What: "w"}, Restored: &Restored{Times: 2}}))
+	f.Add(Encode(&PolicyVersion{PolicyActive: PolicyActive{Version: 1, Who: Who{User: "u"}}, Policies: []PolicyOutline{{Parts: []PolicyPart{{Name: "p"}}}}, Values: map[string]string{"a": "b"}}))
+	f.Add(Encode(&RolloutEvents{Version: 1, Events: []RolloutEvent{{N: 1, Counts: &orchestrator.Counts{}}}}))
 	for _, s := range []string{
 		`{"version":1,"LOCK":"folded","lock_":"no","l\u006fck":"escaped","pid":"4"}`, `{"version":1,"lock":"a","lock":"b","processes":[{"pid":1}],"processes":[{"start_ticks":2}]}`,
 		`{"version":1,"lock":"\ud800\xff","boot-id":"x","Boot_ID":"y"}`, `{"version":1,"pid":1.0,"ttl":1e400}`, `{"version":1,"pid":1e2}`, `{"version":1,"lock":null,"pid":null,"processes":null,"at":null}`,
@@ -28,6 +34,8 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, into := range []func() any{
 			func() any { return &Holder{} }, func() any { return &Progress{} }, func() any { return &Observed{} }, func() any { return &Break{} }, func() any { return &Silence{} },
+			func() any { return &Fence{} }, func() any { return &Request{} }, func() any { return &Budget{} }, func() any { return &PolicyActive{} }, func() any { return &PolicyVersion{} },
+			func() any { return &PolicySuspended{} }, func() any { return &Desired{} }, func() any { return &Actual{} }, func() any { return &RolloutEvents{} },
 		} {
 			want, got := into(), into()
 			wantErr := json.Unmarshal(b, want)

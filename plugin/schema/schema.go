@@ -10,6 +10,7 @@ package schema
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"strings"
 	"time"
@@ -338,8 +339,13 @@ func fromCty(v cty.Value, s *plugin.Shape) (any, error) {
 		if t != cty.Number {
 			return nil, fmt.Errorf("a duration is needed, such as \"10s\", and this is a %s", t.FriendlyName())
 		}
-		return number(v), nil
+		return number(v)
 	case plugin.String, plugin.Number, plugin.Bool:
+		if t == cty.Number {
+			if _, err := number(v); err != nil { // as a text it would have all its digits
+				return nil, err
+			}
+		}
 		v, err := convert.Convert(v, ctyType(s))
 		switch {
 		case err != nil:
@@ -349,7 +355,7 @@ func fromCty(v cty.Value, s *plugin.Shape) (any, error) {
 		case s.Type == plugin.Bool:
 			return v.True(), nil
 		}
-		return number(v), nil
+		return number(v)
 	case "list":
 		if !t.IsTupleType() && !t.IsListType() && !t.IsSetType() {
 			return nil, fmt.Errorf("a list is needed, and this is a %s", t.FriendlyName())
@@ -403,11 +409,14 @@ func within(path string, err error) error {
 	return &partError{path, err}
 }
 
-func number(v cty.Value) any {
+func number(v cty.Value) (any, error) {
 	f := v.AsBigFloat()
 	if i, acc := f.Int64(); acc == big.Exact {
-		return i
+		return i, nil
 	}
 	x, _ := f.Float64()
-	return x
+	if math.IsInf(x, 0) {
+		return nil, errors.New("the number is too large")
+	}
+	return x, nil
 }
