@@ -64,6 +64,7 @@ func commands() map[string]constructor {
 		"rollout status":   newRolloutStatus,
 		"rollout tick":     newRolloutTick,
 		"rollout watch":    newRolloutWatch,
+		"ui":               newUI,
 		"version":          newVersion,
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
@@ -96,18 +97,23 @@ func (m *Meta) locksmithWith(set *policies.Set) (*locksmith.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	nomad, err := m.nomadEvidence()
-	if err != nil {
-		return nil, err
-	}
-	c, err := locksmith.New(locksmith.Config{
-		Consul: consul, Prefix: m.Prefix, Log: m.Log.Named("locksmith"), Policies: set, OnBreak: m.onBreak, Nomad: nomad, Plugins: m.Plugins(), Alloc: m.allocation(),
-		EndLater: true,
-	})
+	c, err := m.locksmithOver(consul, set, locksmith.Config{EndLater: true})
 	if err == nil {
 		m.locks = append(m.locks, c)
 	}
 	return c, err
+}
+
+// locksmithOver is locksmithWith by a client that is there, and as cfg says where
+// it says anything.
+func (m *Meta) locksmithOver(consul *consulkv.Client, set *policies.Set, cfg locksmith.Config) (*locksmith.Client, error) {
+	nomad, err := m.nomadEvidence()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Consul, cfg.Prefix, cfg.Log, cfg.Policies, cfg.OnBreak = consul, m.Prefix, m.Log.Named("locksmith"), set, m.onBreak
+	cfg.Nomad, cfg.Plugins, cfg.Alloc = nomad, m.Plugins(), m.allocation()
+	return locksmith.New(cfg)
 }
 
 // closeLocks waits for the ends of sessions that are not needed any more.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/aim-control/aimlock/internal/board"
+	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
@@ -53,10 +54,15 @@ func (m *Meta) runner(tell func(runner.Progress)) (*runner.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
+	return m.runnerOver(consul, locks, tell), nil
+}
+
+// runnerOver is runner by clients that are there.
+func (m *Meta) runnerOver(consul *consulkv.Client, locks *locksmith.Client, tell func(runner.Progress)) *runner.Runner {
 	return runner.New(runner.Config{
 		Consul: consul, Prefix: m.Prefix, Locks: runner.Locksmith(locks), Gates: m.gates(consul), Log: m.Log.Named("rollout"),
 		Tell: tell, Notify: m.notices(), By: locks.By(), Who: locks.Who,
-	}), nil
+	})
 }
 
 // rolloutError gives the errors of the runner their texts and exit codes.

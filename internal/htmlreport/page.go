@@ -43,6 +43,13 @@ func Write(w io.Writer, s *runner.Story, now time.Time) error {
 	return nil
 }
 
+// Policy is the content security policy that stands in the page: its one style,
+// and nothing else.
+func Policy() string {
+	sum := sha256.Sum256([]byte(style))
+	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; base-uri 'none'; form-action 'none'"
+}
+
 // page is what the template shows. Texts in it are printable; the template
 // escapes them.
 type page struct {
@@ -90,10 +97,9 @@ type eventRow struct{ At, Kind, Stage, Text, By string }
 
 func newPage(s *runner.Story, now time.Time) *page {
 	h := s.Header
-	sum := sha256.Sum256([]byte(style))
 	p := &page{
 		Style:  template.CSS(style),
-		Policy: "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; base-uri 'none'; form-action 'none'",
+		Policy: Policy(),
 		ID:     text.Printable(h.ID), Name: text.Printable(h.Name), State: strings.ReplaceAll(string(h.State), "_", " "), StateClass: stateClass(h.State),
 		Made: stamp(now), MoreFailures: s.MoreFailures, Counts: counts(h.Counts),
 	}

@@ -311,3 +311,24 @@ func (a *Applied) parts(old, now records.PolicyOutline) {
 		a.Changes = append(a.Changes, PolicyChange{Policy: now.Name, Change: "changed", Before: old.Hash, After: now.Hash})
 	}
 }
+
+// FollowPolicies calls changed when what is applied, or whether breaking is
+// suspended, may have changed, first at once, by one blocking query until ctx
+// ends.
+func (c *Client) FollowPolicies(ctx context.Context, changed func()) {
+	prefix := c.keys.Policies()
+	w := consulkv.NewWatcher(c.consul, consulkv.WatchOptions{Name: prefix, MinInterval: time.Second},
+		func(q *api.QueryOptions) (struct{}, *api.QueryMeta, error) {
+			_, meta, err := c.consul.API().KV().Keys(prefix, "/", q)
+			return struct{}{}, meta, err
+		})
+	for ctx.Err() == nil {
+		if _, err := w.Next(ctx); err != nil && sleep(ctx, time.Second) != nil {
+			return
+		}
+		changed()
+	}
+}
+
+// Prefix is what all of the client's keys begin with.
+func (c *Client) Prefix() string { return string(c.keys) }

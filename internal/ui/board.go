@@ -1,0 +1,305 @@
+package ui
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/orchestrator/runner"
+)
+
+// Bounds of what is shown.
+const (
+	// shownLocks are the gravest; of the others there are counts.
+	shownLocks = 500
+	// keptVerdicts are the locks of which the whole verdict is kept, with all its
+	// facts. Of more, a detail is observed anew.
+	keptVerdicts = 1000
+	// shownRollouts that have ended.
+	shownRollouts = 50
+	// linger is how long the board goes on to look after the last viewer left: a
+	// page that is loaded again does not begin anew.
+	linger = 10 * time.Second
+)
+
+// board is what is known of all locks and rollouts. It follows them while it has
+// lookers.
+type board struct {
+	cfg Config
+	ctx context.Context //nolint:containedctx // the life of the server
+
+	mu      sync.Mutex
+	lookers map[*looker]struct{}
+	// stop ends the following under way; nil: none is. idle is what ends it some
+	// time after the last looker left.
+	stop context.CancelFunc
+	idle *time.Timer
+	wg   sync.WaitGroup
+
+	locks    map[string]*lockRow // by key
+	counts   map[string]int
+	troubles map[string]string // what cannot be read, by part
+	// ready: the first sweep came. quiet counts how often Follow told of nothing
+	// before that.
+	ready bool
+	quiet int
+
+	rollouts []rolloutRow
+	listed   bool
+	stories  map[string]*tale
+}
+
+// looker is one stream. wake has room for one: what changed meanwhile is told
+// together.
+type looker struct{ wake chan struct{} }
+
+type lockRow struct {
+	st *locksmith.Status
+	// at is when it was judged.
+	at time.Time
+	// v is nil where there are too many to keep all.
+	v *locksmith.Verdict
+	// rev grows with each verdict that says something else.
+	rev  uint64
+	sign string
+}
+
+type rolloutRow struct {
+	ID   string          `json:"id"`
+	View json.RawMessage `json:"view"`
+	// rev grows with each view that is another one; open: it has not ended.
+	rev  uint64
+	open bool
+}
+
+func newBoard(ctx context.Context, cfg Config) *board {
+	return &board{
+		cfg: cfg, ctx: ctx, lookers: map[*looker]struct{}{}, stories: map[string]*tale{},
+	}
+}
+
+// look adds a looker, unless there are too many; leave takes it away.
+func (b *board) look() (l *looker, leave func(), ok bool) {
+	l = &looker{wake: make(chan struct{}, 1)}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.lookers) >= maxStreams {
+		return nil, nil, false
+	}
+	if b.idle != nil {
+		b.idle.Stop()
+		b.idle = nil
+	}
+	b.lookers[l] = struct{}{}
+	if b.stop == nil {
+		b.begin()
+	}
+	l.poke()
+	return l, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.lookers, l)
+		if len(b.lookers) == 0 && b.stop != nil {
+			b.idle = time.AfterFunc(linger, b.rest)
+		}
+	}, true
+}
+
+// begin starts the following. The caller has the mutex.
+func (b *board) begin() {
+	ctx, cancel := context.WithCancel(b.ctx)
+	b.stop = cancel
+	b.locks, b.counts, b.troubles = map[string]*lockRow{}, map[string]int{}, map[string]string{}
+	b.ready, b.listed, b.rollouts, b.quiet = false, false, nil, 0
+	b.wg.Go(func() {
+		// It ends with ctx, and for no other reason.
+		_ = b.cfg.Locks.Follow(ctx, locksmith.Following{
+			Tell:   b.judged,
+			Failed: func(part string, err error) { b.trouble(part, err) },
+		})
+	})
+	b.wg.Go(func() {
+		b.cfg.Rollouts.FollowAll(ctx, runner.Filter{Ended: shownRollouts}, b.listing, func(err error) { b.trouble("rollouts", err) })
+	})
+}
+
+// rest ends the following if nobody looks.
+func (b *board) rest() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.lookers) > 0 || b.stop == nil {
+		return
+	}
+	b.stop()
+	b.stop, b.locks, b.rollouts = nil, nil, nil
+	clear(b.stories)
+}
+
+func (l *looker) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// tell wakes all lookers. The caller has the mutex.
+func (b *board) tell() {
+	for l := range b.lookers {
+		l.poke()
+	}
+}
+
+func (b *board) trouble(part string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.troubles == nil {
+		return
+	}
+	if err == nil {
+		delete(b.troubles, part)
+	} else {
+		b.troubles[part] = err.Error()
+	}
+	b.tell()
+}
+
+// judged takes verdicts in.
+func (b *board) judged(changed []*locksmith.Verdict) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.locks == nil {
+		return
+	}
+	fresh := false
+	for _, v := range changed {
+		fresh = b.take(v) || fresh
+	}
+	if b.quiet++; !b.ready && len(b.troubles) == 0 && (len(changed) > 0 || b.quiet >= quietFor) {
+		b.ready, fresh = true, true
+	}
+	if fresh {
+		b.tell()
+	}
+}
+
+// quietFor is how often Follow may tell of nothing, once a second, before that
+// means that there is nothing.
+const quietFor = 3
+
+// take takes one verdict in, and tells whether it says something new.
+func (b *board) take(v *locksmith.Verdict) bool {
+	key := v.Snapshot.Key
+	old := b.locks[key]
+	if !v.Occupied() && v.State != locksmith.Cooling {
+		if old == nil {
+			return false
+		}
+		b.counts[old.st.State]--
+		delete(b.locks, key)
+		return true
+	}
+	st := b.cfg.Locks.Status(v)
+	st.Next = b.cfg.Locks.Next(v, nil)
+	st.Evidence = nil
+	row := &lockRow{st: st, at: v.At, sign: sign(st)}
+	if len(b.locks) < keptVerdicts || old != nil && old.v != nil {
+		row.v = v
+	}
+	if old != nil {
+		row.rev = old.rev
+		b.counts[old.st.State]--
+	}
+	b.counts[st.State]++
+	b.locks[key] = row
+	if old == nil || old.sign != row.sign {
+		row.rev++
+		return true
+	}
+	return false
+}
+
+// sign is all of a status but for what time alone changes.
+func sign(st *locksmith.Status) string {
+	c := *st
+	c.HeldFor, c.DelayLeft, c.Since = nil, nil, nil
+	if c.Progress != nil {
+		p := *c.Progress
+		p.Age, p.Rate = nil, nil
+		c.Progress = &p
+	}
+	text, err := json.Marshal(&c)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// listing takes the rollouts in.
+func (b *board) listing(list *runner.Listing) {
+	var rows []rolloutRow
+	add := func(id string, open bool, view any) {
+		text, err := json.Marshal(view)
+		if err != nil {
+			b.cfg.Log.Warn("a rollout cannot be shown", "rollout", id, "error", err)
+			return
+		}
+		rows = append(rows, rolloutRow{ID: id, View: text, open: open})
+	}
+	for _, w := range list.Waiting {
+		add(w.ID, true, b.cfg.Waiting(w))
+	}
+	for _, h := range list.Headers {
+		add(h.ID, h.FinishedAt == nil, b.cfg.Rollout(h))
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old := map[string]rolloutRow{}
+	for _, r := range b.rollouts {
+		old[r.ID] = r
+	}
+	changed := len(rows) != len(b.rollouts) || !b.listed
+	for i := range rows {
+		was, known := old[rows[i].ID]
+		rows[i].rev = was.rev
+		if !known || !bytes.Equal(was.View, rows[i].View) {
+			rows[i].rev++
+			changed = true
+		}
+	}
+	b.rollouts, b.listed = rows, true
+	if changed {
+		b.tell()
+	}
+}
+
+// gravest are the locks that are shown, the gravest and among them the oldest
+// trouble first, and how many more there are. The caller has the mutex.
+func (b *board) gravest() (rows []*lockRow, more int) {
+	rows = slices.Collect(maps.Values(b.locks))
+	slices.SortFunc(rows, func(x, y *lockRow) int {
+		return cmp.Or(
+			cmp.Compare(locksmith.Gravity(y.st.State), locksmith.Gravity(x.st.State)),
+			cmp.Compare(age(y), age(x)),
+			cmp.Compare(x.st.Key, y.st.Key),
+		)
+	})
+	if len(rows) > shownLocks {
+		return rows[:shownLocks], len(rows) - shownLocks
+	}
+	return rows, 0
+}
+
+// age is for how long a lock has been held, as known; of two that hold, the order
+// does not change with time.
+func age(r *lockRow) float64 {
+	if r.st.HeldFor == nil {
+		return 0
+	}
+	return *r.st.HeldFor - float64(r.at.UnixMilli())/1000
+}

@@ -1,0 +1,478 @@
+"use strict";
+// What comes from the server is foreign text: it is put into text nodes and
+// attributes, never parsed as HTML. The page's policy holds it to that.
+(() => {
+  const $ = (id) => document.getElementById(id);
+  const main = $("main");
+
+  // el makes an element: el("td", {class: "n"}, "text", child, …).
+  function el(name, attrs, ...children) {
+    const e = document.createElement(name);
+    for (const [k, v] of Object.entries(attrs || {})) {
+      if (v === null || v === undefined || v === false) continue;
+      if (k.startsWith("on")) e.addEventListener(k.slice(2), v);
+      else e.setAttribute(k, v === true ? "" : String(v));
+    }
+    return put(e, ...children);
+  }
+  // put fills an element anew.
+  function put(e, ...children) {
+    e.replaceChildren(...children.flat(9).filter((c) => c !== null && c !== undefined && c !== false));
+    return e;
+  }
+
+  const tone = { HOT: "bad", UNKNOWN: "warn", WARM: "warn", COOLING: "busy", HELD: "good", FREE: "calm" };
+  const rolloutTone = {
+    succeeded: "good", failed: "bad", rolled_back: "bad", rolling_back: "bad", paused: "warn", aborted: "warn", superseded: "calm",
+    running: "busy", baking: "busy", waiting: "calm",
+  };
+  const classOf = { a: "applied", f: "failed", u: "unreachable", r: "rolled_back", x: "superseded", s: "skipped", p: "pending" };
+  const words = (s) => String(s).replaceAll("_", " ");
+  const state = (name, tones) => el("span", { class: "state " + (tones[name] || "calm") }, words(name));
+
+  // prose sets what stands between backquotes as code.
+  const prose = (t) => String(t || "").split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part));
+
+  function span(seconds) {
+    if (seconds === null || seconds === undefined) return "unknown";
+    const s = Math.max(0, Math.floor(seconds));
+    if (s < 60) return s + "s";
+    if (s < 3600) return Math.floor(s / 60) + "m" + (s % 60 ? (s % 60) + "s" : "");
+    if (s < 86400) return Math.floor(s / 3600) + "h" + Math.floor((s % 3600) / 60) + "m";
+    return Math.floor(s / 86400) + "d" + Math.floor((s % 86400) / 3600) + "h";
+  }
+  function stamp(t) {
+    const d = new Date(t);
+    if (!t || isNaN(d) || d.getUTCFullYear() < 2000) return "";
+    return d.toISOString().replace("T", " ").slice(0, 19) + " UTC";
+  }
+  const time = (t) => el("time", { datetime: t }, stamp(t));
+
+  let setup = { prefix: "", actions: false };
+  let page = null; // {name, id, source, render, data}
+  const since = () => performance.now() / 1000;
+
+  // --- the connection ---
+
+  function link(cls, text) {
+    if ($("link-text").textContent !== text) $("link-text").textContent = text;
+    $("link").className = "link " + cls;
+  }
+
+  function open(view, id, events) {
+    const url = new URL("/events", location);
+    url.searchParams.set("view", view);
+    if (id) url.searchParams.set("id", id);
+    const src = new EventSource(url);
+    src.onopen = () => { page.first = true; link("live", "live"); };
+    src.onerror = () => {
+      link("lost", src.readyState === EventSource.CLOSED ? "not connected: trying again" : "connection lost: trying again");
+      if (src.readyState === EventSource.CLOSED && page && page.source === src) {
+        // The server refused: a stream that ends so is not tried again by itself.
+        const mine = page;
+        setTimeout(() => { if (page === mine) { src.close(); mine.source = open(view, id, events); } }, 2000);
+      }
+    };
+    for (const [name, take] of Object.entries({ summary, failed, ...events })) {
+      src.addEventListener(name, (e) => { if (page && page.source === src) take(JSON.parse(e.data)); });
+    }
+    return src;
+  }
+
+  function summary(s) {
+    page.summary = s;
+    troubles(s.troubles);
+    const hot = s.counts.HOT || 0;
+    document.title = (hot ? "(" + hot + " HOT) " : "") + page.title + " · aimlock";
+    if (page.onSummary) page.onSummary(s);
+  }
+  function failed(f) { troubles([f.error]); }
+  function troubles(list) {
+    const box = $("troubles");
+    const text = list.join("\n");
+    if (box.dataset.text === text) return;
+    box.dataset.text = text;
+    put(box, ...list.map((t) => el("p", {}, t)));
+  }
+
+  // --- locks ---
+
+  function holderText(l) {
+    const h = l.holder;
+    if (!l.session) return "";
+    if (!h) return "unknown";
+    const who = [];
+    if (h.tool) who.push(h.tool);
+    if (l.operation) who.push(l.operation);
+    if (h.pid) who.push("pid " + h.pid);
+    if (h.host) who.push("on " + h.host);
+    return who.join(", ") || "unknown";
+  }
+  function why(l) {
+    if (l.rule) return l.rule + ": " + l.reason;
+    return (l.pending || []).join("; ");
+  }
+  const held = (l, got) => (l.session ? (l.held_for === null ? "unknown" : span(l.held_for + l.ago + since() - got)) : "");
+  const started = (r) => (r.lock.held_for === null || r.lock.held_for === undefined ? Infinity : r.got - r.lock.ago - r.lock.held_for);
+
+  function locksPage() {
+    const rows = new Map();
+    const tiles = el("ul", { class: "tiles", "aria-label": "Locks by state" });
+    const body = el("tbody");
+    const note = el("p", { class: "soft" });
+    const find = el("input", { type: "search", placeholder: "name, holder or rule", "aria-label": "Show only locks that contain", oninput: draw });
+    put(main,
+      el("h1", {}, "Locks"), tiles,
+      el("div", { class: "tools" }, find),
+      el("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Locks" }, el("table", {},
+        el("thead", {}, el("tr", {}, ...["Lock", "State", "Held for", "Holder", "Why", "Next"].map((h) => el("th", { scope: "col" }, h)))), body)),
+      note);
+    let more = 0;
+    function draw() {
+      const want = find.value.toLowerCase();
+      const list = [...rows.values()].filter((r) => !want || [r.lock.name, holderText(r.lock), why(r.lock), r.lock.state].join(" ").toLowerCase().includes(want));
+      list.sort((a, b) => b.lock.gravity - a.lock.gravity || started(a) - started(b) || (a.lock.key < b.lock.key ? -1 : 1));
+      put(body, ...list.map((r) => r.tr));
+      note.textContent = !page.summary || !page.summary.ready ? "Reading all locks…"
+        : rows.size === 0 ? "No lock is held." : more ? more + " more are held; the gravest are shown." : list.length === 0 ? "None of them." : "";
+    }
+    function row(l) {
+      const age = el("td", { class: "n" });
+      const r = { lock: l, got: since(), age };
+      age.textContent = held(l, r.got);
+      r.tr = el("tr", {},
+        el("td", { class: "name" }, el("a", { href: "#/lock/" + encodeURIComponent(l.name) }, l.name)),
+        el("td", {}, state(l.state, tone)), age,
+        el("td", { class: "w" }, holderText(l) + (l.progress && l.progress.total ? ", " + l.progress.done + " of " + l.progress.total + " " + (l.progress.unit || "") : "")),
+        el("td", { class: "w" }, prose(why(l))), el("td", { class: "w" }, prose(l.next)));
+      return r;
+    }
+    page.tick = () => { for (const r of rows.values()) { const t = held(r.lock, r.got); if (r.age.textContent !== t) r.age.textContent = t; } };
+    page.onSummary = (s) => {
+      put(tiles, ...["HOT", "UNKNOWN", "WARM", "HELD", "COOLING"].map((n) => el("li", { class: s.counts[n] ? tone[n] : "soft" }, el("b", {}, s.counts[n] || 0), n)));
+      draw();
+    };
+    page.source = open("locks", "", {
+      locks(ch) {
+        if (page.first) { rows.clear(); page.first = false; }
+        for (const k of ch.gone) rows.delete(k);
+        for (const l of ch.set) {
+          const old = rows.get(l.key);
+          rows.set(l.key, row(l));
+          if (old && old.lock.state !== l.state) say(l.name + " is " + l.state);
+        }
+        more = ch.more;
+        draw();
+      },
+    });
+  }
+
+  function lockPage(name) {
+    const head = el("div");
+    const rest = el("div");
+    const tools = el("div", { class: "tools" });
+    if (setup.actions) {
+      tools.append(
+        el("button", { type: "button", onclick: () => ask("request", "Ask the holder to let go", name, "The holder finishes in good order. Nothing is broken.") }, "Ask to let go"),
+        el("button", { type: "button", onclick: () => ask("approve", "Approve a break", name, "Lets the lock be broken for an hour while its present holder has it, where the policy wants an approval.") }, "Approve"),
+        el("button", { type: "button", class: "grave", "data-verb": "break", onclick: () => ask("break", "Break the lock", name, "Only a HOT lock is broken, and only as its policy lets it be.") }, "Break"));
+    }
+    put(main, el("p", {}, el("a", { href: "#/locks" }, "All locks")), head, tools, rest);
+    let last = null;
+    function draw(l) {
+      const got = since();
+      if (last && last.state !== l.state) say(l.name + " is " + l.state);
+      last = l;
+      for (const b of tools.children) b.disabled = !l.session || b.dataset.verb === "break" && l.state !== "HOT";
+      const age = el("dd", {}, held(l, got) || "not held");
+      page.tick = () => { const t = held(l, got) || "not held"; if (age.textContent !== t) age.textContent = t; };
+      put(head,
+        el("h1", {}, l.name, " ", state(l.state, tone)),
+        l.cause ? el("p", { class: "cause" }, el("b", {}, "What caused it: "), prose(l.cause)) : "",
+        l.rule ? el("p", {}, "Rule ", el("b", {}, l.rule), ": ", prose(l.reason)) : "",
+        l.refused ? el("p", { class: "warn" }, "It is not broken now: ", prose(l.refused)) : "",
+        (l.pending || []).map((t) => el("p", { class: "warn" }, t)),
+        l.silence ? el("p", { class: "warn" }, "Silenced until ", stamp(l.silence.expires), " by ", l.silence.by || "somebody", l.silence.reason ? ": " + l.silence.reason : "") : "",
+        el("p", {}, "Next: ", prose(l.next)));
+      const p = l.progress;
+      const facts = [["Held for", age], ["Holder", holderText(l) || "nobody"], ["User", l.holder && l.holder.user], ["Token", l.token], ["Session", l.session],
+        ["Progress", p && p.total !== null && p.total !== undefined ? p.done + " of " + p.total + " " + (p.unit || "") + (p.age !== null ? ", last written " + span(p.age) + " before this was read" : "") : null],
+        ["Policy", l.policy || "none matches: it has no rules"], ["Key", l.key],
+        ["Pause owed by the next holder", l.quiesce_owed ? span(l.quiesce_owed) : null],
+        ["Allocation", l.allocation ? l.allocation.id + ", job " + l.allocation.job : null]];
+      put(rest,
+        el("dl", {}, facts.filter(([, v]) => v !== null && v !== undefined && v !== "").map(([k, v]) => el("div", {}, el("dt", {}, k), v instanceof Node ? v : el("dd", {}, String(v))))),
+        l.rules.length ? [el("h2", {}, "Rules"), table(["Kind", "Rule", "Now", "Condition"], l.rules.map((r) => [r.kind, r.name, el("span", { class: r.value === "holds" ? (r.kind === "hot" ? "bad" : "warn") : r.value === "unknown" ? "warn" : "" }, r.value), el("span", {}, el("code", {}, r.when), r.why ? el("div", { class: "soft" }, r.why) : "")]))] : "",
+        l.evidence.length ? [el("h2", {}, "Evidence"), table(["Fact", "Value", "Source", "Observed"], l.evidence.map((e) => [el("code", {}, e.fact), e.known ? el("code", {}, JSON.stringify(e.value)) : el("span", { class: "warn" }, "unknown: " + e.why), e.source, stamp(e.observed_at)]))] : "",
+        el("h2", {}, "Timeline"),
+        l.timeline.length ? el("ol", { class: "line" }, l.timeline.map((e) => el("li", {}, time(e.at), e.what, e.by ? " by " + e.by : "", e.detail ? el("div", { class: "soft" }, e.detail) : ""))) : el("p", { class: "soft" }, "Nothing is on record."));
+    }
+    page.source = open("lock", name, { lock: draw });
+  }
+
+  function table(heads, rows) {
+    return el("div", { class: "wide", tabindex: 0 }, el("table", {},
+      el("thead", {}, el("tr", {}, heads.map((h) => el("th", { scope: "col" }, h)))),
+      el("tbody", {}, rows.map((r) => el("tr", {}, r.map((c) => el("td", {}, c === null || c === undefined ? "" : c)))))));
+  }
+
+  // --- rollouts ---
+
+  const order = ["applied", "failed", "unreachable", "rolled_back", "superseded", "skipped", "pending"];
+  function bar(counts, total) {
+    const b = el("div", { class: "bar", role: "img", "aria-label": countsText(counts) || "no nodes" });
+    for (const c of order) {
+      if (!counts[c] || !total || c === "pending") continue;
+      const i = el("i", { class: c });
+      i.style.width = (100 * counts[c]) / total + "%";
+      b.append(i);
+    }
+    return b;
+  }
+  const countsText = (counts) => order.filter((c) => counts[c]).map((c) => counts[c] + " " + words(c)).join(", ");
+  const key = (counts) => el("ul", { class: "key" }, order.filter((c) => counts[c]).map((c) => el("li", {}, el("i", { class: c, "aria-hidden": "true" }), counts[c] + " " + words(c))));
+
+  function rolloutsPage() {
+    const body = el("tbody");
+    const note = el("p", { class: "soft" }, "Reading…");
+    put(main, el("h1", {}, "Rollouts"),
+      el("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Rollouts" }, el("table", {},
+        el("thead", {}, el("tr", {}, ["Rollout", "State", "Stage", "Nodes", "Why", "Started"].map((h) => el("th", { scope: "col" }, h)))), body)), note);
+    page.source = open("rollouts", "", {
+      rollouts(list) {
+        note.textContent = list.length ? "" : "No rollout is on record.";
+        put(body, ...list.map(({ id, view: v }) => el("tr", {},
+          el("td", { class: "name" }, el("a", { href: "#/rollout/" + encodeURIComponent(id) }, id)),
+          el("td", {}, state(v.state, rolloutTone)), el("td", {}, v.stage || ""),
+          el("td", {}, bar(v.counts, v.total), el("small", { class: "soft" }, v.total ? (v.counts.applied || 0) + " of " + v.total + " applied" : "")),
+          el("td", { class: "w" }, v.reason || v.note || ""), el("td", { class: "t" }, stamp(v.started_at)))));
+      },
+    });
+  }
+
+  // grid draws a stage's nodes, one square each, and tells which one is pointed at.
+  function grid() {
+    const canvas = el("canvas", { role: "img" });
+    const box = el("div", {}, canvas);
+    let d = null, cols = 1, step = 8;
+    function draw() {
+      if (!d) return;
+      const width = Math.max(60, Math.floor(box.clientWidth || 600));
+      const n = d.end - d.from;
+      step = n <= 150 ? 18 : n <= 1500 ? 12 : n <= 6000 ? 8 : 6;
+      cols = Math.max(1, Math.floor(width / step));
+      const rows = Math.ceil(n / cols), scale = window.devicePixelRatio || 1;
+      canvas.width = cols * step * scale;
+      canvas.height = Math.max(1, rows * step * scale);
+      canvas.style.width = cols * step + "px";
+      canvas.style.height = rows * step + "px";
+      const g = canvas.getContext("2d");
+      g.scale(scale, scale);
+      const css = getComputedStyle(document.documentElement), colours = {};
+      for (const [letter, name] of Object.entries(classOf)) colours[letter] = css.getPropertyValue("--" + name);
+      const gap = step > 6 ? 2 : 1;
+      for (let i = 0; i < n; i++) {
+        const c = d.classes[d.from + i];
+        g.fillStyle = colours[c] || colours.p;
+        const x = (i % cols) * step, y = Math.floor(i / cols) * step, s = step - gap;
+        g.fillRect(x, y, s, s);
+        // Where colours are not told apart, shapes are.
+        if ((c === "f" || c === "u") && s >= 5) {
+          g.strokeStyle = css.getPropertyValue("--bg");
+          g.lineWidth = 1.2;
+          g.beginPath();
+          g.moveTo(x + 1, y + 1); g.lineTo(x + s - 1, y + s - 1);
+          if (c === "f") { g.moveTo(x + s - 1, y + 1); g.lineTo(x + 1, y + s - 1); }
+          g.stroke();
+        }
+      }
+    }
+    canvas.addEventListener("mousemove", (e) => {
+      const i = Math.floor(e.offsetY / step) * cols + Math.floor(e.offsetX / step);
+      canvas.title = d && i >= 0 && d.from + i < d.end ? d.nodes[d.from + i] + ": " + words(classOf[d.classes[d.from + i]]) : "";
+    });
+    return {
+      box, draw,
+      set(data) {
+        if (d && d.from === data.from && d.end === data.end && d.classes === data.classes) return;
+        d = data;
+        const counts = {};
+        for (let i = d.from; i < d.end; i++) { const c = classOf[d.classes[i]] || "pending"; counts[c] = (counts[c] || 0) + 1; }
+        canvas.setAttribute("aria-label", "Nodes: " + (countsText(counts) || "none"));
+        draw();
+        return counts;
+      },
+    };
+  }
+
+  function rolloutPage(id) {
+    const head = el("div"), tools = el("div", { class: "tools" }), stages = el("div"), rest = el("div");
+    const found = el("p", { role: "status" });
+    const find = el("input", { type: "search", placeholder: "name of a node", "aria-label": "Find a node", oninput: look });
+    put(main, el("p", {}, el("a", { href: "#/rollouts" }, "All rollouts")), head, tools, el("div", { class: "tools" }, find), found, stages, rest);
+    if (setup.actions) {
+      for (const [verb, title, text, grave] of [
+        ["pause", "Pause", "Nothing more is assigned until it is resumed. Nodes that have their order go on."],
+        ["resume", "Resume", "Goes on. Failures that paused it are forgiven."],
+        ["promote", "Promote", "Ends this stage's bake, and takes its gates as passed."],
+        ["rollback", "Roll back", "Every node that got an order goes back to its own last good file, at once.", true],
+        ["abort", "Abort", "Ends the rollout where it stands.", true]]) {
+        tools.append(el("button", { type: "button", class: grave ? "grave" : null, "data-verb": verb, onclick: () => ask(verb, title + " the rollout", id, text) }, title));
+      }
+    }
+    const grids = new Map();
+    let data = null, was = "";
+    function look() {
+      const want = find.value.trim().toLowerCase();
+      if (!want || !data) { found.textContent = ""; return; }
+      const hits = [];
+      let n = 0;
+      data.nodes.forEach((name, i) => { if (name.toLowerCase().includes(want) && ++n <= 8) hits.push(name + ": " + words(classOf[data.classes[i]] || "pending")); });
+      found.textContent = n ? hits.join("; ") + (n > 8 ? "; and " + (n - 8) + " more" : "") : "No node of that name.";
+    }
+    function draw(d) {
+      data = d;
+      const v = d.view;
+      if (was && was !== v.state) say(id + " is " + words(v.state));
+      was = v.state;
+      put(head,
+        el("h1", {}, v.id, " ", state(v.state, rolloutTone)),
+        v.reason ? el("p", { class: "warn" }, v.reason) : "",
+        key(v.counts), bar(v.counts, v.total),
+        el("dl", {}, [["Nodes", v.total + (v.in_flight ? ", " + v.in_flight + " in flight" : "")], ["Stage", v.stage], ["Config", (v.configs || []).map((c) => c.name + " " + c.revision).join(", ")],
+          ["Token", v.token], ["Started", stamp(v.started_at)], ["Finished", stamp(v.finished_at)]].filter(([, x]) => x).map(([k, x]) => el("div", {}, el("dt", {}, k), el("dd", {}, String(x))))),
+        el("p", {}, el("a", { href: "/report?id=" + encodeURIComponent(id) }, "Its report, on one page")));
+      for (const b of tools.children) b.disabled = !!v.finished_at || (b.dataset.verb === "resume") !== (v.state === "paused") && ["pause", "resume"].includes(b.dataset.verb);
+      const list = d.stages.slice();
+      const end = list.length ? list[list.length - 1].end : 0;
+      if (end < d.nodes.length) list.push({ name: "in no stage", from: end, end: d.nodes.length });
+      for (const s of list) {
+        let g = grids.get(s.name);
+        if (!g) {
+          g = { ...grid(), count: el("span", { class: "soft" }) };
+          grids.set(s.name, g);
+          stages.append(el("h2", {}, s.name, " ", g.count), g.box);
+        }
+        const c = g.set({ from: s.from, end: s.end, classes: d.classes, nodes: d.nodes });
+        if (c) g.count.textContent = d.nodes.length ? countsText(c) : "its nodes are not kept any more";
+      }
+      look();
+      put(rest,
+        (v.gates || []).length ? [el("h2", {}, "Gates"), table(["Stage", "Gate", "State", "Answers", "Last"], v.gates.map((g) => [g.stage, g.name, words(g.state || ""), (g.passed || 0) + " pass, " + (g.failed || 0) + " fail, " + (g.unknown || 0) + " unknown", [g.last, g.value, g.why].filter(Boolean).join(" ")]))] : "",
+        d.failures.length ? [el("h2", {}, "Failures"), table(["Node", "Stage", "Class", "Why"], d.failures.map((f) => [f.node, f.stage, words(f.class), el("pre", {}, f.why || "")])), d.failures_more ? el("p", { class: "soft" }, d.failures_more + " more") : ""] : "",
+        d.breaks.length ? [el("h2", {}, "Breaks of its locks"), table(["Lock", "At", "By", "Rule", "Outcome"], d.breaks.map((b) => [b.lock, stamp(b.at), b.by, b.rule + ": " + b.reason, b.outcome]))] : "",
+        el("h2", {}, "Log"),
+        el("ol", { class: "line" }, d.events.map((e) => el("li", {}, time(e.at), e.node ? e.node + ": " : "", e.text))));
+    }
+    page.resize = () => { for (const g of grids.values()) g.draw(); };
+    page.source = open("rollout", id, { rollout: draw });
+  }
+
+  // --- policies ---
+
+  function policiesPage() {
+    const box = el("div");
+    put(main, el("h1", {}, "Policies"), box);
+    page.source = open("policies", "", {
+      policies(d) {
+        const a = d.active;
+        put(box,
+          d.suspended ? el("p", { class: "bad" }, "All automatic breaking is suspended by ", d.suspended.by || "somebody", d.suspended.reason ? ": " + d.suspended.reason : "") : "",
+          el("h2", {}, "Applied"),
+          a ? el("p", {}, "Serial " + a.serial + ", hash ", el("code", {}, (a.hash || "").slice(0, 12)), a.by ? ", by " + a.by : "", a.at ? ", " + stamp(a.at) : "", a.reason ? ": " + a.reason : "") : el("p", {}, "Nothing was ever applied: anybody's policies may break aimlock's own locks, and nobody's those of other tools."),
+          d.why ? el("p", { class: "warn" }, d.why) : "",
+          a && a.hash !== d.hash ? el("p", { class: "warn" }, "This page judges by other policies than those applied.") : "",
+          a && a.hash !== d.hash ? (a.files || []).map((f) => [el("h3", {}, f.name), el("pre", { tabindex: 0 }, f.text)]) : "",
+          el("h2", {}, "What this page judges by"),
+          el("p", {}, d.shipped ? "The policies that are shipped, " : "", "hash ", el("code", {}, d.hash.slice(0, 12))),
+          d.files.map((f) => [el("h3", {}, f.name), el("pre", { tabindex: 0 }, f.text)]));
+      },
+    });
+  }
+
+  // --- actions ---
+
+  const TOKEN = "aimlock-consul-token";
+  function ask(verb, title, target, text) {
+    const d = $("ask");
+    const typed = el("input", { id: "ask-name", autocomplete: "off", autocapitalize: "off", spellcheck: "false" });
+    const reason = el("input", { id: "ask-reason", autocomplete: "off", maxlength: 500 });
+    const token = el("input", { id: "ask-token", type: "password", autocomplete: "off" });
+    token.value = sessionStorage.getItem(TOKEN) || "";
+    const answer = el("p", { role: "alert" });
+    const go = el("button", { type: "submit", class: "grave", disabled: true }, title);
+    typed.addEventListener("input", () => { go.disabled = typed.value !== target; });
+    const form = el("form", {},
+      el("h2", { id: "ask-title" }, title), el("p", {}, text),
+      el("label", { for: "ask-name" }, "Type ", el("b", {}, target), " to confirm"), typed,
+      el("label", { for: "ask-reason" }, "Why (it stands in the record)"), reason,
+      el("label", { for: "ask-token" }, "Your Consul token (kept in this tab only; empty: none)"), token,
+      answer,
+      el("div", { class: "tools" }, el("button", { type: "button", onclick: () => d.close() }, "Cancel"), go));
+    form.addEventListener("submit", async (e) => {
+      e.preventDefault();
+      go.disabled = true;
+      answer.className = "soft";
+      answer.textContent = "Under way…";
+      if (token.value) sessionStorage.setItem(TOKEN, token.value); else sessionStorage.removeItem(TOKEN);
+      try {
+        const r = await fetch("/act", {
+          method: "POST",
+          headers: { "Content-Type": "application/json", "X-Aimlock-Csrf": setup.csrf || "", ...(token.value ? { "X-Consul-Token": token.value } : {}) },
+          body: JSON.stringify({ do: verb, target, confirm: typed.value, reason: reason.value }),
+        });
+        const body = await r.json();
+        answer.className = r.ok ? "good" : "bad";
+        answer.textContent = r.ok ? body.result : body.error;
+        if (r.ok) { say(body.result); form.querySelector("button[type=button]").textContent = "Close"; } else go.disabled = typed.value !== target;
+      } catch {
+        answer.className = "bad";
+        answer.textContent = "The server did not answer: look whether it was done before you try again.";
+        go.disabled = typed.value !== target;
+      }
+    });
+    put(d, form);
+    d.showModal();
+    typed.focus();
+  }
+
+  const say = (text) => { $("said").textContent = text; };
+
+  // --- pages ---
+
+  const titles = { locks: "Locks", lock: "Lock", rollouts: "Rollouts", rollout: "Rollout", policies: "Policies" };
+  function show() {
+    const m = /^#\/(locks|rollouts|policies|lock\/(.+)|rollout\/(.+))$/.exec(location.hash);
+    if (!m) {
+      if (location.hash === "#main") return;
+      location.replace("#/locks");
+      return;
+    }
+    if (page && page.source) page.source.close();
+    if ($("ask").open) $("ask").close();
+    troubles([]);
+    const name = m[2] ? "lock" : m[3] ? "rollout" : m[1];
+    let id = "";
+    try { id = decodeURIComponent(m[2] || m[3] || ""); } catch { id = m[2] || m[3]; }
+    page = { name, id, title: id || titles[name], first: true };
+    document.title = page.title + " · aimlock";
+    for (const a of document.querySelectorAll("nav a")) {
+      if (a.dataset.page === name || a.dataset.page === name + "s") a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current");
+    }
+    put(main, el("h1", {}, page.title), el("p", { class: "soft" }, "Reading…"));
+    ({ locks: locksPage, lock: () => lockPage(id), rollouts: rolloutsPage, rollout: () => rolloutPage(id), policies: policiesPage })[name]();
+    if (show.before) main.focus({ preventScroll: true });
+    show.before = true;
+    scrollTo(0, 0);
+  }
+  addEventListener("hashchange", show);
+  addEventListener("pagehide", () => { if (page && page.source) page.source.close(); });
+  addEventListener("pageshow", (e) => { if (e.persisted) show(); });
+  $("jump").addEventListener("click", (e) => { e.preventDefault(); main.focus(); });
+  let resizing = 0;
+  const redraw = () => { clearTimeout(resizing); resizing = setTimeout(() => { if (page && page.resize) page.resize(); }, 120); };
+  addEventListener("resize", redraw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  setInterval(() => { if (page && page.tick) page.tick(); }, 1000);
+  fetch("/setup").then((r) => r.json()).then((s) => { setup = s; }).catch(() => {}).finally(show);
+})();
