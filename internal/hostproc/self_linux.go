@@ -89,7 +89,7 @@ func cgroupOf(pid int) (string, error) {
 func cgroupName(b []byte) string {
 	lines := strings.Split(string(bytes.TrimSpace(b)), "\n")
 	if len(lines) == 1 {
-		if path, ok := strings.CutPrefix(lines[0], "0::"); ok {
+		if path, ok := strings.CutPrefix(lines[0], "0::"); ok && path != "" {
 			return path
 		}
 	}
@@ -98,7 +98,7 @@ func cgroupName(b []byte) string {
 		// The first of the three fields numbers the hierarchy: it is no more
 		// than an order of mounting.
 		_, rest, ok := strings.Cut(l, ":")
-		if _, path, _ := strings.Cut(rest, ":"); ok && path != "/" {
+		if _, path, _ := strings.Cut(rest, ":"); ok && path != "/" && path != "" {
 			parts = append(parts, rest)
 		}
 	}

@@ -24,7 +24,9 @@ func FuzzKeys(f *testing.F) {
 			p.BesideOf(key)
 			p.RolloutID(key)
 			p.ObservedOf(key)
-			p.IsQueued(key)
+			if p.IsQueued(key) && !strings.HasPrefix(key, p.Queue()) {
+				t.Fatalf("%q is taken for one of the queue", key)
+			}
 			if epoch, token, attempt, ok := keys.ParseBreak(key); ok && keys.LastSegment(p.Break("x", epoch, token, attempt)) == "" {
 				t.Fatalf("%q", key)
 			}

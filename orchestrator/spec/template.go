@@ -177,8 +177,8 @@ func (t *Template) render(n *orchestrator.Node) ([]byte, hcl.Diagnostics) {
 		},
 	})
 	switch {
-	case done.over != nil:
-		return nil, hcl.Diagnostics{done.over}
+	case done.over():
+		return nil, hcl.Diagnostics{done.why}
 	case diags.HasErrors():
 		return nil, diags
 	}

@@ -19,10 +19,12 @@ const (
 // loops is what the loops of one rendering have done.
 type loops struct {
 	turns, text int
-	// over is why it was too much. What is left then ends as fast as it can; what
-	// it comes to is no content, whoever catches the error.
-	over *hcl.Diagnostic
+	// why it was too much. What is left then ends as fast as it can; what it comes
+	// to is no content, whoever catches the error.
+	why *hcl.Diagnostic
 }
+
+func (l *loops) over() bool { return l.why != nil }
 
 func loopsOf(ctx *hcl.EvalContext) *loops {
 	for ctx.Parent() != nil {
@@ -38,7 +40,7 @@ func loopsOf(ctx *hcl.EvalContext) *loops {
 // loopsName is where an evaluation finds its own loops: no reference can name it.
 const loopsName = "loops of this rendering"
 
-var loopsType = cty.Capsule("loops", reflect.TypeFor[loops]()) //nolint:gochecknoglobals // a type of cty is one by its identity
+var loopsType = cty.Capsule("loops", reflect.TypeFor[loops]())
 
 // boundLoops makes every loop of a template count its turns.
 func boundLoops(e hclsyntax.Expression) {
@@ -64,7 +66,7 @@ type list struct{ hclsyntax.Expression }
 
 // Value implements hcl.Expression.
 func (e list) Value(ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
-	if loopsOf(ctx).over != nil {
+	if loopsOf(ctx).over() {
 		return cty.EmptyTupleVal, nil
 	}
 	return e.Expression.Value(ctx)
@@ -79,7 +81,7 @@ type turn struct {
 // Value implements hcl.Expression.
 func (e turn) Value(ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
 	done := loopsOf(ctx)
-	if done.over != nil {
+	if done.over() {
 		return cty.DynamicVal, nil
 	}
 	if done.turns++; done.turns > maxLoops {
@@ -89,16 +91,16 @@ func (e turn) Value(ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
 	if u, _ := v.Unmark(); u.Type() == cty.String && u.IsKnown() && !u.IsNull() {
 		done.text += len(u.AsString())
 	}
-	if done.text > maxLoopText && done.over == nil {
+	if done.text > maxLoopText && !done.over() {
 		return cty.DynamicVal, e.tooMuch(done, "writes more than %d MiB", maxLoopText>>20)
 	}
 	return v, diags
 }
 
 func (e turn) tooMuch(done *loops, format string, args ...any) hcl.Diagnostics {
-	done.over = &hcl.Diagnostic{
+	done.why = &hcl.Diagnostic{
 		Severity: hcl.DiagError, Summary: "Loops go on too long", Subject: &e.loop,
 		Detail: "Together with the other loops of the template this one " + fmt.Sprintf(format, args...) + " for a node, and that is the most.",
 	}
-	return hcl.Diagnostics{done.over}
+	return hcl.Diagnostics{done.why}
 }
