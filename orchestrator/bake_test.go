@@ -11,15 +11,16 @@ import (
 // that is days off. A bake never ends before its time was watched, as the holds
 // counted it, and always once it was.
 func TestNoRemoteClockEndsABake(t *testing.T) {
+	t.Parallel()
+	const bake = 10 * time.Minute
+	plan, err := NewPlan("r", Spec{
+		Name: "r", Hash: "h", Configs: []Config{{Name: "c"}},
+		Stages: []Stage{{Name: "one", Nodes: 1, Bake: bake}, {Name: "rest", Percent: 100}},
+	}, []Node{{Name: "a"}, {Name: "b"}}, time.Unix(1_000_000, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
 	rapid.Check(t, func(rt *rapid.T) {
-		const bake = 10 * time.Minute
-		plan, err := NewPlan("r", Spec{
-			Name: "r", Hash: "h", Configs: []Config{{Name: "c"}},
-			Stages: []Stage{{Name: "one", Nodes: 1, Bake: bake}, {Name: "rest", Percent: 100}},
-		}, []Node{{Name: "a"}, {Name: "b"}}, time.Unix(1_000_000, 0))
-		if err != nil {
-			rt.Fatal(err)
-		}
 		w := newWorld(t, plan)
 		w.start()
 		if r, ok := w.answer(0, true, ""); ok {

@@ -132,6 +132,7 @@ func (sim simulation) run(t *testing.T, nodes int, stages ...orchestrator.Stage)
 // TestFigures holds docs/scale.md to the simulation: its tables of times are
 // what this prints.
 func TestFigures(t *testing.T) {
+	t.Parallel()
 	sim := aServer()
 	var b strings.Builder
 	fmt.Fprintln(&b, "| nodes | `max_parallel = 50` | 500 | 2,000 | none |\n|---|---|---|---|---|")

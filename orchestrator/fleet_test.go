@@ -41,6 +41,7 @@ func TestJoin(t *testing.T) {
 // Joining loses no node and no key, invents none, and does not depend on the
 // order in which a source lists its nodes.
 func TestJoinProperty(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		lists := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Listed {
 			names := rapid.SliceOfNDistinct(rapid.StringMatching(`n[0-9]`), 0, 6, rapid.ID[string]).Draw(t, "names")

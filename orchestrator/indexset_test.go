@@ -9,6 +9,7 @@ import (
 )
 
 func TestIndexSet(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		m := rapid.MapOf(rapid.IntRange(0, 3000), rapid.Just(true)).Draw(rt, "set")
 		var want IndexSet

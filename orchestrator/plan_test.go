@@ -13,6 +13,7 @@ import (
 // TestPlanChoice: the choice of nodes is a function of the set of nodes, each
 // stage holds what its percent says to the node, and zones take turns.
 func TestPlanChoice(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		spec := drawSpec(rt)
 		spec.Spread = rapid.SampledFrom([]string{"", "zone"}).Draw(rt, "spread")
@@ -181,6 +182,7 @@ func TestRecoverRefuses(t *testing.T) {
 // even, or take only nodes that it selects, it may give one up and take one
 // more; and every node that an order names may change places with one.
 func TestPlanStable(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		spec := drawSpec(rt)
 		spec.Spread = rapid.SampledFrom([]string{"", "zone"}).Draw(rt, "spread")
@@ -228,6 +230,7 @@ func TestPlanStable(t *testing.T) {
 
 // TestSortByName: as strings sort, whatever the names have in common.
 func TestSortByName(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		names := rapid.SliceOfN(rapid.StringMatching(`(web-eu-|web-|)[0-9a\x00]{0,12}`), 1, 30).Draw(rt, "names")
 		var nodes []Node

@@ -91,7 +91,7 @@ type model struct {
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
-		_ = f.Value.Set("3000") // a check takes a tenth of a millisecond
+		_ = f.Value.Set(checks)
 	}
 	os.Exit(m.Run())
 }
@@ -420,6 +420,7 @@ func (m *model) act(t *rapid.T) Event {
 // any two effects, and checks at every step what must never happen; then the
 // world turns friendly, and the rollout must end.
 func TestProperties(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		m := newModel(rt, t)
 		m.start()
@@ -533,6 +534,7 @@ func (m *model) calm(t *rapid.T) {
 // TestReplay: the same events at the same times give the same effects and the
 // same header, byte for byte.
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	type input struct {
 		ev  Event
 		now time.Time

@@ -38,6 +38,7 @@ func renderedPlan(t interface{ Fatal(...any) }, n, distinct int) (*orchestrator.
 }
 
 func TestRenderedPlan(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 120).Draw(t, "nodes")
 		p, list := renderedPlan(t, n, rapid.IntRange(1, n).Draw(t, "distinct"))
@@ -97,6 +98,7 @@ func TestRenderedPlanVersion(t *testing.T) {
 
 // One revision for each node: every chunk fits into a value of Consul.
 func TestRenderedPlanOfManyNodes(t *testing.T) {
+	t.Parallel()
 	p, _ := renderedPlan(t, 10_000, 10_000)
 	chunks, err := p.Encode(128 << 10)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 // durable effect ends it; and nothing of a Step may be done, nor anybody be
 // told that the rollout has finished, before its durable effects are.
 func TestTwoRunners(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		m := newModel(rt, t)
 		m.start()

@@ -45,18 +45,19 @@ func newWorld(t testing.TB, plan *Plan) *world {
 		t.Fatal(err)
 	}
 	w.header.PlanChunks = len(w.chunks)
+	again, err := DecodePlan(w.chunks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if chunks, err := again.Encode(1 << 12); err != nil || !reflect.DeepEqual(chunks, w.chunks) {
+		t.Fatalf("the plan is read as another (%v):\n%s\n%s", err, chunks, w.chunks)
+	}
+	w.plan = again
 	return w
 }
 
 // start is a process that takes the lock and recovers what it finds.
 func (w *world) start() []Effect {
-	again, err := DecodePlan(w.chunks)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if chunks, err := again.Encode(1 << 12); err != nil || !reflect.DeepEqual(chunks, w.chunks) {
-		w.t.Fatalf("the plan is read as another (%v):\n%s\n%s", err, chunks, w.chunks)
-	}
 	var given []Given
 	for _, g := range w.given {
 		given = append(given, g)
