@@ -16,8 +16,11 @@ import (
 	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
-// mortal hands out holds whose process dies at transaction number at: before it,
-// or after it without having seen the answer. It counts which orders came through,
+var errCrash = errors.New("crashed")
+
+// mortal hands out holds whose process dies at write number at: before it, or
+// after it without having seen the answer. A write is a transaction, or a record
+// of progress. It counts which orders came through,
 // over the lives of all processes.
 type mortal struct {
 	runner.Locker
@@ -25,10 +28,10 @@ type mortal struct {
 	at    int // 0: it does not die
 	after bool
 
-	mu    sync.Mutex
-	txns  int
-	dead  bool
-	given map[string]map[string]int // node → action → orders that stand
+	mu     sync.Mutex
+	writes int
+	dead   bool
+	given  map[string]map[string]int // node → action → orders that stand
 }
 
 func (l *mortal) Acquire(ctx context.Context, req locksmith.Request) (runner.Hold, error) {
@@ -50,9 +53,7 @@ func (h *mortalHold) Txn(ctx context.Context, ops ...consulkv.Op) (consulkv.Resu
 	if h.l.dead {
 		return nil, errCrash
 	}
-	h.l.txns++
-	dies := h.l.txns == h.l.at
-	h.l.dead = dies
+	dies := h.l.dies()
 	if dies && !h.l.after {
 		return nil, errCrash
 	}
@@ -81,7 +82,21 @@ func (h *mortalHold) Progress(ctx context.Context, done, total int64, unit, note
 	if h.l.dead {
 		return errCrash
 	}
-	return h.Hold.Progress(ctx, done, total, unit, note)
+	dies := h.l.dies()
+	if dies && !h.l.after {
+		return errCrash
+	}
+	if err := h.Hold.Progress(ctx, done, total, unit, note); err != nil || !dies {
+		return err
+	}
+	return errCrash
+}
+
+// dies counts a write, and tells whether the process dies at it. mu is held.
+func (l *mortal) dies() bool {
+	l.writes++
+	l.dead = l.writes == l.at
+	return l.dead
 }
 
 // Release of a dead process does not happen: its session ends some day.
@@ -110,17 +125,17 @@ func TestCrashAtEveryBoundary(t *testing.T) {
 		name string
 		in   func(f *fleet, content string) runner.Input
 		end  orchestrator.Status
-		// nodes by class at the end
-		applied, failed, rolledBack int
+		// nodes in all, and by class at the end
+		nodes, applied, failed, rolledBack int
 		// twice: a failed node has one order to apply and one to go back
 		actions map[string]int
 	}{
 		{
-			name: "to the end", end: orchestrator.Succeeded, applied: 4, actions: map[string]int{records.ActionApply: 1},
+			name: "to the end", end: orchestrator.Succeeded, nodes: 3, applied: 3, actions: map[string]int{records.ActionApply: 1},
 			in: func(f *fleet, content string) runner.Input { return f.input(content, canary, half, rest) },
 		},
 		{
-			name: "and back", end: orchestrator.RolledBack, failed: 1, rolledBack: 2,
+			name: "and back", end: orchestrator.RolledBack, nodes: 4, failed: 1, rolledBack: 2,
 			actions: map[string]int{records.ActionApply: 1, records.ActionRestore: 1},
 			// The canary is n00; n01 fails beside n02; n03 never gets its turn.
 			in: func(f *fleet, content string) runner.Input {
@@ -131,7 +146,7 @@ func TestCrashAtEveryBoundary(t *testing.T) {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, after %v", tc.name, after), func(t *testing.T) {
 				t.Parallel()
-				f := newFleet(t, 4)
+				f := newFleet(t, tc.nodes)
 				if _, err := f.runner().Start(t.Context(), f.input("good", rest)); err != nil {
 					t.Fatal(err)
 				}
@@ -165,7 +180,7 @@ func TestCrashAtEveryBoundary(t *testing.T) {
 					}
 					c := out.Header.Counts
 					if c[orchestrator.ClassApplied] != tc.applied || c[orchestrator.ClassFailed] != tc.failed ||
-						c[orchestrator.ClassRolledBack] != tc.rolledBack || c.Total() != 4 || c[orchestrator.ClassPending] != 0 {
+						c[orchestrator.ClassRolledBack] != tc.rolledBack || c.Total() != tc.nodes || c[orchestrator.ClassPending] != 0 {
 						t.Fatalf("at %d: %v", at, c)
 					}
 					for node, actions := range l.given {
@@ -176,7 +191,7 @@ func TestCrashAtEveryBoundary(t *testing.T) {
 						}
 					}
 					want := map[orchestrator.Status]string{orchestrator.Succeeded: fmt.Sprintf("content %d", at), orchestrator.RolledBack: "good"}[tc.end]
-					if f.count(want) != 4 {
+					if f.count(want) != tc.nodes {
 						t.Fatalf("at %d: %d nodes have %q", at, f.count(want), want)
 					}
 				}

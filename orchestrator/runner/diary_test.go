@@ -90,7 +90,7 @@ func TestEventsAreBounded(t *testing.T) {
 	r := f.runner()
 	long := strings.Repeat("<&\n", 1500)
 	n, err := r.FillEvents(t.Context(), &in.Spec, func(add func(orchestrator.Tell), write func() error) error {
-		for round := range 120 {
+		for round := range 40 {
 			for i := range 400 {
 				text := long
 				if i >= 40 {
@@ -126,7 +126,7 @@ func TestEventsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := fmt.Sprint(events)
-	if events[0].N != 1 || events[len(events)-1].N != n || !strings.Contains(all, "round 0") || !strings.Contains(all, "round 119") {
+	if events[0].N != 1 || events[len(events)-1].N != n || !strings.Contains(all, "round 0") || !strings.Contains(all, "round 39") {
 		t.Errorf("events %d to %d are kept, of %d", events[0].N, events[len(events)-1].N, n)
 	}
 	if !strings.Contains(all, "more nodes, which are left out here") {

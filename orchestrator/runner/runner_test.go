@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -202,84 +201,6 @@ func TestFailureRollsBack(t *testing.T) {
 	c := out.Header.Counts
 	if c.Total() != 4 || c[orchestrator.ClassFailed] != 1 || c[orchestrator.ClassRolledBack] != 2 || c[orchestrator.ClassSkipped] != 1 {
 		t.Fatalf("counts %v", c)
-	}
-}
-
-// crashHold dies, like a process, before its n-th write.
-type crashHold struct {
-	runner.Hold
-	mu   sync.Mutex
-	left int
-}
-
-var errCrash = errors.New("crashed")
-
-func (h *crashHold) Txn(ctx context.Context, ops ...consulkv.Op) (consulkv.Results, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.left == 0 {
-		return nil, errCrash
-	}
-	h.left--
-	return h.Hold.Txn(ctx, ops...)
-}
-
-func (h *crashHold) Progress(ctx context.Context, done, total int64, unit, note string) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.left == 0 {
-		return errCrash
-	}
-	return h.Hold.Progress(ctx, done, total, unit, note)
-}
-
-// crashLocks hands out holds that crash.
-type crashLocks struct {
-	runner.Locker
-	after int
-}
-
-func (l *crashLocks) Acquire(ctx context.Context, req locksmith.Request) (runner.Hold, error) {
-	h, err := l.Locker.Acquire(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	return &crashHold{Hold: h, left: l.after}, nil
-}
-
-// Whatever write it dies before, the next one goes on and finishes, and no
-// node is given more than one order for the same rollout.
-func TestResumeAfterACrashBeforeAnyWrite(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 4)
-	c, err := locksmith.New(locksmith.Config{Consul: f.kv, Prefix: keys.DefaultPrefix})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var writes int
-	for after := 0; ; after++ {
-		content := fmt.Sprintf("revision %d", after)
-		in := f.input(content, canary, half, rest)
-		locks := &crashLocks{Locker: runner.Locksmith(c), after: after}
-		r := runner.New(runner.Config{Consul: f.kv, Prefix: keys.DefaultPrefix, Locks: locks, By: "tester"})
-		_, err := r.Start(t.Context(), in)
-		if err == nil {
-			writes = after
-			break
-		}
-		if !errors.Is(err, errCrash) {
-			t.Fatalf("crash before write %d: %v", after+1, err)
-		}
-		out, err := f.runner().Start(t.Context(), in)
-		if err != nil {
-			t.Fatalf("resume after a crash before write %d: %v", after+1, err)
-		}
-		if out.Header.State != orchestrator.Succeeded || f.count(content) != 4 {
-			t.Fatalf("after a crash before write %d: %s, %d files", after+1, out.Header.State, f.count(content))
-		}
-	}
-	if writes < 6 {
-		t.Fatalf("only %d writes were tried", writes)
 	}
 }
 

@@ -150,16 +150,16 @@ var threeStages = []orchestrator.Stage{
 // fleet and no faster.
 func TestBytesAreLinear(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it rolls out to 2,500 nodes")
+		t.Skip("it rolls out to 1,000 nodes")
 	}
 	perNode := func(n int) float64 {
 		requests, bytes, took := rollOut(t, n, 100*time.Millisecond, threeStages...)
 		t.Logf("%5d nodes: %5d requests, %8d bytes, %5d bytes a node, %s", n, requests, bytes, bytes/int64(n), took.Round(time.Millisecond))
 		return float64(bytes) / float64(n)
 	}
-	small, large := perNode(500), perNode(2000)
+	small, large := perNode(200), perNode(800)
 	if large > 1.3*small {
-		t.Errorf("%.0f bytes a node at 500 nodes, %.0f at 2,000", small, large)
+		t.Errorf("%.0f bytes a node at 200 nodes, %.0f at 800", small, large)
 	}
 	if large > 12_000 {
 		t.Errorf("%.0f bytes a node", large)
