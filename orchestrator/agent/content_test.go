@@ -15,7 +15,7 @@ import (
 
 // Sizes around a chunk's, and the largest that an agent takes.
 func TestContentSizes(t *testing.T) {
-	const chunk, largest = 256 << 10, 16 << 20
+	const chunk, largest = 256 << 10, 4 << 20
 	sizes := []int{0, 1, chunk - 1, chunk, chunk + 1}
 	if !testing.Short() {
 		sizes = append(sizes, largest)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,6 +25,10 @@ func TestMain(m *testing.M) {
 	if at := os.Getenv("AIMLOCK_TEST_CRASH_AT"); at != "" {
 		crashChild(at)
 		os.Exit(0)
+	}
+	flag.Parse()
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set(checks)
 	}
 	os.Exit(m.Run())
 }
@@ -134,16 +139,16 @@ func TestKilled(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			var steps []string
-			r := newRig(t)
-			s.setup(t, r)
+			prepared := newRig(t)
+			s.setup(t, prepared)
+			r := prepared.copy(t)
 			r.step = func(name string) { steps = append(steps, name) }
 			r.must(t, s.entry("/dev/null"), s.content, s.result)
 			if len(steps) < 10 {
 				t.Fatalf("only the steps %v", steps)
 			}
 			for i, name := range steps {
-				r := newRig(t)
-				s.setup(t, r)
+				r := prepared.copy(t)
 				killAt(t, r, s, i, fmt.Sprintf("%d (%s)", i, name))
 			}
 		})
@@ -210,6 +215,7 @@ type crash struct{}
 // commands, restores and lost states come in any order: the order that writes
 // the file never goes back, and an older one never changes it.
 func TestFenceProperty(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,41 @@ func newRig(t testing.TB) *rig {
 	}
 	r.fence = r.newFence()
 	return r
+}
+
+// copy is another node with the same files and the same memory.
+func (r *rig) copy(t testing.TB) *rig {
+	t.Helper()
+	c := newRig(t)
+	for from, to := range map[string]string{r.root: c.root, r.state: c.state} {
+		err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			rel, err := filepath.Rel(from, path)
+			if err != nil {
+				return err
+			}
+			fi, err := d.Info()
+			if err != nil {
+				return err
+			}
+			target := filepath.Join(to, rel)
+			if d.IsDir() {
+				err = os.MkdirAll(target, 0o700)
+			} else {
+				var b []byte
+				if b, err = os.ReadFile(path); err == nil {
+					err = os.WriteFile(target, b, 0o600)
+				}
+			}
+			return errors.Join(err, os.Chmod(target, fi.Mode()))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
 }
 
 func (r *rig) newFence() *fence {

@@ -22,9 +22,9 @@ type groupStory struct {
 	edit            func(ds []*records.Desired)
 	after           []string
 	result          string
-	// kill: the agent is a process of its own, ended by SIGKILL. Else it is
-	// stopped at its step within the test, which is cheaper.
-	kill bool
+	// kill: at every so many of its steps, the agent is a process of its own, ended
+	// by SIGKILL. At the others it is stopped within the test, which is cheaper.
+	kill int
 }
 
 func groupStories() []groupStory {
@@ -38,17 +38,17 @@ func groupStories() []groupStory {
 	}
 	return []groupStory{
 		{name: "group first", contents: v2, after: v2, result: records.ResultApplied, edit: tell},
-		{name: "group apply", kill: true, setup: v1, contents: v2, after: v2, result: records.ResultApplied, edit: tell},
+		{name: "group apply", kill: 2, setup: v1, contents: v2, after: v2, result: records.ResultApplied, edit: tell},
 		{name: "group in part", setup: v1, contents: some, after: some, result: records.ResultApplied, edit: tell},
 		{name: "group unchanged", setup: v1, contents: v1, after: v1, result: records.ResultApplied},
 		{name: "group invalid", setup: v1, contents: v2, after: v1, result: records.ResultFailed, edit: func(ds []*records.Desired) {
 			ds[2].Validate = sh("exit 1")
 		}},
-		{name: "group unhealthy", kill: true, setup: v1, contents: v2, after: v1, result: records.ResultFailed, edit: func(ds []*records.Desired) {
+		{name: "group unhealthy", kill: 4, setup: v1, contents: v2, after: v1, result: records.ResultFailed, edit: func(ds []*records.Desired) {
 			tell(ds)
 			ds[1].Healthy = sh("exit 1")
 		}},
-		{name: "group restore", kill: true, setup: v2, after: v1, result: records.ResultRolledBack, edit: tell},
+		{name: "group restore", kill: 4, setup: v2, after: v1, result: records.ResultRolledBack, edit: tell},
 		{name: "group restore, not well", setup: v2, after: v1, result: records.ResultFailed, edit: func(ds []*records.Desired) {
 			ds[0].Healthy = sh("exit 1")
 		}},
@@ -107,16 +107,16 @@ func TestGroupKilled(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			var steps []string
-			r := newRig(t)
-			s.prepare(t, r)
+			prepared := newRig(t)
+			s.prepare(t, prepared)
+			r := prepared.copy(t)
 			r.step = func(name string) { steps = append(steps, name) }
 			r.groupMust(t, s.entries(), s.sources(), s.result)
 			if len(steps) < 12 {
 				t.Fatalf("only the steps %v", steps)
 			}
 			for i, name := range steps {
-				r := newRig(t)
-				s.prepare(t, r)
+				r := prepared.copy(t)
 				killGroupAt(t, r, s, i, fmt.Sprintf("%d (%s)", i, name))
 			}
 		})
@@ -126,10 +126,10 @@ func TestGroupKilled(t *testing.T) {
 func killGroupAt(t *testing.T, r *rig, s groupStory, i int, name string) {
 	t.Helper()
 	before := r.files(t, trio)
-	if !s.kill {
-		stopGroupAt(t, r, s, i)
-	} else {
+	if s.kill > 0 && i%s.kill == 0 {
 		killChildAt(t, r, s, i)
+	} else {
+		stopGroupAt(t, r, s, i)
 	}
 	// Each file is whole, whichever it is.
 	for k, got := range r.files(t, trio) {

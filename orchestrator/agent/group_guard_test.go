@@ -32,14 +32,14 @@ func TestGroupIsJudgedOnce(t *testing.T) {
 		}
 	}
 	steps := 0
-	r := newRig(t)
 	s := story(t.TempDir())
-	s.prepare(t, r)
+	prepared := newRig(t)
+	s.prepare(t, prepared)
+	r := prepared.copy(t)
 	r.step = func(string) { steps++ }
 	r.groupMust(t, s.entries(), s.sources(), s.result)
 	for i := range steps {
-		r, s := newRig(t), story(t.TempDir())
-		s.prepare(t, r)
+		r, s := prepared.copy(t), story(t.TempDir())
 		stopGroupAt(t, r, s, i)
 		for _, c := range trio[:2] {
 			d := entry(order(3, 1), "r3", "alone\n")

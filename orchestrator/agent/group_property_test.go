@@ -128,6 +128,7 @@ func (w *groupWorld) whole(rt *rapid.T) {
 // restores, failing commands, crashes at any step, restarts and lost states come
 // in any order: no mark goes back, and no order stands in part.
 func TestGroupProperty(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
