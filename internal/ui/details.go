@@ -164,6 +164,10 @@ var letters = map[orchestrator.Class]byte{
 	orchestrator.ClassSkipped: 's', orchestrator.ClassRolledBack: 'r', orchestrator.ClassSuperseded: 'x',
 }
 
+// shownFailures bounds the failures that are shown with their output: the others
+// are found in the grid, and in the report.
+const shownFailures = 50
+
 // shownLog bounds a rollout's log on the page.
 const shownLog = 200
 
@@ -227,7 +231,11 @@ func (s *Server) viewRollout(story *runner.Story) *rolloutDetail {
 		}
 		out.Classes = string(classes)
 	}
-	for _, f := range story.Failures {
+	for i, f := range story.Failures {
+		if i == shownFailures {
+			out.More += len(story.Failures) - i
+			break
+		}
 		out.Failures = append(out.Failures, failureView{f.Node, f.Stage, f.Class.String(), f.Why, f.At})
 	}
 	for _, e := range slices.Backward(story.Events) {

@@ -359,7 +359,7 @@
       look();
       put(rest,
         (v.gates || []).length ? [el("h2", {}, "Gates"), table(["Stage", "Gate", "State", "Answers", "Last"], v.gates.map((g) => [g.stage, g.name, words(g.state || ""), (g.passed || 0) + " pass, " + (g.failed || 0) + " fail, " + (g.unknown || 0) + " unknown", [g.last, g.value, g.why].filter(Boolean).join(" ")]))] : "",
-        d.failures.length ? [el("h2", {}, "Failures"), table(["Node", "Stage", "Class", "Why"], d.failures.map((f) => [f.node, f.stage, words(f.class), el("pre", {}, f.why || "")])), d.failures_more ? el("p", { class: "soft" }, d.failures_more + " more") : ""] : "",
+        d.failures.length ? [el("h2", {}, "Failures"), table(["Node", "Stage", "Class", "Why"], d.failures.map((f) => [f.node, f.stage, words(f.class), el("pre", {}, f.why || "")])), d.failures_more ? el("p", { class: "soft" }, "And " + d.failures_more + " more: they are in the grid above, and in the report.") : ""] : "",
         d.breaks.length ? [el("h2", {}, "Breaks of its locks"), table(["Lock", "At", "By", "Rule", "Outcome"], d.breaks.map((b) => [b.lock, stamp(b.at), b.by, b.rule + ": " + b.reason, b.outcome]))] : "",
         el("h2", {}, "Log"),
         el("ol", { class: "line" }, d.events.map((e) => el("li", {}, time(e.at), e.node ? e.node + ": " : "", e.text))));
