@@ -7,10 +7,13 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/agext/levenshtein"
 	"github.com/hashicorp/cli"
 	"github.com/posener/complete"
+
+	"github.com/aim-control/aimlock/policies"
 )
 
 // constructor makes a command that has read nothing yet.
@@ -87,7 +90,11 @@ func (c *command) execute(args []string) error {
 	fs := c.flagSet()
 	in, err := parse(fs, args)
 	if err != nil {
-		return usagef("%w. Run %q for the flags", err, "aimlock "+c.name+" -h")
+		end := "."
+		if strings.HasSuffix(err.Error(), "?") {
+			end = ""
+		}
+		return usagef("%w%s Run %q for the flags", err, end, "aimlock "+c.name+" -h")
 	}
 	if !c.CommandLine {
 		in.Args, in.Command = append(in.Args, in.Command...), nil
@@ -135,7 +142,7 @@ func parse(fs *flag.FlagSet, args []string) (*input, error) {
 			args = args[1:]
 			continue
 		}
-		name, _, hasValue := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
+		name, value, hasValue := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
 		f := fs.Lookup(name)
 		if f == nil {
 			return nil, unknownFlag(fs, name)
@@ -144,13 +151,43 @@ func parse(fs *flag.FlagSet, args []string) (*input, error) {
 		if b, ok := f.Value.(interface{ IsBoolFlag() bool }); !hasValue && (!ok || !b.IsBoolFlag()) {
 			n = min(2, len(args))
 		}
-		if err := fs.Parse(args[:n]); err != nil {
-			return nil, err
+		if n == 2 {
+			value = args[1]
+		}
+		if err := fs.Parse(args[:n]); err != nil && !setDays(f, value) {
+			return nil, valueError(f, err)
 		}
 		in.set[name] = true
 		args = args[n:]
 	}
 	return in, nil
+}
+
+func isDuration(f *flag.Flag) bool {
+	g, ok := f.Value.(flag.Getter)
+	if !ok {
+		return false
+	}
+	_, ok = g.Get().(time.Duration)
+	return ok
+}
+
+// setDays sets a duration that is written as policies write it, such as 2d.
+func setDays(f *flag.Flag, value string) bool {
+	if !isDuration(f) {
+		return false
+	}
+	d, err := policies.ParseDuration(value)
+	return err == nil && f.Value.Set(d.String()) == nil
+}
+
+// valueError says how a duration is written where package flag says that it was
+// a parse error.
+func valueError(f *flag.Flag, err error) error {
+	if isDuration(f) && strings.HasSuffix(err.Error(), ": parse error") {
+		return fmt.Errorf("%w: write a duration such as 90s, 30m, 1h30m or 2d", err)
+	}
+	return err
 }
 
 func unknownFlag(fs *flag.FlagSet, name string) error {

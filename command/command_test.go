@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -23,6 +24,7 @@ func TestParse(t *testing.T) {
 		Args, Command []string
 		Wait          string
 		Try           bool
+		For           time.Duration
 		Set           []string
 	}
 	for _, tc := range []struct {
@@ -42,6 +44,9 @@ func TestParse(t *testing.T) {
 		{"a -wait", result{}, "flag needs an argument: -wait"},
 		{"a -wiat 5s", result{}, "unknown flag -wiat. Did you mean -wait?"},
 		{"-zebra=1", result{}, "unknown flag -zebra"},
+		{"-for 90s a", result{Args: []string{"a"}, For: 90 * time.Second, Set: []string{"for"}}, ""},
+		{"-for=2d12h a", result{Args: []string{"a"}, For: 60 * time.Hour, Set: []string{"for"}}, ""},
+		{"-for soon", result{}, `invalid value "soon" for flag -for: parse error: write a duration such as 90s, 30m, 1h30m or 2d`},
 		{"-try=maybe", result{}, `invalid boolean value "maybe" for -try: parse error`},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
@@ -50,6 +55,7 @@ func TestParse(t *testing.T) {
 			fs.SetOutput(io.Discard)
 			fs.StringVar(&got.Wait, "wait", "", "")
 			fs.BoolVar(&got.Try, "try", false, "")
+			fs.DurationVar(&got.For, "for", 0, "")
 			in, err := parse(fs, strings.Fields(tc.args))
 			if err != nil || tc.err != "" {
 				if fmt.Sprint(err) != tc.err {
@@ -58,7 +64,7 @@ func TestParse(t *testing.T) {
 				return
 			}
 			got.Args, got.Command = in.Args, in.Command
-			for _, name := range []string{"try", "wait"} {
+			for _, name := range []string{"try", "wait", "for"} {
 				if in.Set(name) {
 					got.Set = append(got.Set, name)
 				}

@@ -337,8 +337,8 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 	if n, one := c.SlotsHeld(ctx, v); n > 0 {
 		m.Notef("Hint: %s is not held, but %s: lock exec -n takes the locks %[1]s.0, %[1]s.1 and so on.\n", text.Printable(st.Name), heldSlots(n, one))
 	}
-	if other := c.HeldBeside(ctx, v); other != "" {
-		m.Notef("Hint: %s is not held, but %s is: consul lock and Terraform add /.lock to the name that they are given.\n", text.Printable(st.Name), text.Printable(other))
+	if other, how := c.HeldBeside(ctx, v); other != "" {
+		m.Notef("Hint: %s is not held, but %s is: %s.\n", text.Printable(st.Name), text.Printable(other), how)
 	}
 	return v, st, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/signals"
 	"github.com/aim-control/aimlock/internal/supervise"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
@@ -58,10 +59,10 @@ and losses print ERROR: first and exit with 4, 5 or 7.`,
 			fs.DurationVar(&o.wait, "wait", 0, "Give up after `DURATION`. Default: wait without limit.")
 			fs.BoolVar(&o.try, "try", false, "Do not wait.")
 			fs.BoolVar(&o.noBreak, "no-break", false, "Never break, whatever the policies say.")
-			fs.DurationVar(&o.ttl, "ttl", o.ttl, "TTL of the session, from 10s to 24h.")
+			fs.DurationVar(&o.ttl, "ttl", o.ttl, "TTL of the session, a `DURATION` from 10s to 24h.")
 			fs.IntVar(&o.slots, "n", 0, "Run at most `N` at once: take any one of the locks NAME.0 to NAME.<N-1>.\nThe command finds the number of its slot in AIMLOCK_SLOT. Give the same N everywhere.")
 			o.progress.flags(fs)
-			fs.DurationVar(&o.grace, "grace", o.grace, "Time between SIGTERM and SIGKILL when the command must end.")
+			fs.DurationVar(&o.grace, "grace", o.grace, "Time, a `DURATION`, between SIGTERM and SIGKILL when the command must end.")
 		},
 		MinArgs: 1, MaxArgs: -1,
 		CommandLine: true,
@@ -145,6 +146,9 @@ func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *exec
 	}
 	if err != nil {
 		return lockError(err)
+	}
+	if other, how := c.LockBeside(ctx, name); other != "" {
+		m.Notef("Warning: %s is held: %s, and that lock and %s do not exclude each other\n", text.Printable(other), how, text.Printable(name))
 	}
 	code, err := m.runChild(ctx, h, sup, argv, o)
 	m.interrupted = sup.Interrupted()

@@ -101,7 +101,11 @@ func (m *Meta) lockTable(list []*locksmith.Status) error {
 	return w.Flush()
 }
 
-func shortHolder(st *locksmith.Status) string {
+// shortHolder names who holds a lock in a column of a table: what a record says
+// may be of any length.
+func shortHolder(st *locksmith.Status) string { return text.Clip(text.Printable(holderName(st)), 60) }
+
+func holderName(st *locksmith.Status) string {
 	h := st.Holder
 	if h == nil || h.PID == nil {
 		text := "unknown"

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
@@ -59,7 +59,7 @@ func tellHolder(m *Meta, c *command, valid time.Duration, done string, tell tell
 	c.Meta, c.Usage, c.MinArgs, c.MaxArgs = m, "[options] NAME", 1, 1
 	c.Groups = groupConsul | groupPolicy
 	c.Flags = func(fs *flag.FlagSet) {
-		fs.DurationVar(&valid, "for", valid, "How long it is valid.")
+		fs.DurationVar(&valid, "for", valid, "How long it is valid, a `DURATION`.")
 		fs.StringVar(&reason, "reason", "", "Why, in `WORDS`: it stands in the lock's story.")
 	}
 	c.Run = func(ctx context.Context, in *input) error {
@@ -81,12 +81,12 @@ func tellHolder(m *Meta, c *command, valid time.Duration, done string, tell tell
 		if err != nil {
 			return err
 		}
-		if text, err := doubt(ctx, lc, v); err != nil {
+		if why, err := doubt(ctx, lc, v); err != nil {
 			m.Log.Debug("look whether it counts", "error", err)
-		} else if text != "" {
-			m.Notef("Warning: %s\n", text)
+		} else if why != "" {
+			m.Notef("Warning: %s\n", why)
 		}
-		m.Printf("%s: %s, for the holder of token %s, valid for %s\n", name, done, fmt.Sprint(v.Snapshot.Index()), valid)
+		m.Printf("%s: %s, for the holder of token %d, valid for %s\n", text.Printable(name), done, v.Snapshot.Index(), short(valid))
 		return nil
 	}
 	return c

@@ -40,7 +40,7 @@ break; -end ends it at once.`,
 		},
 		Groups: groupConsul | groupJSON,
 		Flags: func(fs *flag.FlagSet) {
-			fs.DurationVar(&valid, "for", 0, "How long, such as 2h; 168h (7 days) at most.")
+			fs.DurationVar(&valid, "for", 0, "How long, a `DURATION` such as 2h; 168h (7 days) at most.")
 			fs.StringVar(&reason, "reason", "", "Why, in `TEXT`: everybody whom it stops is shown it.")
 			fs.BoolVar(&end, "end", false, "End the silence.")
 		},
@@ -56,7 +56,7 @@ break; -end ends it at once.`,
 			case !end && valid <= 0:
 				return usagef("-for is missing: say how long, such as -for 2h")
 			case valid > locksmith.MaxSilence:
-				return usagef("-for %s: a silence lasts %s (7 days) at most; it can be set again", valid, locksmith.MaxSilence)
+				return usagef("-for %s: a silence lasts %s (7 days) at most; it can be set again", short(valid), short(locksmith.MaxSilence))
 			case !end:
 				if err := checkReason(reason, true); err != nil {
 					return err

@@ -74,6 +74,13 @@ func TestSemaphoreOfConsulLock(t *testing.T) {
 		t.Errorf("a semaphore is one line:\n%s", out)
 	}
 
+	if out := aimlock("lock", "explain", "ops/batch/.lock").Stdout; !strings.Contains(out, "it is a semaphore, of which 2 slots are held") {
+		t.Errorf("explain:\n%s", out)
+	}
+	if r := aimlock("lock", "request", "ops/batch/.lock"); r.Code != 1 || !strings.Contains(r.Stderr, "name the slot of one, such as ops/batch/") {
+		t.Errorf("request: code %d, %s", r.Code, r.Stderr)
+	}
+
 	slot := aSlot(t, c.Client())
 	for _, tc := range []struct {
 		policy, lock, refusal string

@@ -8,6 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// maxPID is above every pid of Linux (PID_MAX_LIMIT of 64-bit machines). The kernel
+// would take a greater number for another pid, or for a process group.
+const maxPID = 1 << 22
+
 // Alive tells whether the process that once had this pid and started at
 // startTicks still runs, on this host and in this pid namespace, and why it
 // thinks so. A stopped process is alive; one that was killed and not reaped by
@@ -16,6 +20,9 @@ import (
 func Alive(pid int, startTicks uint64) (alive Tri, why string) {
 	if pid <= 0 {
 		return Unknown, "no pid was recorded"
+	}
+	if pid > maxPID {
+		return Unknown, fmt.Sprintf("%d is no pid", pid)
 	}
 	// An entry that is missing although the pid exists was either just
 	// vanishing, which the second look shows, or is hidden from us.

@@ -170,6 +170,12 @@ func TestAlive(t *testing.T) {
 		}
 		check(t, id.PID, id.StartTicks, True, "runs")
 	})
+	t.Run("no pid", func(t *testing.T) {
+		// The kernel would take the last for pid 1.
+		for _, pid := range []int{0, -5, 1<<22 + 1, 1<<32 + 1} {
+			check(t, pid, 7, Unknown, "pid")
+		}
+	})
 	t.Run("stopped", func(t *testing.T) {
 		p := start(t, "block").ready(t)
 		syscall.Kill(p.PID, syscall.SIGSTOP)

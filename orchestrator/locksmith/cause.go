@@ -15,6 +15,9 @@ func unmarshal(b []byte, v any) bool { return json.Unmarshal(b, v) == nil }
 func (in *told) cause(t *storyteller) string {
 	v := in.verdict
 	s := v.Snapshot
+	if len(v.Slots) > 0 {
+		return causeSlots(v)
+	}
 	if !s.Held() {
 		return in.causeFree(t)
 	}
@@ -79,6 +82,22 @@ func (in *told) causeRule(who string) string {
 		return "the check of its holder is critical: " + who
 	}
 	return first(printable(res.Reason), "the rule holds") + "; held by " + who
+}
+
+// causeSlots is about a semaphore: each slot has a cause of its own.
+func causeSlots(v *Verdict) string {
+	text := fmt.Sprintf("it is a semaphore, of which %s held", isAre(len(v.Slots), "slot"))
+	if g := v.gravest(); g != nil && Gravity(v.State) > Gravity(Held) {
+		text += fmt.Sprintf("; it is %s for its slot %s", v.State, printable(g.Snapshot.Name))
+	}
+	return text
+}
+
+func isAre(n int, thing string) string {
+	if n == 1 {
+		return "one " + thing + " is"
+	}
+	return fmt.Sprintf("%d %ss are", n, thing)
 }
 
 // causeFree is about a lock that nobody holds.

@@ -184,19 +184,52 @@ func (c *Client) nextSemaphore(v *Verdict) string {
 	return fmt.Sprintf("a slot is free when a holder lets go; of each holder: `aimlock lock explain %s`", v.Slots[0].Snapshot.Name)
 }
 
-// HeldBeside is the name of a held lock that stands where consul lock and
-// Terraform put it for this name, <name>/.lock, of a lock that nobody holds; ""
-// if there is none. People give the name that they gave consul lock.
-func (c *Client) HeldBeside(ctx context.Context, v *Verdict) string {
+// HeldBeside is the name of a held lock that stands beside one that nobody holds,
+// where people who give this name may have meant it, and how it comes to be there;
+// "" if there is none. consul lock and Terraform lock <name>/.lock for the name that
+// they are given; a name without a slash is aimlock's own, and /<name> is the key.
+func (c *Client) HeldBeside(ctx context.Context, v *Verdict) (name, how string) {
 	if v.Occupied() || strings.HasSuffix(v.Snapshot.Key, "/.lock") {
-		return ""
+		return "", ""
 	}
-	name := strings.TrimPrefix(v.Snapshot.Name, "/") + "/.lock"
+	bare := strings.TrimPrefix(v.Snapshot.Name, "/")
+	if name, how := c.beside(ctx, bare); name != "" {
+		return name, how
+	}
+	other, how := "/"+bare, "a name without a slash is a lock of aimlock's own, and that is a key of KV"
+	if !v.Snapshot.Own {
+		other, how = bare, "a name without a slash is a lock of aimlock's own"
+	}
+	if !strings.Contains(bare, "/") && c.occupied(ctx, other) {
+		return other, how
+	}
+	return "", ""
+}
+
+// LockBeside is the part of HeldBeside for who has taken the lock called name: of a
+// whole key only, since nobody gives consul lock the name of a lock of aimlock's.
+func (c *Client) LockBeside(ctx context.Context, name string) (other, how string) {
+	if !strings.Contains(name, "/") || strings.HasSuffix(name, "/.lock") {
+		return "", ""
+	}
+	// A lock is held meanwhile, and this is but a hint.
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return c.beside(ctx, strings.TrimPrefix(name, "/"))
+}
+
+func (c *Client) beside(ctx context.Context, bare string) (name, how string) {
+	if name := bare + "/.lock"; c.occupied(ctx, name) {
+		return name, "consul lock and Terraform add /.lock to the name that they are given"
+	}
+	return "", ""
+}
+
+// occupied reports whether somebody holds the lock called name, so far as it can
+// be read.
+func (c *Client) occupied(ctx context.Context, name string) bool {
 	s, err := c.reader.Read(ctx, name)
-	if err != nil || !s.Held() && (s.Semaphore == nil || len(s.Semaphore.Slots) == 0) {
-		return ""
-	}
-	return name
+	return err == nil && (s.Held() || s.Semaphore != nil && len(s.Semaphore.Slots) > 0)
 }
 
 // foreignSince is when another tool says that it took the lock; for people.

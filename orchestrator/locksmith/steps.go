@@ -233,7 +233,7 @@ func (c *Client) address(ctx context.Context, s *evidence.Snapshot, key, hash, r
 }
 
 // Request asks whoever holds the lock called name to let go within valid. It
-// returns errors.Is ErrNotHeld if nobody does.
+// returns errors.Is ErrNotHeld if nobody does, and a *SemaphoreError for a semaphore.
 func (c *Client) Request(ctx context.Context, name, reason string, valid time.Duration) (*Verdict, error) {
 	return c.tell(ctx, name, reason, valid, c.keys.Request)
 }
@@ -249,12 +249,27 @@ func (c *Client) Approve(ctx context.Context, name, reason string, valid time.Du
 // ErrNotHeld: nobody holds the lock.
 var ErrNotHeld = errors.New("nobody holds the lock")
 
+// SemaphoreError: the lock is a semaphore, and what was asked is about one holder.
+type SemaphoreError struct {
+	Lock string
+	// Slot is the key of one that is held.
+	Slot string
+}
+
+func (e *SemaphoreError) Error() string {
+	return fmt.Sprintf("lock %s is a semaphore with several holders: name the slot of one, such as %s", e.Lock, e.Slot)
+}
+
 func (c *Client) tell(ctx context.Context, name, reason string, valid time.Duration, key func(string) string) (*Verdict, error) {
 	v, err := c.NewObserver(name, nil).Observe(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if !v.Snapshot.Held() {
+	switch {
+	case v.Snapshot.Held():
+	case v.Occupied():
+		return v, &SemaphoreError{Lock: name, Slot: v.gravest().Snapshot.Name}
+	default:
 		return v, fmt.Errorf("lock %s: %w", name, ErrNotHeld)
 	}
 	p, err := c.consul.Get(ctx, c.keys.PolicyActive())
