@@ -10,6 +10,17 @@ import (
 // connect: a Consul that cannot be reached shows at the first request.
 func (m *Meta) Consul() (*consulkv.Client, error) { return m.consulVia(nil) }
 
+// tellRetry says once to whoever waits for a command why nothing happens. nil for
+// what runs in the background: its log tells.
+func (m *Meta) tellRetry() func(error) {
+	if m.daemon {
+		return nil
+	}
+	return func(err error) {
+		m.retried.Do(func() { m.Notef("Trying again: %v\n", err) })
+	}
+}
+
 // consulVia is Consul with something between the client and the network; nil:
 // nothing.
 func (m *Meta) consulVia(wrap func(http.RoundTripper) http.RoundTripper) (*consulkv.Client, error) {
@@ -24,6 +35,7 @@ func (m *Meta) consulWith(wrap func(http.RoundTripper) http.RoundTripper, token 
 		TokenFile: m.consul.tokenFile,
 		Log:       m.Log.Named("consul"),
 		Wrap:      wrap,
+		OnRetry:   m.tellRetry(),
 	}
 	if cfg.TokenFile == "" {
 		cfg.Token, cfg.TokenFile = m.Env("CONSUL_HTTP_TOKEN"), m.Env("CONSUL_HTTP_TOKEN_FILE")

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/hashicorp/hcl/v2"
 
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
@@ -14,9 +17,12 @@ import (
 )
 
 // loadPolicies reads the policies that judge: those of -policy or the config
-// file, else the shipped default. What is wrong in them is printed.
+// file, else the shipped default. What is wrong in them is printed. Of warnings only
+// the commands tell that are about policies, and the locksmith when it loads them:
+// who takes a lock for the hundredth time has other worries.
 func (m *Meta) loadPolicies() (*policies.Set, error) {
 	set, diags := m.loadPolicySet(nil)
+	diags = slices.DeleteFunc(diags, func(d *hcl.Diagnostic) bool { return d.Severity != hcl.DiagError })
 	if err := m.policyDiagnostics(set, diags); err != nil {
 		return nil, err
 	}

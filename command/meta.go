@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/hcl/v2"
@@ -54,6 +55,10 @@ type Meta struct {
 	PolicyPaths []string
 	// Config is the file of -config, or its zero value.
 	Config Config
+
+	// daemon: the command runs until it is stopped.
+	daemon  bool
+	retried sync.Once
 
 	configPath string
 	// configFiles are the config file as it was parsed, for snippets.
@@ -127,7 +132,7 @@ func (m *Meta) setUp(groups group) error {
 	m.Prefix = prefix
 
 	fallback := "warn"
-	if groups&groupDaemon != 0 {
+	if m.daemon = groups&groupDaemon != 0; m.daemon {
 		fallback = "info"
 	}
 	m.warnOpen(groups)

@@ -56,8 +56,8 @@ Exit code 0 if the journal could be replayed, whatever it shows; with
 				}
 				lock = name
 			}
-			set, diags := m.loadPolicySet(nil)
-			if err := m.policyDiagnostics(set, diags); err != nil {
+			set, err := m.loadPolicies()
+			if err != nil {
 				return err
 			}
 			tell, done := m.journalProblems()

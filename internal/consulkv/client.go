@@ -35,6 +35,9 @@ type Config struct {
 	Timeout time.Duration
 	// RetryFor bounds all tries of one operation; 0 is DefaultRetryFor.
 	RetryFor time.Duration
+	// OnRetry is told of an operation that is still tried again after a second, with
+	// the error of its last try; it must not block. nil tells nobody.
+	OnRetry func(error)
 	// Wrap stands between the client and the network: counters, faults.
 	Wrap func(http.RoundTripper) http.RoundTripper
 }
@@ -46,6 +49,8 @@ type Client struct {
 	log      hclog.Logger
 	timeout  time.Duration
 	retryFor time.Duration
+	// onRetry is never nil.
+	onRetry func(error)
 	// hasToken is whether requests carry a token of the client's own.
 	hasToken bool
 	accessor *accessor
@@ -96,9 +101,12 @@ func New(cfg Config) (*Client, error) {
 	}
 	ac.HttpClient.Transport = &checker{next: rt, secret: ac.Token}
 
-	c := &Client{api: cl, addr: addr, log: cfg.Log, timeout: cfg.Timeout, retryFor: cfg.RetryFor, hasToken: ac.Token != "", accessor: &accessor{}}
+	c := &Client{api: cl, addr: addr, log: cfg.Log, timeout: cfg.Timeout, retryFor: cfg.RetryFor, onRetry: cfg.OnRetry, hasToken: ac.Token != "", accessor: &accessor{}}
 	if c.log == nil {
 		c.log = hclog.NewNullLogger()
+	}
+	if c.onRetry == nil {
+		c.onRetry = func(error) {}
 	}
 	if c.timeout == 0 {
 		c.timeout = DefaultTimeout

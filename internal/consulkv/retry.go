@@ -19,6 +19,9 @@ func newBackOff() *backoff.ExponentialBackOff {
 	return b
 }
 
+// patience is how long an operation is tried again before anybody is told.
+const patience = time.Second
+
 // Retry runs f, which must be safe to repeat, until it succeeds, fails for
 // good, or the client's RetryFor is over. Each try has the client's time-out.
 // Until bounds it further. The error is an *Error, or the cause of ctx if that
@@ -49,6 +52,9 @@ func Retry[T any](ctx context.Context, c *Client, op string, f func(context.Cont
 	}, backoff.WithBackOff(newBackOff()), backoff.WithMaxElapsedTime(most),
 		backoff.WithNotify(func(err error, next time.Duration) {
 			c.log.Debug("retrying", "op", op, "error", err, "in", next.Round(time.Millisecond))
+			if time.Since(start) > patience {
+				c.onRetry(err)
+			}
 		}))
 	if e, ok := errors.AsType[*Error](err); ok {
 		e.Tries, e.Took = tries, time.Since(start)

@@ -143,3 +143,33 @@ func TestSlowServer(t *testing.T) {
 		}
 	})
 }
+
+// Who waits is told of an operation that is tried again for more than a moment,
+// and of no other.
+func TestOnRetry(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		fails time.Duration
+		told  bool
+	}{"a moment": {500 * time.Millisecond, false}, "longer": {5 * time.Second, true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				told := 0
+				c, err := consulkv.New(consulkv.Config{Address: "127.0.0.1:1", OnRetry: func(error) { told++ }})
+				if err != nil {
+					t.Fatal(err)
+				}
+				start := time.Now()
+				if _, err := consulkv.Retry(t.Context(), c, "try", func(context.Context) (int, error) {
+					if time.Since(start) < tc.fails {
+						return 0, &consulkv.Error{Kind: consulkv.Unreachable}
+					}
+					return 1, nil
+				}); err != nil || told > 0 != tc.told {
+					t.Errorf("%v; told %d times", err, told)
+				}
+			})
+		})
+	}
+}

@@ -131,14 +131,18 @@ func (s *Sweep) Read(ctx context.Context) ([]*Snapshot, error) {
 	return out, nil
 }
 
-// readSessions fails only if ctx ends: without sessions, facts are unknown.
+// readSessions fails only if ctx ends or Consul cannot be reached: without sessions,
+// facts are unknown.
 func (s *Sweep) readSessions(ctx context.Context, p *picture) error {
 	list, err := consulkv.Retry(ctx, s.r.Consul, "list sessions", func(ctx context.Context) (sessionList, error) {
 		list, _, _, err := s.querySessions(ctx, &api.QueryOptions{RequireConsistent: true})
 		return list, err
 	})
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case consulkv.KindOf(err) == consulkv.Unreachable:
+		return err // nothing else is to be had then
 	}
 	p.tookSessions(list, err)
 	return nil

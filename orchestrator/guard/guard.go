@@ -171,11 +171,7 @@ func (g *Guard) Run(ctx context.Context) (err error) {
 	}
 	defer func() { cancel(); <-g.source.done }()
 	g.wg.Go(func() { g.followBrakes(rctx) })
-	g.wg.Go(func() {
-		if err := g.rights(rctx); err != nil {
-			g.trouble("rights", err)
-		}
-	})
+	g.wg.Go(func() { g.followRights(rctx) })
 	if g.scribe, err = newScribe(g.client.Reader()); err != nil {
 		return err
 	}

@@ -1,11 +1,16 @@
 package guard
 
 import (
+	"net"
+	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
 func (s *smith) once() (*Report, []string) {
@@ -105,4 +110,32 @@ func TestOnceDoesNotAct(t *testing.T) {
 			t.Error("the lock was broken")
 		}
 	})
+}
+
+// A sweep of a Consul that cannot be reached ends after one operation was tried
+// long enough, and not after each of many was.
+func TestOnceUnreachable(t *testing.T) {
+	t.Parallel()
+	asked := map[string]bool{}
+	refused := roundTrip(func(r *http.Request) (*http.Response, error) {
+		if strings.Contains(r.URL.Path, "/v1/kv/") { // the cluster's past is watched beside it
+			asked[r.URL.Path] = true
+		}
+		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	})
+	kv, err := consulkv.New(consulkv.Config{Address: "127.0.0.1:1", RetryFor: 300 * time.Millisecond, Wrap: func(http.RoundTripper) http.RoundTripper { return refused }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := locksmith.New(locksmith.Config{Consul: kv})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := New(Config{Client: c, Source: Sweeps(c.Reader())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Once(t.Context(), func(string) {}); consulkv.KindOf(err) != consulkv.Unreachable || len(asked) != 1 {
+		t.Errorf("%v, after asking for %v", err, asked)
+	}
 }
