@@ -170,6 +170,18 @@ func (e *CorruptError) Error() string {
 
 func (e *CorruptError) Unwrap() error { return e.Err }
 
+// NewerError is a state file of a later version. It is whole, and its mark may be
+// above everything that stands in Consul: nothing is written until an aimlock runs
+// that can read it.
+type NewerError struct {
+	Path    string
+	Version int
+}
+
+func (e *NewerError) Error() string {
+	return fmt.Sprintf("state file %s was written by a newer aimlock (version %d, this one reads up to %d): upgrade this aimlock; nothing is written until then", e.Path, e.Version, stateVersion)
+}
+
 // errNoState: nothing is remembered of the config.
 var errNoState = errors.New("no state")
 
@@ -200,6 +212,10 @@ func loadState(dir, config string) (*state, error) {
 		return nil, &CorruptError{Path: path, Err: err}
 	}
 	s, err := parseState(b, config)
+	if newer, ok := errors.AsType[*NewerError](err); ok {
+		newer.Path = path
+		return nil, newer
+	}
 	if err != nil {
 		return nil, &CorruptError{Path: path, Err: err}
 	}
@@ -218,12 +234,19 @@ func parseState(b []byte, config string) (*state, error) {
 	if err != nil || uint32(want) != checksum(body) {
 		return nil, errors.New("its checksum does not match")
 	}
+	// Of a later version nothing else need be as it is in this one.
+	var head struct {
+		Version int `json:"version"`
+	}
+	if json.Unmarshal(body, &head) == nil && head.Version > stateVersion {
+		return nil, &NewerError{Version: head.Version}
+	}
 	s := &state{}
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if err := dec.Decode(s); err != nil {
 		return nil, fmt.Errorf("not JSON of a state: %w", err)
 	}
-	if s.Version > stateVersion || s.Version < 1 {
+	if s.Version < 1 {
 		return nil, fmt.Errorf("version %d, this aimlock reads version %d", s.Version, stateVersion)
 	}
 	if config != "" && s.Config != config || s.Config == "" {
