@@ -126,7 +126,7 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 		Load: func() (*policies.Set, error) {
 			set, err := m.guardPolicies()
 			if err != nil {
-				return nil, errors.New("see the diagnostics")
+				return nil, errors.New("what is wrong with them stands on the locksmith's stderr")
 			}
 			return set, nil
 		},

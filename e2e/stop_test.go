@@ -177,7 +177,7 @@ func stoppedExec(t *testing.T, c *harness.Consul, name, policy string) {
 	harness.Eventually(t, cmdLimit, "the first command runs", func() bool { return len(starts()) == 1 })
 	a.Freeze()
 	b := harness.Start(t, spec)
-	// TTL of the check, lock-delay, and the quiesce that is owed.
+	// TTL of the check, and the lock-delay, while which the quiesce is served.
 	harness.Eventually(t, fleetLimit, "the second command runs", func() bool { return len(starts()) == 2 })
 	touch(t, done)
 	if code := b.Wait(cmdLimit); code != 0 {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
 
 // A successor on the same host takes over from a holder whose process is dead
@@ -521,4 +522,24 @@ func TestBreakOfOneLockOfSeveral(t *testing.T) {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+// A record that does not say what its session holds is not believed to hold
+// nothing else.
+func TestBreakOfARecordWithoutItsLocks(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		id := w.foreign(w.keys.Lock("a"), "release")
+		w.lockKey(w.keys.Lock("b"), id)
+		for _, n := range []string{"a", "b"} {
+			w.put(w.keys.Lock(n), &records.Holder{Version: records.Version, Lock: n, Tool: evidence.ToolAimlock, Session: id, Host: "elsewhere"})
+		}
+		out, err := w.client(withPolicy(t, alwaysHot)).Break(t.Context(), BreakRequest{Name: "a"})
+		if err != nil || !strings.Contains(out.Dismissed, w.keys.Lock("b")) {
+			t.Fatalf("%+v, %v", out, err)
+		}
+		if p := w.get(w.keys.Lock("b")); p.Session != id {
+			t.Fatal("b was freed too")
+		}
+	})
 }

@@ -293,7 +293,9 @@ func (b *breaking) otherKey(ctx context.Context, s *evidence.Snapshot) (string, 
 	for _, t := range b.targets {
 		mine[t.v.Snapshot.Key] = true
 	}
-	if s.Holder != nil && len(s.Holder.Locks) <= MaxLocks {
+	// A holder's own record names all that its session holds. One that does not even
+	// name its own lock is none of aimlock's making.
+	if s.Holder != nil && len(s.Holder.Locks) <= MaxLocks && slices.Contains(s.Holder.Locks, s.Name) {
 		for _, n := range s.Holder.Locks {
 			key := b.c.keys.Lock(n)
 			if mine[key] {

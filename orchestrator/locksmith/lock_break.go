@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/records"
@@ -280,6 +281,23 @@ func (c *Client) Next(v *Verdict, p *Permit) string {
 	return c.nextHeld(v)
 }
 
+// ttlText is a session's TTL as its maker gave it, without needless noughts: some
+// write 15.000000s.
+func ttlText(ttl string) string {
+	d, err := time.ParseDuration(ttl)
+	if err != nil {
+		return printable(ttl)
+	}
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
+
 func (c *Client) nextHeld(v *Verdict) string {
 	s := v.Snapshot
 	if s.Slot != nil && !s.Slot.Holds {
@@ -293,7 +311,7 @@ func (c *Client) nextHeld(v *Verdict) string {
 	case s.Checked():
 		text += fmt.Sprintf(", or about %s after it was last heard of", CheckTTL)
 	case s.Session != nil && s.Session.TTL != "":
-		text += fmt.Sprintf(", or up to twice its session's TTL of %s after it was last heard of", s.Session.TTL)
+		text += fmt.Sprintf(", or up to twice its session's TTL of %s after it was last heard of", ttlText(s.Session.TTL))
 	case s.Session != nil:
 		text += ", or when its node fails: its session has no TTL"
 	}

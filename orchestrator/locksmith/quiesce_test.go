@@ -347,3 +347,43 @@ func TestQuiesceOfSeveralLocks(t *testing.T) {
 		}
 	})
 }
+
+// Who waits for a lock-delay serves the pause meanwhile: it saw the lock be free all
+// that time. What it did not see counts for nothing.
+func TestQuiesceWhileTheLockCools(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		// after 10 s of cooling, for which the lock then is waited for from there on
+		harm func(w *world)
+		want time.Duration
+	}{
+		"seen all the time": {func(*world) {}, 15 * time.Second},
+		"its key was written": {func(w *world) {
+			_, rec := w.holder("a")
+			w.put(w.keys.Lock("a"), &rec)
+		}, 25 * time.Second},
+		"more is owed":        {func(w *world) { w.put(w.keys.Fence("a"), &records.Fence{Version: 1, Owed: 30}) }, 40 * time.Second},
+		"its key was deleted": {func(w *world) { w.delete(w.keys.Lock("a")) }, 30 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				h := w.acquire(w.client(asElsewhere), unfenced("a"))
+				p := w.acquiring(w.client(), one("a"))
+				p.waits(5 * time.Second)
+				start := time.Now()
+				w.destroy(h.Session())
+				p.waits(10 * time.Second)
+				tc.harm(w)
+				next := p.wait(time.Minute)
+				if took := time.Since(start); took < tc.want || took > tc.want+3*time.Second {
+					t.Errorf("it began %s after the end of the hold, want %s", took, tc.want)
+				}
+				if w.get(w.keys.Fence("a")) != nil {
+					t.Error("what was served is still owed")
+				}
+				w.stillHolds(next)
+			})
+		})
+	}
+}

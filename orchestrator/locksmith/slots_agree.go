@@ -73,7 +73,7 @@ func (s *slots) settle(ctx context.Context, l *slot, h *Hold, owe time.Duration)
 			return nil, errors.Join(err, h.giveUp(ctx))
 		}
 	}
-	return l.w.settle(ctx, h, owe)
+	return l.w.settle(ctx, h, owe, 0)
 }
 
 // SlotsHeld is how many slots of a lock that nobody holds are held, and the name

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -95,7 +96,7 @@ func (c *Client) Acquire(ctx context.Context, req Request) (*Hold, error) {
 		return nil, err
 	}
 	ctx = req.hurry(ctx)
-	w := &waiter{c: c, req: &req, obs: map[string]*Observer{}, start: time.Now(), failed: map[string]failure{}, cluster: req.Cluster}
+	w := &waiter{c: c, req: &req, obs: map[string]*Observer{}, start: time.Now(), failed: map[string]failure{}, free: map[string]freeSince{}, cluster: req.Cluster}
 	return w.run(ctx)
 }
 
@@ -169,6 +170,8 @@ type waiter struct {
 	// long that is.
 	endedAt time.Time
 	delay   time.Duration
+	// free is since when each lock is seen to be free, without a break.
+	free map[string]freeSince
 	// refusal is why a HOT lock was last not broken.
 	refusal *NotPermittedError
 	// failed are the holds that could not be broken, so that they are not
@@ -207,11 +210,12 @@ func (w *waiter) run(ctx context.Context) (_ *Hold, err error) {
 		if err != nil {
 			return nil, err
 		}
+		w.noteFree(verdicts)
 		if !slices.ContainsFunc(verdicts, func(v *Verdict) bool { return v.Snapshot.Held() }) {
 			h, owe, err := w.take(ctx, verdicts)
 			switch {
 			case err == nil:
-				return w.settle(ctx, h, owe)
+				return w.settle(ctx, h, owe, w.seenFree())
 			case errors.Is(err, errCooling):
 				err = w.cool(ctx, w.coolingOf(err, verdicts))
 			case errors.Is(err, errRaced):
@@ -235,9 +239,45 @@ func (w *waiter) run(ctx context.Context) (_ *Hold, err error) {
 			return nil, err
 		}
 		if h != nil {
-			return w.settle(ctx, h, owe)
+			return w.settle(ctx, h, owe, 0)
 		}
 	}
+}
+
+// freeSince is since when a lock is known to be free, on this process's monotonic
+// clock: by the indexes of its key and of what is owed, nobody had it since.
+type freeSince struct {
+	index, fence uint64
+	at           time.Time
+}
+
+// noteFree remembers which locks are free, and since when. A key that is not there
+// tells nothing: somebody may have had it, and it be deleted, unseen.
+func (w *waiter) noteFree(verdicts []*Verdict) {
+	for _, v := range verdicts {
+		s := v.Snapshot
+		now := freeSince{s.Index(), s.Deps[w.c.keys.Fence(s.Name)], s.ReadAt}
+		switch was, ok := w.free[s.Name]; {
+		case s.Held() || now.index == 0:
+			delete(w.free, s.Name)
+		case !ok || was.index != now.index || was.fence != now.fence:
+			w.free[s.Name] = now
+		}
+	}
+}
+
+// seenFree is for how long all locks of the request were seen to be free when they
+// were taken: the taking transaction proved the indexes that were seen.
+func (w *waiter) seenFree() time.Duration {
+	least := time.Duration(math.MaxInt64)
+	for _, n := range w.req.Names {
+		f, ok := w.free[n]
+		if !ok {
+			return 0
+		}
+		least = min(least, time.Since(f.at))
+	}
+	return least
 }
 
 // drop ends the session of an acquisition that came to nothing.
@@ -365,16 +405,21 @@ func (w *waiter) snapshots(verdicts []*Verdict) map[string]*evidence.Snapshot {
 	return out
 }
 
-// settle serves what is owed and hands the hold over.
-func (w *waiter) settle(ctx context.Context, h *Hold, owe time.Duration) (*Hold, error) {
+// settle serves what is owed and hands the hold over. The pause is one between the
+// old hold and what this one does, so that the time counts for which the locks were
+// seen to be free: what waits for a lock-delay serves it meanwhile.
+func (w *waiter) settle(ctx context.Context, h *Hold, owe, free time.Duration) (*Hold, error) {
 	w.att = nil
 	if owe <= 0 {
 		h.setServed()
 		return h, nil
 	}
-	w.req.Notify(Notice{Kind: NoticeQuiesce, Lock: strings.Join(h.names, ", "),
-		Text: fmt.Sprintf("waiting %s for what the last holder may still have running", round(owe))})
-	if err := h.serve(consulkv.Unhurried(ctx), owe); err != nil {
+	rest := max(0, owe-free)
+	if rest > 0 {
+		w.req.Notify(Notice{Kind: NoticeQuiesce, Lock: strings.Join(h.names, ", "),
+			Text: fmt.Sprintf("waiting %s for what the last holder may still have running", round(rest))})
+	}
+	if err := h.serve(consulkv.Unhurried(ctx), rest); err != nil {
 		// What is owed stays in fence/<name> for the next holder.
 		return nil, errors.Join(err, h.giveUp(ctx))
 	}
