@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
@@ -22,7 +23,6 @@ import (
 	"github.com/aim-control/aimlock/internal/supervise"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/agent"
-	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
 // keepOptions are the flags of "agent exec".
@@ -347,7 +347,7 @@ var _ keeper.Process = (*kept)(nil)
 
 func (m *Meta) startKept(argv, env []string, grace time.Duration) (keeper.Process, error) {
 	// Whoever dies with a lock must die at once; here there is time to do it well.
-	sup, err := supervise.Prepare(supervise.Config{Log: m.Log.Named("supervise"), Nonce: locksmith.NewNonce(), Grace: grace, OrphanGrace: grace})
+	sup, err := supervise.Prepare(supervise.Config{Log: m.Log.Named("supervise"), Nonce: rand.Text(), Grace: grace, OrphanGrace: grace})
 	if err != nil {
 		return nil, fmt.Errorf("prepare the command's supervisor: %w", err)
 	}

@@ -120,7 +120,7 @@ func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *exec
 	if err != nil {
 		return err
 	}
-	nonce := locksmith.NewNonce()
+	nonce := locksmith.NewNonce(ctx)
 	// The supervisor is there before the lock is: its pid is in the holder
 	// record, so that others can prove the whole tree dead.
 	sup, err := supervise.Prepare(supervise.Config{Log: m.Log.Named("supervise"), Nonce: nonce, Grace: o.grace})

@@ -6,17 +6,19 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/aim-control/aimlock/internal/fate"
 )
 
 // newBackOff is the pause between tries: from 100 ms, doubling up to 2 s,
 // each spread by half, so that a fleet does not come back in step.
-func newBackOff() *backoff.ExponentialBackOff {
+func newBackOff(ctx context.Context) fate.BackOff {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval = 100 * time.Millisecond
 	b.Multiplier = 2
 	b.MaxInterval = 2 * time.Second
 	b.RandomizationFactor = 0.5
-	return b
+	return fate.Spread(ctx, "retry", b)
 }
 
 // patience is how long an operation is tried again before anybody is told.
@@ -49,7 +51,7 @@ func Retry[T any](ctx context.Context, c *Client, op string, f func(context.Cont
 			return v, err
 		}
 		return v, backoff.Permanent(err)
-	}, backoff.WithBackOff(newBackOff()), backoff.WithMaxElapsedTime(most),
+	}, backoff.WithBackOff(newBackOff(ctx)), backoff.WithMaxElapsedTime(most),
 		backoff.WithNotify(func(err error, next time.Duration) {
 			c.log.Debug("retrying", "op", op, "error", err, "in", next.Round(time.Millisecond))
 			if time.Since(start) > patience {

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/fate"
 )
 
 // WatchOptions tune a Watcher.
@@ -119,6 +121,7 @@ func (w *Watcher[T]) pause(ctx context.Context) error {
 	defer t.Stop()
 	select {
 	case <-t.C:
+		fate.Turn(ctx, "watch")
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"sync"
@@ -55,7 +54,7 @@ func newAgent(cfg Config, store *state.Store, ts *timers) (*agent, error) {
 	a := &agent{
 		cfg: cfg, store: store, timers: ts,
 		node: &state.Node{
-			ID: newUUID(), Node: cfg.NodeName, Address: "127.0.0.1", Datacenter: cfg.Datacenter,
+			ID: cfg.UUID(), Node: cfg.NodeName, Address: "127.0.0.1", Datacenter: cfg.Datacenter,
 			TaggedAddresses: addr, Meta: map[string]string{"consul-network-segment": ""},
 		},
 		self: &state.Service{
@@ -213,7 +212,7 @@ func (a *agent) update(id string, lc *localCheck, status, output string) error {
 	if old.Status == status {
 		if !a.timers.Pending(outputTimer(id)) {
 			d := a.cfg.CheckUpdateInterval
-			a.timers.Set(outputTimer(id), d/2+rand.N(d), func() { a.pushOutput(id) })
+			a.timers.Set(outputTimer(id), d/2+a.cfg.Spread(d), func() { a.pushOutput(id) })
 		}
 		return nil
 	}

@@ -3,7 +3,6 @@ package devconsul
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -65,7 +64,7 @@ func parseQuery(r *http.Request) (query, error) {
 	return q, nil
 }
 
-func (q query) timeout() time.Duration {
+func (q query) timeout(spread func(time.Duration) time.Duration) time.Duration {
 	d := q.wait
 	switch {
 	case d > maxQueryTime:
@@ -73,8 +72,8 @@ func (q query) timeout() time.Duration {
 	case d <= 0:
 		d = defaultQueryTime
 	}
-	if j := int64(d / jitterFraction); j > 0 {
-		d += time.Duration(rand.Int64N(j))
+	if j := d / jitterFraction; j > 0 {
+		d += spread(j)
 	}
 	return d
 }
@@ -114,13 +113,15 @@ func (s *Server) block(ctx context.Context, q query, read func(memdb.WatchSet) (
 		}
 		return max(idx, 1), err
 	}
-	ctx, cancel := context.WithTimeout(ctx, q.timeout())
+	ctx, cancel := context.WithTimeout(ctx, q.timeout(s.cfg.Spread))
 	defer cancel()
 
 	foundNothing := false
 	for {
 		ws := memdb.NewWatchSet()
 		ws.Add(s.closing)
+		abandoned := s.store.Abandoned()
+		ws.Add(abandoned)
 		idx, err := read(ws)
 		idx = max(idx, 1) // an answer with index 0 would make clients spin
 		switch {
@@ -139,6 +140,9 @@ func (s *Server) block(ctx context.Context, q query, read func(memdb.WatchSet) (
 		select {
 		case <-s.closing:
 			return 0, errShutdown
+		case <-abandoned:
+			// The state was replaced: Consul answers with what stood before it.
+			return idx, nil
 		default:
 		}
 		if timeout {

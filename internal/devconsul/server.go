@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -31,6 +32,13 @@ type Config struct {
 	Log hclog.Logger
 	// Intercept may wrap the handler, to inject faults: see Faults.
 	Intercept func(http.Handler) http.Handler
+	// UUID makes the ids of sessions and of the node, and Spread a duration from 0 to
+	// below the one that it is given, which is positive; nil: they are random.
+	UUID   func() string
+	Spread func(time.Duration) time.Duration
+	// Committed is told of every write, in their order, while the next one waits: it
+	// must not come back to the server. It may be nil.
+	Committed func(state.Commit)
 
 	// SessionTTLMin is the least TTL of a session, 10 s if 0.
 	SessionTTLMin time.Duration
@@ -81,6 +89,12 @@ func (c Config) withDefaults() Config {
 	if c.Log == nil {
 		c.Log = hclog.NewNullLogger()
 	}
+	if c.UUID == nil {
+		c.UUID = newUUID
+	}
+	if c.Spread == nil {
+		c.Spread = rand.N[time.Duration]
+	}
 	return c
 }
 
@@ -112,7 +126,7 @@ func New(cfg Config) (*Server, error) {
 		for _, id := range ids {
 			s.timers.Stop(sessionTimer(id))
 		}
-	})
+	}, cfg.Committed)
 	if err != nil {
 		stop()
 		return nil, fmt.Errorf("devconsul: %w", err)

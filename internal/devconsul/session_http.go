@@ -91,7 +91,7 @@ func (s *Server) sessionCreate(_ http.ResponseWriter, r *http.Request) (any, err
 		return nil, err
 	}
 	sess := &state.Session{
-		ID: newUUID(), Name: req.Name, Node: req.Node, LockDelay: delay, Behavior: req.Behavior, TTL: req.TTL,
+		ID: s.cfg.UUID(), Name: req.Name, Node: req.Node, LockDelay: delay, Behavior: req.Behavior, TTL: req.TTL,
 		NodeChecks: req.NodeChecks, ServiceChecks: req.ServiceChecks, Checks: req.Checks,
 	}
 	if err := s.store.SessionCreate(sess); err != nil {

@@ -93,7 +93,7 @@ func rules() []rule {
 			why:  "the way to Consul knows nothing of locks and rollouts",
 			from: under("internal/consulkv"),
 			deny: func(imp string, _ bool) bool {
-				return within(imp, Module) && !within(imp, own("internal/consulkv"), own("internal/text"))
+				return within(imp, Module) && !within(imp, own("internal/consulkv"), own("internal/fate"), own("internal/text"))
 			},
 		},
 		{

@@ -13,6 +13,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/durable"
+	"github.com/aim-control/aimlock/internal/hostproc"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/securefile"
@@ -48,6 +50,12 @@ type Config struct {
 	Tell Tell
 	// Targets are the plugins that orders may name; nil: such an order fails.
 	Targets Targets
+	// Self is this process, which sees the holders of its host; the zero value
+	// looks it up.
+	Self hostproc.Identity
+	// Step, if not nil, is called between any two writes to the disk, with what
+	// was done or will be: a simulation ends the process there.
+	Step func(what string)
 }
 
 // Agent is one node's endpoint. It is made by New; Run and Apply may be called
@@ -77,7 +85,7 @@ func New(cfg Config) (*Agent, error) {
 	a.reports = newReporter(a)
 	a.fence = &fence{
 		node: cfg.Node, stateDir: cfg.StateDir, root: cfg.Root, agent: cfg.Version, instance: instance, lockWait: cfg.LockWait,
-		now: time.Now, log: cfg.Log, recover: a.lastReport, consul: cfg.Consul, settled: a.reports.set, tell: cfg.Tell, targets: cfg.Targets, step: func(string) {},
+		now: time.Now, log: cfg.Log, recover: a.lastReport, consul: cfg.Consul, settled: a.reports.set, tell: cfg.Tell, targets: cfg.Targets, step: cfg.Step,
 	}
 	return a, nil
 }
@@ -96,6 +104,9 @@ func (cfg *Config) prepare() (string, error) {
 	}
 	if cfg.Prefix == "" {
 		cfg.Prefix = keys.DefaultPrefix
+	}
+	if cfg.Step == nil {
+		cfg.Step = func(string) {}
 	}
 	if cfg.LockWait == 0 {
 		cfg.LockWait = defaultLockWait
@@ -140,7 +151,7 @@ func claim(stateDir, node string) error {
 	case !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("state folder: %w", err)
 	}
-	if err := writeDurable(path, []byte(node+"\n")); err != nil {
+	if err := durable.WriteFile(path, []byte(node+"\n")); err != nil {
 		return fmt.Errorf("state folder: %w", err)
 	}
 	return nil

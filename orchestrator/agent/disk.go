@@ -14,7 +14,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
-	"github.com/google/renameio/v2"
+
+	"github.com/aim-control/aimlock/internal/durable"
 )
 
 func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
@@ -32,24 +33,6 @@ func readBounded(r io.Reader, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// writeDurable replaces a file of the state folder so that after a crash the
-// old one or the new one stands, and after a return the new one.
-func writeDurable(path string, b []byte) error {
-	if err := renameio.WriteFile(path, b, 0o600, renameio.WithTempDir(filepath.Dir(path)), renameio.IgnoreUmask()); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	return errors.Join(err, d.Close())
-}
-
 // blobs holds copies of contents, named by their SHA-256.
 type blobs struct{ dir string }
 
@@ -63,10 +46,10 @@ func (b blobs) put(sha string, content []byte) error {
 	if err := os.MkdirAll(b.dir, 0o700); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(b.dir)); err != nil {
+	if err := durable.SyncDir(filepath.Dir(b.dir)); err != nil {
 		return err
 	}
-	return writeDurable(b.path(sha), content)
+	return durable.WriteFile(b.path(sha), content)
 }
 
 // get returns the content named sha, or an error where there is no whole copy.
@@ -172,5 +155,5 @@ func folder(path string) error {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/durable"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
@@ -286,7 +287,7 @@ func (w *work) save(p phase) error {
 	}
 	b, err := w.st.encode()
 	if err == nil {
-		err = writeDurable(filepath.Join(w.dir, stateFile), b)
+		err = durable.WriteFile(filepath.Join(w.dir, stateFile), b)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: state cannot be written: %w", w.config, err)

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/fate"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 )
@@ -49,7 +49,7 @@ func (a *Agent) discover(ctx context.Context, wg *sync.WaitGroup) {
 			}
 			return folders, meta, err
 		})
-	b := newBackOff()
+	b := newBackOff(ctx, "discover")
 	for ctx.Err() == nil {
 		folders, err := w.Next(ctx)
 		if err != nil {
@@ -67,7 +67,7 @@ func (a *Agent) discover(ctx context.Context, wg *sync.WaitGroup) {
 // sweepDesired finds what discover cannot: entries of a config without content.
 func (a *Agent) sweepDesired(ctx context.Context, wg *sync.WaitGroup) {
 	root := a.cfg.Prefix.DesiredRoot()
-	wait := rand.N(3 * time.Second)
+	wait := fate.N(ctx, "sweep desired", 3*time.Second)
 	for sleep(ctx, wait, nil) {
 		folders, err := a.cfg.Consul.Keys(consulkv.Part(ctx), root, "/")
 		if err != nil {
@@ -75,7 +75,7 @@ func (a *Agent) sweepDesired(ctx context.Context, wg *sync.WaitGroup) {
 		} else {
 			a.learn(ctx, wg, root, folders)
 		}
-		wait = sweepEvery/2 + rand.N(sweepEvery)
+		wait = sweepEvery/2 + fate.N(ctx, "sweep desired", sweepEvery)
 	}
 }
 
@@ -128,7 +128,7 @@ func (a *Agent) follow(ctx context.Context, wg *sync.WaitGroup, config string, b
 				return a.cfg.Consul.API().KV().Get(key, q)
 			})
 	}
-	w, b, pause := watch(), newBackOff(), firstMissing
+	w, b, pause := watch(), newBackOff(ctx, "follow "+config), firstMissing
 	missed := false
 	for ctx.Err() == nil {
 		asked := time.Now()
@@ -144,7 +144,7 @@ func (a *Agent) follow(ctx context.Context, wg *sync.WaitGroup, config string, b
 				missed = true
 				a.missing(config)
 			}
-			if sleep(ctx, pause+rand.N(pause/4), bell) {
+			if sleep(ctx, pause+fate.N(ctx, "missing "+config, pause/4), bell) {
 				pause = min(2*pause, maxMissing)
 			} else {
 				pause = firstMissing
@@ -235,6 +235,7 @@ func sleep(ctx context.Context, d time.Duration, bell <-chan struct{}) bool {
 	defer t.Stop()
 	select {
 	case <-t.C:
+		fate.Turn(ctx, "slept")
 		return ctx.Err() == nil
 	case <-bell:
 		return false
@@ -245,8 +246,8 @@ func sleep(ctx context.Context, d time.Duration, bell <-chan struct{}) bool {
 
 // newBackOff is the pause between operations that failed after their own
 // tries: from 1 s to 30 s, spread by half.
-func newBackOff() *backoff.ExponentialBackOff {
+func newBackOff(ctx context.Context, what string) fate.BackOff {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.Multiplier, b.MaxInterval, b.RandomizationFactor = time.Second, 2, 30*time.Second, 0.5
-	return b
+	return fate.Spread(ctx, what, b)
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/aim-control/aimlock/internal/durable"
 )
 
 // instanceFile holds what tells this state folder from any other that a node of
@@ -38,7 +40,7 @@ func instanceOf(stateDir string) (string, error) {
 		}
 		id := rand.Text()
 		tmp := path + "." + id
-		if err := writeDurable(tmp, []byte(id+"\n")); err != nil {
+		if err := durable.WriteFile(tmp, []byte(id+"\n")); err != nil {
 			return "", fmt.Errorf("state folder: %w", err)
 		}
 		err = os.Link(tmp, path)

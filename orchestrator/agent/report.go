@@ -81,7 +81,7 @@ func (r *reporter) flush(ctx context.Context) error {
 }
 
 func (r *reporter) run(ctx context.Context) {
-	b := newBackOff()
+	b := newBackOff(ctx, "report")
 	for ctx.Err() == nil {
 		config, p, ok := r.take()
 		if !ok {

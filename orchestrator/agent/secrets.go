@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/durable"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/secrets"
 )
@@ -288,7 +289,7 @@ func nodeKey(stateDir string) ([]byte, error) {
 	}
 	key = make([]byte, sha256.Size)
 	_, _ = rand.Read(key) // never fails: crypto/rand
-	return key, writeDurable(path, key)
+	return key, durable.WriteFile(path, key)
 }
 
 // forgetHidden drops what was remembered of files that the node keeps no more.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/aim-control/aimlock/internal/durable"
 	"github.com/aim-control/aimlock/internal/records"
 )
 
@@ -95,7 +96,7 @@ func syncIn(r *os.Root, name string) error {
 	if err != nil {
 		return err
 	}
-	err = d.Sync()
+	err = durable.Sync(d)
 	return errors.Join(err, d.Close())
 }
 
@@ -183,7 +184,7 @@ func (t *target) stage(content []byte, want file) error {
 		err = h.Chmod(fs.FileMode(want.Mode))
 	}
 	if err == nil {
-		err = h.Sync()
+		err = durable.Sync(h)
 	}
 	if err = errors.Join(err, h.Close()); err != nil {
 		if held != nil {

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/aim-control/aimlock/internal/durable"
 )
 
 // maxLinks bounds the symlinks on the way to a folder, as Linux does.
@@ -226,7 +228,7 @@ func syncAt(dir int) error {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), ".")
-	return errors.Join(f.Sync(), f.Close())
+	return errors.Join(durable.Sync(f), f.Close())
 }
 
 func ignoringEINTR(f func() (int, error)) (int, error) {

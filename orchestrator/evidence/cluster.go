@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/fate"
 )
 
 // Cluster remembers what Consul does not: when its leader changed last and how
@@ -66,6 +67,7 @@ func (cl *Cluster) followLeader(ctx context.Context, c *consulkv.Client) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+			fate.Turn(ctx, "look at the leader")
 		}
 	}
 }

@@ -2,7 +2,6 @@ package locksmith
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"math"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/fate"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
@@ -20,7 +20,7 @@ import (
 const sessionName = "aimlock "
 
 // NewNonce returns what tells one acquisition from every other.
-func NewNonce() string { return rand.Text() }
+func NewNonce(ctx context.Context) string { return fate.Text(ctx, "nonce") }
 
 // accessorGrace is what an acquisition and a break wait for the accessor of their
 // token beyond what they do meanwhile: a lock matters more than its record.
@@ -42,11 +42,11 @@ func (r *Request) sessionName() string {
 }
 
 // nonce is the request's own, or a new one.
-func (r *Request) nonce() string {
+func (r *Request) nonce(ctx context.Context) string {
 	if r.Nonce != "" {
 		return r.Nonce
 	}
-	return NewNonce()
+	return NewNonce(ctx)
 }
 
 // begin makes the holder records that go with a fresh session. It may have been
@@ -57,7 +57,7 @@ func (c *Client) begin(ctx context.Context, req *Request, ready *ahead) (_ *atte
 		a.nonce = ready.nonce
 		a.sess, err = ready.take()
 	} else {
-		a.nonce = req.nonce()
+		a.nonce = req.nonce(ctx)
 		a.sess, err = c.open(ctx, req, a.nonce)
 	}
 	if err != nil {

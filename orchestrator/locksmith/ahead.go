@@ -23,7 +23,7 @@ func (c *Client) goAhead(ctx context.Context, req *Request) *ahead {
 	if req.Try {
 		return nil
 	}
-	a := &ahead{nonce: req.nonce(), made: make(chan struct{})}
+	a := &ahead{nonce: req.nonce(ctx), made: make(chan struct{})}
 	mctx, cancel := context.WithCancel(ctx)
 	a.cancel = cancel
 	go func() {

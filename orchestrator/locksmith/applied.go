@@ -80,7 +80,7 @@ func (c *Client) Apply(ctx context.Context, req ApplyRequest) (*Applied, error) 
 	}
 	out.After = &records.PolicyVersion{
 		PolicyActive: records.PolicyActive{Version: records.Version, Hash: c.set.Hash, Serial: slices.Max(append(serials, 0)) + 1, By: c.by, Who: c.Who(ctx), At: time.Now().UTC()},
-		Nonce:        NewNonce(), Reason: req.Reason, Values: req.Values,
+		Nonce:        NewNonce(ctx), Reason: req.Reason, Values: req.Values,
 	}
 	fill(out.After, c.set)
 	out.compare()

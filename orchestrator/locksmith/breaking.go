@@ -179,7 +179,7 @@ func (c *Client) startBreak(ctx context.Context, targets []*target, notify func(
 	}
 	who := c.whoWithin(ctx, accessorGrace)
 	for i, t := range targets {
-		t.intent(c, who, epoch, attempts[i])
+		t.intent(ctx, c, who, epoch, attempts[i])
 	}
 	if err := b.intend(ctx, who); err != nil {
 		return nil, err
@@ -218,11 +218,11 @@ func (c *Client) epoch(ctx context.Context) (uint64, error) {
 }
 
 // intent makes the record that is written before the first step.
-func (t *target) intent(c *Client, who records.Who, epoch uint64, attempt int) {
+func (t *target) intent(ctx context.Context, c *Client, who records.Who, epoch uint64, attempt int) {
 	s, res := t.v.Snapshot, t.v.Judgement.Result
 	t.key = c.keys.Break(s.Name, epoch, s.Index(), attempt)
 	t.rec = records.Break{
-		Version: records.Version, Nonce: NewNonce(), Lock: s.Name, Key: s.Key, Session: s.SessionID(), Epoch: epoch, Token: s.Index(), Attempt: attempt,
+		Version: records.Version, Nonce: NewNonce(ctx), Lock: s.Name, Key: s.Key, Session: s.SessionID(), Epoch: epoch, Token: s.Index(), Attempt: attempt,
 		Policy: t.v.Policy.Name, PolicyHash: c.set.Hash, Rule: t.v.Judgement.Rule.Name, Reason: res.Reason, Proof: t.v.Proof(),
 		Evidence: policies.EvidenceOf(t.v.Facts, res.Used), By: c.by, Who: who, StartedAt: time.Now().UTC(),
 		Outcome: records.OutcomeIntent, Holder: s.Holder,

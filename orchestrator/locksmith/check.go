@@ -139,7 +139,7 @@ func (k *check) endIdle(ctx context.Context) {
 
 // newCheck registers a service and begins to pass its check.
 func (c *Client) newCheck(ctx context.Context, output string, meta map[string]string) (*check, error) {
-	k := &check{c: c, id: HolderService + "-" + NewNonce(), output: output, users: 1, ended: make(chan struct{})}
+	k := &check{c: c, id: HolderService + "-" + NewNonce(ctx), output: output, users: 1, ended: make(chan struct{})}
 	if err := k.register(ctx, meta); err != nil {
 		if ctx.Err() != nil || consulkv.Ambiguous(err) {
 			// It may stand.

@@ -521,7 +521,7 @@ func (r *recovering) record(ctx context.Context, s *evidence.Snapshot) (*records
 	}
 	now := time.Now().UTC()
 	rec := &records.Break{
-		Version: records.Version, Nonce: NewNonce(), Lock: s.Name, Key: s.Key, Session: s.SessionID(), Epoch: r.out.Before, Token: s.Index(), Attempt: attempt,
+		Version: records.Version, Nonce: NewNonce(ctx), Lock: s.Name, Key: s.Key, Session: s.SessionID(), Epoch: r.out.Before, Token: s.Index(), Attempt: attempt,
 		Rule: RuleRecover, Reason: fmt.Sprintf("Consul was restored from a snapshot: the epoch is raised to %d", r.out.Epoch),
 		Evidence: []records.Evidence{}, By: r.c.by, Who: r.who, StartedAt: now, EndedAt: &now,
 		Outcome: records.OutcomeUnlocked, Detail: "voided by recover", Quiesce: r.fence(s).Owed, Holder: s.Holder,

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/fate"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
 
@@ -324,12 +324,12 @@ func (s *slots) takeFree(ctx context.Context) (*Hold, error) {
 	}
 	if s.waited || s.races > 0 {
 		// All who wait learn of it in the same moment.
-		if err := sleep(ctx, rand.N(time.Duration(min(s.races+1, 10))*20*time.Millisecond)); err != nil {
+		if err := sleep(ctx, fate.N(ctx, "raced", time.Duration(min(s.races+1, 10))*20*time.Millisecond)); err != nil {
 			return nil, err
 		}
 		free = s.free()
 	}
-	rand.Shuffle(len(free), func(i, j int) { free[i], free[j] = free[j], free[i] })
+	fate.Shuffle(ctx, "slots", len(free), func(i, j int) { free[i], free[j] = free[j], free[i] })
 	var owing []*slot
 	for _, l := range free {
 		v, err := l.w.obs[l.name()].observe(ctx)
@@ -386,7 +386,7 @@ func (s *slots) take(ctx context.Context, l *slot, v *Verdict) (*Hold, error) {
 		return s.settle(ctx, l, h, owe)
 	case errors.Is(err, errCooling):
 		s.mu.Lock()
-		l.cooling, l.coolingAt = time.Now().Add(500*time.Millisecond+rand.N(500*time.Millisecond)), v.Snapshot.Index()
+		l.cooling, l.coolingAt = time.Now().Add(500*time.Millisecond+fate.N(ctx, "cooling", 500*time.Millisecond)), v.Snapshot.Index()
 		s.mu.Unlock()
 		return nil, nil
 	case errors.Is(err, errRaced):

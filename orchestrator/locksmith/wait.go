@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/fate"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
@@ -337,7 +337,7 @@ func (w *waiter) raced(ctx context.Context, v *Verdict, races int, cause error) 
 	if left, bounded := w.left(); w.req.Try && races >= triesAtOnce || bounded && left <= 0 {
 		return fmt.Errorf("lock %s: gave up after %d tries: %w", v.Snapshot.Name, races, cause)
 	}
-	return sleep(ctx, rand.N(time.Duration(min(races, 10))*20*time.Millisecond))
+	return sleep(ctx, fate.N(ctx, "raced", time.Duration(min(races, 10))*20*time.Millisecond))
 }
 
 func (w *waiter) attempt(ctx context.Context) (*attempt, error) {
@@ -489,7 +489,7 @@ func (w *waiter) cool(ctx context.Context, v *Verdict) error {
 		return err
 	}
 	w.tell(&cooling)
-	d := 500*time.Millisecond + rand.N(500*time.Millisecond)
+	d := 500*time.Millisecond + fate.N(ctx, "cooling", 500*time.Millisecond)
 	if cooling.DelayLeft > 0 {
 		d = min(max(cooling.DelayLeft, 100*time.Millisecond), 2*time.Second)
 	}

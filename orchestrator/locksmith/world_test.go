@@ -447,7 +447,7 @@ func (w *world) stillHolds(h *Hold) {
 			w.t.Fatalf("lock %s is held by %q at %d, not by %s at %d", n, p.Session, p.ModifyIndex, h.Session(), h.Token())
 		}
 	}
-	if _, err := h.Txn(w.t.Context(), consulkv.Set("probe", []byte(NewNonce()))); err != nil {
+	if _, err := h.Txn(w.t.Context(), consulkv.Set("probe", []byte(NewNonce(w.t.Context())))); err != nil {
 		w.t.Fatalf("the holder cannot write: %v", err)
 	}
 }

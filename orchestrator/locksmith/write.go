@@ -245,7 +245,7 @@ func (h *Hold) readPen(ctx context.Context) error {
 // turnPen writes the pen. When it returns nil, no write that was sent before
 // can land any more.
 func (h *Hold) turnPen(ctx context.Context) error {
-	mark, delay, deadline := []byte(NewNonce()), 50*time.Millisecond, time.Now().Add(h.c.consul.RetryFor())
+	mark, delay, deadline := []byte(NewNonce(ctx)), 50*time.Millisecond, time.Now().Add(h.c.consul.RetryFor())
 	for {
 		if err := h.alive(); err != nil {
 			return err

@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/fate"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
@@ -161,7 +161,7 @@ func (r *Runner) driven(ctx context.Context, h *orchestrator.Header) bool {
 func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
 	key := r.commandKey(o.ID)
 	deadline := time.Now().Add(2 * obeyWithin)
-	rec := commandRecord{Version: records.Version, Verb: o.Verb, Nodes: o.Nodes, Stage: o.Stage, Rollout: o.rollout, By: r.by, Who: r.who(ctx), Reason: o.Reason, At: time.Now().UTC(), Nonce: rand.Text()}
+	rec := commandRecord{Version: records.Version, Verb: o.Verb, Nodes: o.Nodes, Stage: o.Stage, Rollout: o.rollout, By: r.by, Who: r.who(ctx), Reason: o.Reason, At: time.Now().UTC(), Nonce: fate.Text(ctx, "command")}
 	for {
 		p, err := r.consul.Get(ctx, key)
 		if err != nil {

@@ -103,7 +103,7 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 		return nil, nil, err
 	}
 	j.now = time.Now().UTC()
-	id := freshID(in.Spec.Name, j.now)
+	id := freshID(ctx, in.Spec.Name, j.now)
 	if last == nil || !newest(hy.heads, &in.Spec, last) || last.State != orchestrator.Succeeded && last.Follows == "" {
 		return j, nil, in.newPlan(j, id, fleet)
 	}

@@ -2,13 +2,13 @@ package runner
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/fate"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
@@ -382,4 +382,6 @@ func (r *Runner) awaitWindow(ctx context.Context, id string, change time.Time) (
 	return r.header(ctx, id)
 }
 
-func freshID(name string, now time.Time) string { return newID(name, now, rand.Text()) }
+func freshID(ctx context.Context, name string, now time.Time) string {
+	return newID(name, now, fate.Text(ctx, "rollout"))
+}

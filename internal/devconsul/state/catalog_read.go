@@ -19,21 +19,21 @@ type Instance struct {
 
 // Nodes reads all nodes.
 func (s *Store) Nodes(ws memdb.WatchSet) (uint64, []*Node, error) {
-	tx := s.db.Txn(false)
+	tx := s.db().Txn(false)
 	out, err := list[*Node](tx, ws, tableNodes, indexPrefix, "")
 	return maxIndex(tx, tableNodes), out, err
 }
 
 // Services reads all instances of all services.
 func (s *Store) Services(ws memdb.WatchSet) (uint64, []*Service, error) {
-	tx := s.db.Txn(false)
+	tx := s.db().Txn(false)
 	out, err := list[*Service](tx, ws, tableServices, indexPrefix, "")
 	return maxIndex(tx, tableServices), out, err
 }
 
 // NodeServices reads a node and its services; the node is nil where there is none.
 func (s *Store) NodeServices(ws memdb.WatchSet, name string) (uint64, *Node, []*Service, error) {
-	tx := s.db.Txn(false)
+	tx := s.db().Txn(false)
 	ch, raw, err := tx.FirstWatch(tableNodes, indexID, name)
 	if err != nil {
 		return 0, nil, nil, fmt.Errorf("node lookup: %w", err)
@@ -67,7 +67,7 @@ func serviceMaxIndex(tx *memdb.Txn, name string, exists, checks bool) (uint64, <
 
 // ServiceNodes reads the instances of a service, without checks.
 func (s *Store) ServiceNodes(ws memdb.WatchSet, name string) (uint64, []Instance, error) {
-	tx := s.db.Txn(false)
+	tx := s.db().Txn(false)
 	services, err := list[*Service](tx, ws, tableServices, indexService, name)
 	if err != nil {
 		return 0, nil, err
@@ -92,7 +92,7 @@ func (s *Store) ServiceNodes(ws memdb.WatchSet, name string) (uint64, []Instance
 // ServiceInstances reads the instances of a service with their checks. It
 // watches the service's own index, which every change of them touches.
 func (s *Store) ServiceInstances(ws memdb.WatchSet, name string) (uint64, []Instance, error) {
-	tx := s.db.Txn(false)
+	tx := s.db().Txn(false)
 	instances := memdb.NewWatchSet()
 	services, err := list[*Service](tx, instances, tableServices, indexService, name)
 	if err != nil {
@@ -144,7 +144,7 @@ func (s *Store) ChecksInState(ws memdb.WatchSet, status string) (uint64, []*Chec
 }
 
 func (s *Store) checks(ws memdb.WatchSet, index, arg string) (uint64, []*Check, error) {
-	tx := s.db.Txn(false)
+	tx := s.db().Txn(false)
 	out, err := list[*Check](tx, ws, tableChecks, index, arg)
 	return maxIndex(tx, tableChecks), out, err
 }

@@ -12,7 +12,7 @@ import (
 // KVGet reads one key; the entry is nil where there is none. The index is the
 // key's own while it exists, else that of the last change of any key.
 func (s *Store) KVGet(ws memdb.WatchSet, key string) (uint64, *KVEntry, error) {
-	tx := s.db.Txn(false)
+	tx := s.db().Txn(false)
 	ch, raw, err := tx.FirstWatch(tableKV, indexID, key)
 	if err != nil {
 		return 0, nil, fmt.Errorf("kv lookup: %w", err)
@@ -29,7 +29,7 @@ func (s *Store) KVGet(ws memdb.WatchSet, key string) (uint64, *KVEntry, error) {
 // theirs and of the deletions under the prefix, and that of the last change of
 // any key where there is neither.
 func (s *Store) KVList(ws memdb.WatchSet, prefix string) (uint64, []*KVEntry, error) {
-	return kvList(s.db.Txn(false), ws, prefix)
+	return kvList(s.db().Txn(false), ws, prefix)
 }
 
 func kvMaxIndex(tx *memdb.Txn) uint64 { return maxIndex(tx, tableKV, tableTombstones) }

@@ -39,7 +39,7 @@ var (
 )
 
 func newModel(t *rapid.T) *model {
-	s, err := New(nil)
+	s, err := New(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +260,7 @@ func TestModel(t *testing.T) {
 // A refused write uses an index up and changes nothing.
 func TestIndexIsUsedOnce(t *testing.T) {
 	t.Parallel()
-	s, err := New(nil)
+	s, err := New(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +283,7 @@ func TestIndexIsUsedOnce(t *testing.T) {
 // Tombstones and lock-delays are forgotten in time, and not before.
 func TestReap(t *testing.T) {
 	t.Parallel()
-	s, err := New(nil)
+	s, err := New(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func (w *wtx) sessionCreate(sess *Session) error {
 
 // SessionGet reads one session, nil where there is none.
 func (s *Store) SessionGet(ws memdb.WatchSet, id string) (uint64, *Session, error) {
-	tx := s.db.Txn(false)
+	tx := s.db().Txn(false)
 	ch, raw, err := tx.FirstWatch(tableSessions, indexID, id)
 	if err != nil {
 		return 0, nil, fmt.Errorf("session lookup: %w", err)
@@ -61,14 +61,14 @@ func (s *Store) SessionGet(ws memdb.WatchSet, id string) (uint64, *Session, erro
 
 // SessionList reads all sessions.
 func (s *Store) SessionList(ws memdb.WatchSet) (uint64, []*Session, error) {
-	tx := s.db.Txn(false)
+	tx := s.db().Txn(false)
 	out, err := list[*Session](tx, ws, tableSessions, indexPrefix, "")
 	return maxIndex(tx, tableSessions), out, err
 }
 
 // SessionsOfNode reads all sessions of a node.
 func (s *Store) SessionsOfNode(ws memdb.WatchSet, node string) (uint64, []*Session, error) {
-	tx := s.db.Txn(false)
+	tx := s.db().Txn(false)
 	out, err := list[*Session](tx, ws, tableSessions, indexNode, node)
 	return maxIndex(tx, tableSessions), out, err
 }

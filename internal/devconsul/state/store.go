@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-memdb"
@@ -23,20 +24,26 @@ const firstIndex = 10
 
 // Store is the state of one datacenter. All its methods are safe for concurrent use.
 type Store struct {
-	db *memdb.MemDB
 	// onSessionEnd is told, after the commit and outside of all locks, which
 	// sessions a write ended.
 	onSessionEnd func(ids []string)
+	// onCommit is told of every write, under mu; nil: nobody is.
+	onCommit func(Commit)
 
 	mu    sync.Mutex // one writer at a time; guards index
 	index uint64
+
+	// current is what is read and written; Restore replaces it.
+	current   atomic.Pointer[memdb.MemDB]
+	abandonMu sync.Mutex
+	abandon   chan struct{}
 
 	delayMu sync.RWMutex
 	delay   map[string]time.Time
 }
 
-// New makes an empty store. onSessionEnd may be nil.
-func New(onSessionEnd func(ids []string)) (*Store, error) {
+// New makes an empty store. Both functions may be nil.
+func New(onSessionEnd func(ids []string), onCommit func(Commit)) (*Store, error) {
 	db, err := memdb.NewMemDB(schema())
 	if err != nil {
 		return nil, fmt.Errorf("state schema: %w", err)
@@ -44,8 +51,12 @@ func New(onSessionEnd func(ids []string)) (*Store, error) {
 	if onSessionEnd == nil {
 		onSessionEnd = func([]string) {}
 	}
-	return &Store{db: db, index: firstIndex, delay: map[string]time.Time{}, onSessionEnd: onSessionEnd}, nil
+	s := &Store{index: firstIndex, delay: map[string]time.Time{}, onSessionEnd: onSessionEnd, onCommit: onCommit, abandon: make(chan struct{})}
+	s.current.Store(db)
+	return s, nil
 }
+
+func (s *Store) db() *memdb.MemDB { return s.current.Load() }
 
 // Index is the last index given to a write.
 func (s *Store) Index() uint64 {
@@ -71,7 +82,10 @@ type wtx struct {
 func (s *Store) write(fn func(*wtx) error) (bool, error) {
 	s.mu.Lock()
 	s.index++
-	w := &wtx{Txn: s.db.Txn(true), idx: s.index, now: time.Now()}
+	w := &wtx{Txn: s.db().Txn(true), idx: s.index, now: time.Now()}
+	if s.onCommit != nil {
+		w.TrackChanges()
+	}
 	err := fn(w)
 	if err != nil {
 		w.Abort()
@@ -82,6 +96,9 @@ func (s *Store) write(fn func(*wtx) error) (bool, error) {
 		return false, err
 	}
 	s.setDelays(w)
+	if s.onCommit != nil {
+		s.onCommit(commitOf(w))
+	}
 	w.Commit()
 	s.mu.Unlock()
 	if len(w.ended) > 0 {
@@ -146,7 +163,7 @@ func (s *Store) Reap(ttl time.Duration) error {
 }
 
 func (s *Store) oldTombstones(before time.Time) ([]*tombstone, error) {
-	tx := s.db.Txn(false)
+	tx := s.db().Txn(false)
 	it, err := tx.Get(tableTombstones, indexID)
 	if err != nil {
 		return nil, err

@@ -60,7 +60,7 @@ func (s *Store) TxnRead(ops []KVOp) ([]*KVEntry, []TxnError) {
 	if errs := s.precheck(ops, now); len(errs) > 0 {
 		return nil, errs
 	}
-	w := &wtx{Txn: s.db.Txn(false), now: now}
+	w := &wtx{Txn: s.db().Txn(false), now: now}
 	results, errs := w.run(ops)
 	if len(errs) > 0 {
 		return nil, errs
