@@ -97,6 +97,9 @@ func (w *Watcher[T]) Next(ctx context.Context) (T, error) {
 	}
 }
 
+// Name says what is watched.
+func (w *Watcher[T]) Name() string { return w.opts.Name }
+
 // Restart makes the next Next return at once with what stands, changed or not:
 // for who forgot, after an error, what it was told before.
 func (w *Watcher[T]) Restart() { w.index, w.idle, w.plain = 0, false, false }
@@ -121,7 +124,7 @@ func (w *Watcher[T]) pause(ctx context.Context) error {
 	defer t.Stop()
 	select {
 	case <-t.C:
-		fate.Turn(ctx, "watch")
+		fate.Turn(ctx, "watch "+w.opts.Name)
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -73,6 +73,16 @@ func rules() []rule {
 			deny: func(imp string, _ bool) bool { return within(imp, own("command")) },
 		},
 		{
+			why:  "the simulation stands above all that it runs: nothing imports it",
+			from: func(pkg string) bool { return !within(pkg, own("internal/sim")) },
+			deny: func(imp string, _ bool) bool { return within(imp, own("internal/sim")) },
+		},
+		{
+			why:  "chance and durability are below everything",
+			from: under("internal/fate", "internal/durable"),
+			deny: func(imp string, _ bool) bool { return within(imp, Module) },
+		},
+		{
 			why:  "text is below everything",
 			from: under("internal/text"),
 			deny: func(imp string, _ bool) bool { return within(imp, Module) },

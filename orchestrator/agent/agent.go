@@ -53,6 +53,9 @@ type Config struct {
 	// Self is this process, which sees the holders of its host; the zero value
 	// looks it up.
 	Self hostproc.Identity
+	// NoEvents has files looked at now and then, and no kernel asked to tell of
+	// their changes.
+	NoEvents bool
 	// Step, if not nil, is called between any two writes to the disk, with what
 	// was done or will be: a simulation ends the process there.
 	Step func(what string)

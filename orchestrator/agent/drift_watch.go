@@ -108,7 +108,9 @@ func (a *Agent) watchDrift(ctx context.Context) {
 	d := &driftWatch{a: a, files: map[string]*watchedFile{}, dirs: map[string]bool{}, back: make(chan putBack)}
 	var events <-chan fsnotify.Event
 	var errs <-chan error
-	if w, err := fsnotify.NewWatcher(); err != nil {
+	if a.cfg.NoEvents {
+		a.cfg.Log.Debug("changes of files by others are found by looking only", "every", driftRetry.String())
+	} else if w, err := fsnotify.NewWatcher(); err != nil {
 		a.cfg.Log.Warn("changes of files by others are found by looking only, every "+driftRetry.String(), "error", err)
 	} else {
 		d.fs, events, errs = w, w.Events, w.Errors

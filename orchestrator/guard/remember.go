@@ -3,6 +3,8 @@ package guard
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/aim-control/aimlock/orchestrator/evidence"
@@ -58,9 +60,7 @@ func (g *Guard) remember() {
 	}
 	s, now := g.scribe, time.Now()
 	if len(s.left) == 0 {
-		for key := range g.table.locks {
-			s.left = append(s.left, key)
-		}
+		s.left = slices.Sorted(maps.Keys(g.table.locks))
 	}
 	var notes []evidence.Note
 	for range min(rememberLook, len(s.left)) {

@@ -232,6 +232,9 @@ func (w *waiter) finishTake(ctx, patience context.Context, b *breaking, att *att
 // watch wakes whenever something that Consul or Nomad knows of a held lock
 // changed. done is closed when its goroutines have ended, after ctx.
 func (w *waiter) watch(ctx context.Context, all []*Verdict) (wake <-chan struct{}, done <-chan struct{}) {
+	if w.req.Try {
+		return nil, closedChan() // nobody waits for it
+	}
 	ch, end := make(chan struct{}, 1), make(chan struct{})
 	poke := func() {
 		select {
@@ -291,7 +294,7 @@ func follow[T any](ctx context.Context, w *consulkv.Watcher[T], poke func()) {
 	for ctx.Err() == nil {
 		_, err := w.Next(ctx)
 		poke()
-		if err != nil && sleep(ctx, time.Second) != nil {
+		if err != nil && sleepAs(ctx, "follow "+w.Name(), time.Second) != nil {
 			return
 		}
 	}
@@ -308,7 +311,7 @@ func followKey(ctx context.Context, w *consulkv.Watcher[*api.KVPair], index uint
 		}
 		switch {
 		case err != nil:
-			if sleep(ctx, time.Second) != nil {
+			if sleepAs(ctx, "follow "+w.Name(), time.Second) != nil {
 				return
 			}
 		case now != index:

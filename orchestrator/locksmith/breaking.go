@@ -375,7 +375,7 @@ func (c *Client) await(ctx context.Context, d time.Duration, indexes map[string]
 				if wctx.Err() != nil || err == nil && now != index {
 					return
 				}
-				if err != nil && sleep(wctx, time.Second) != nil {
+				if err != nil && sleepAs(wctx, "await "+key, time.Second) != nil {
 					return
 				}
 			}

@@ -241,7 +241,7 @@ func (k *check) deregister(ctx context.Context) error {
 // again soon, and each has a bound well under the lease.
 func (c *Client) keep(ctx context.Context, period time.Duration, what string, dead func() error, f func(context.Context) error) {
 	wait := period
-	for sleep(ctx, wait) == nil && dead() == nil {
+	for sleepAs(ctx, "keep "+what, wait) == nil && dead() == nil {
 		tctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 		err := f(tctx)
 		cancel()

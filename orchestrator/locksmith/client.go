@@ -90,6 +90,9 @@ type Config struct {
 	// monotonic one: it goes on while the machine is suspended. nil is that of this
 	// machine; who runs in another time gives that time's.
 	LeaseClock func() float64
+	// BootClock is what records say of the time since this machine booted, in
+	// seconds; nil is that of this machine.
+	BootClock func() float64
 }
 
 // Allocation says which allocation of Nomad a process runs in, by what Nomad tells
@@ -168,8 +171,11 @@ func New(cfg Config) (*Client, error) {
 	if cfg.LeaseClock == nil {
 		cfg.LeaseClock = hostproc.BootSeconds
 	}
+	if cfg.BootClock == nil {
+		cfg.BootClock = hostproc.BootSeconds
+	}
 	return &Client{
-		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, alloc: cfg.Alloc, onBreak: cfg.OnBreak, boot: hostproc.BootSeconds, lease: cfg.LeaseClock, plugins: cfg.Plugins,
+		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, alloc: cfg.Alloc, onBreak: cfg.OnBreak, boot: cfg.BootClock, lease: cfg.LeaseClock, plugins: cfg.Plugins,
 		checking: make(chan struct{}, 1), later: later(cfg.Reuse || cfg.EndLater), reuse: cfg.Reuse,
 		reader: &evidence.Reader{Consul: cfg.Consul, Keys: cfg.Prefix, Self: cfg.Self, Nomad: cfg.Nomad, Files: new(filelock.Scanner)},
 	}, nil
@@ -229,12 +235,15 @@ func (c *Client) localNode(ctx context.Context, session string) string {
 }
 
 // sleep waits for d or until ctx ends, whose cause it then returns.
-func sleep(ctx context.Context, d time.Duration) error {
+func sleep(ctx context.Context, d time.Duration) error { return sleepAs(ctx, "slept", d) }
+
+// sleepAs is sleep with a name, for what sleeps beside others for as long.
+func sleepAs(ctx context.Context, what string, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		fate.Turn(ctx, "slept")
+		fate.Turn(ctx, what)
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

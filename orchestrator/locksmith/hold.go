@@ -57,9 +57,9 @@ func (h *Hold) start(ctx context.Context) {
 	}
 	h.wg.Go(h.watchSession)
 	for _, n := range h.names {
-		for _, watch := range []func(string){h.watchKey, h.watchRequest} {
+		for what, watch := range map[string]func(string){"key of ": h.watchKey, "requests for ": h.watchRequest} {
 			h.wg.Go(func() {
-				if sleep(h.ctx, watchAfter) == nil {
+				if sleepAs(h.ctx, "watch the "+what+n, watchAfter) == nil {
 					watch(n)
 				}
 			})
@@ -133,7 +133,7 @@ func (h *Hold) watchKey(name string) {
 			return
 		case err != nil:
 			// The lease says when not hearing from Consul becomes a loss.
-			if sleep(h.ctx, time.Second) != nil {
+			if sleepAs(h.ctx, "watch the key of "+name, time.Second) != nil {
 				return
 			}
 		default:
@@ -183,7 +183,7 @@ func (h *Hold) watchRequest(name string) {
 		case h.ctx.Err() != nil:
 			return
 		case err != nil:
-			if sleep(h.ctx, time.Second) != nil {
+			if sleepAs(h.ctx, "watch requests for "+name, time.Second) != nil {
 				return
 			}
 		case p != nil:

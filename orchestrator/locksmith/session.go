@@ -225,7 +225,7 @@ func (s *session) guard(ctx context.Context) {
 			s.die(fmt.Errorf("could not be kept alive: no answer from Consul at %s within the lease", s.c.consul.Addr()))
 			return
 		}
-		if sleep(ctx, left) != nil {
+		if sleepAs(ctx, "lease", left) != nil {
 			return
 		}
 	}

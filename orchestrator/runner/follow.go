@@ -99,7 +99,7 @@ func each[T any](ctx context.Context, r *Runner, w *consulkv.Watcher[T], fn func
 		if err != nil {
 			if ctx.Err() == nil {
 				r.log.Warn("following Consul", "error", err)
-				pause(ctx, time.Second)
+				pauseAs(ctx, "follow "+w.Name(), time.Second)
 			}
 			continue
 		}
@@ -107,12 +107,15 @@ func each[T any](ctx context.Context, r *Runner, w *consulkv.Watcher[T], fn func
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) {
+func pause(ctx context.Context, d time.Duration) { pauseAs(ctx, "slept", d) }
+
+// pauseAs is pause with a name, for what pauses beside others for as long.
+func pauseAs(ctx context.Context, what string, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		fate.Turn(ctx, "slept")
+		fate.Turn(ctx, what)
 	case <-ctx.Done():
 	}
 }

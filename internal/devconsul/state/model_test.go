@@ -318,7 +318,7 @@ func TestReap(t *testing.T) {
 func TestOnSessionEnd(t *testing.T) {
 	t.Parallel()
 	var ended []string
-	s, err := New(func(ids []string) { ended = append(ended, ids...) })
+	s, err := New(func(ids []string) { ended = append(ended, ids...) }, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
