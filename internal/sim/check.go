@@ -50,10 +50,10 @@ type lockModel struct {
 	session string
 	index   uint64
 	value   []byte
-	// since is when the present hold began; owed is the pause that must pass from
-	// then on before anything is done under it.
-	since time.Time
-	owed  time.Duration
+	// since is when the present hold began, ended when the last one ended that owes
+	// the pause owed: so long nothing is done under a later one.
+	since, ended time.Time
+	owed         time.Duration
 	// used: something was done under it.
 	used bool
 }
@@ -333,7 +333,7 @@ func (c *checker) holdEnded(name string, m *lockModel, k state.KVChange, s state
 	if k.After != nil {
 		_ = json.Unmarshal(k.After.Value, &rec)
 	}
-	served := m.used || m.owed > 0 && now.Sub(m.since) >= m.owed
+	served := m.used || now.Sub(m.ended) >= m.owed
 	released := k.After != nil && k.After.Session == "" && rec.Released && rec.Broken == "" && rec.Nonce == old.Nonce
 	if served || m.owed == 0 {
 		m.owed = 0
@@ -343,7 +343,7 @@ func (c *checker) holdEnded(name string, m *lockModel, k state.KVChange, s state
 	}
 	quiesce := time.Duration(old.Quiesce * float64(time.Second))
 	if !released {
-		m.owed = max(m.owed, quiesce)
+		m.owed, m.ended = max(m.owed, quiesce), now
 	}
 	ended := false
 	for _, sess := range s.Ended {
@@ -457,8 +457,8 @@ func (c *checker) use(name string, now time.Time) {
 	if m == nil {
 		return
 	}
-	if held := now.Sub(m.since); !m.used && held < m.owed {
-		c.w.fail(InvQuiesce, "the first work under lock %s (token %d) came %s after it was taken: %s were owed", name, m.index, held, m.owed)
+	if free := now.Sub(m.ended); !m.used && free < m.owed {
+		c.w.fail(InvQuiesce, "the first work under lock %s (token %d) came %s after the hold before it ended: %s were owed", name, m.index, free, m.owed)
 	}
 	m.used = true
 }
