@@ -22,6 +22,8 @@ const serveEnv = "AIMLOCK_TEST_PLUGIN"
 func TestMain(m *testing.M) {
 	switch os.Getenv(serveEnv) {
 	case "":
+		// The race detector waits a second at the exit of each program.
+		_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
 		os.Exit(m.Run())
 	case "all":
 		os.Stdout.WriteString("printed before the handshake\n")

@@ -38,6 +38,8 @@ func TestMain(m *testing.M) {
 		builtin.Serve(name)
 		return
 	}
+	// The race detector waits a second at the exit of each program.
+	_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
 	os.Exit(m.Run())
 }
 

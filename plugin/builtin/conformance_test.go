@@ -47,7 +47,7 @@ func conform(t *testing.T, names string, cases ...plugintest.Case) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plugintest.Run(t, &plugintest.Subject{Command: []string{self}, Env: []string{serveEnv + "=" + names}, Cases: cases, Limit: 20 * time.Second})
+	plugintest.Run(t, &plugintest.Subject{Command: []string{self}, Env: []string{serveEnv + "=" + names, "GORACE=atexit_sleep_ms=0"}, Cases: cases, Limit: 20 * time.Second})
 }
 
 // TestConformance: the built-ins pass the suite that authors run.
