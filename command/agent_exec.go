@@ -88,7 +88,7 @@ aimlock, kill -9 included.`,
 			{"Lines of a config as its environment", "aimlock agent exec -state-dir /var/lib/aimlock -env app.env -- /usr/bin/app"},
 			{"Follow what consul-template delivers", "aimlock agent exec -follow -state-dir /var/lib/aimlock app.conf -- /usr/bin/app"},
 		},
-		Groups: groupConsul | groupDaemon,
+		Groups: groupConsul | groupDaemon | groupPlugin,
 		Flags: func(fs *flag.FlagSet) {
 			o.register(fs)
 			fs.Var(&o.env, "env", "Put the lines KEY=VALUE of `CONFIG` into the command's environment. May be\ngiven several times.")

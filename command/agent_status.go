@@ -20,8 +20,8 @@ func newAgentStatus(m *Meta) *command {
 		Synopsis: "Show what this node has accepted",
 		Usage:    "[options]",
 		Description: `Reads the state folder of this node's agent: for each config the highest order
-accepted, what stands on disk, what became of the last order, and which other
-configs it is applied with, all or none. One that is "waiting" has a newer order
+accepted, what stands on disk or was given to which target, what became of the
+last order, and which other configs it is applied with, all or none. One that is "waiting" has a newer order
 of which the others' part is missing. It asks nobody, takes no lock, and works
 while the agent runs or does not.`,
 		Examples: []example{{"What has this node?", "aimlock agent status -state-dir /var/lib/aimlock"}},
@@ -54,8 +54,12 @@ while the agent runs or does not.`,
 			_, _ = fmt.Fprintln(w, "CONFIG\tSTATE\tREVISION\tORDER\tDESTINATION\t"+with("ALL OR NONE WITH")+"LAST ERROR")
 			for _, s := range all {
 				others := slices.DeleteFunc(slices.Clone(s.Configs), func(c string) bool { return c == s.Config })
+				at := first(s.Destination, "-")
+				if s.Target != "" {
+					at += " at target " + s.Target
+				}
 				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s%s\n", text.Printable(s.Config), s.State, text.Printable(first(s.Revision, "-")), s.Order,
-					text.Printable(first(s.Destination, "-")), with(text.Clip(text.Printable(first(strings.Join(others, ", "), "-")), 60)), text.Clip(text.Printable(first(s.Error, driftText(s.Drift), "-")), 100))
+					text.Printable(at), with(text.Clip(text.Printable(first(strings.Join(others, ", "), "-")), 60)), text.Clip(text.Printable(first(s.Error, driftText(s.Drift), "-")), 100))
 			}
 			return w.Flush()
 		},

@@ -12,11 +12,13 @@ import (
 	"time"
 )
 
-// PlanVersion is the newest version of the plan's encoding. Version 2 has
-// renderings and secrets; a plan without either is written as version 1.
+// PlanVersion is the newest version of the plan's encoding. Version 3 has targets and
+// the nodes' metadata, version 2 renderings and secrets; a plan is written as the
+// oldest that has all of it.
 const (
-	PlanVersion = 2
-	planPlain   = 1
+	PlanVersion  = 3
+	planRendered = 2
+	planPlain    = 1
 )
 
 // Bounds of a spec that keep what is persisted within Consul's limits.
@@ -50,6 +52,9 @@ type Plan struct {
 	// Rendered is what the templates came to, by config; nil where there are
 	// none. Nothing is ever rendered again for this plan. See SetRendered.
 	Rendered []Rendered
+	// Metas is each node's metadata, by node of the plan, where a target is told of
+	// it; nil otherwise.
+	Metas []map[string]string
 	// Unchanged are the nodes that get no order, because they have all of it
 	// already. See SetUnchanged.
 	Unchanged IndexSet
@@ -85,7 +90,11 @@ func NewPlan(id string, spec Spec, fleet []Node, at time.Time, opts ...PlanOptio
 	if err := d.deal(); err != nil {
 		return nil, err
 	}
-	return &Plan{ID: id, Spec: spec, Nodes: d.names(), Ends: d.ends, CreatedAt: at, Warnings: d.warnings}, nil
+	p := &Plan{ID: id, Spec: spec, Nodes: d.names(), Ends: d.ends, CreatedAt: at, Warnings: d.warnings}
+	if err := p.keepMeta(fleet); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func plannable(spec *Spec, fleet []Node) error {
@@ -113,6 +122,9 @@ func NewFollowUp(id, follows string, spec Spec, joiners []Node, at time.Time) (*
 	}
 	p := &Plan{ID: id, Spec: spec, Nodes: d.names(), Ends: make([]int, len(spec.Stages)), CreatedAt: at, Follows: follows}
 	p.Ends[len(p.Ends)-1] = len(p.Nodes)
+	if err := p.keepMeta(joiners); err != nil {
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -155,6 +167,8 @@ type planHead struct {
 	Follows   string    `json:"follows,omitempty"`
 	// Rendered is the digest of the renderings.
 	Rendered string `json:"rendered,omitempty"`
+	// Metas is the digest of the nodes' metadata.
+	Metas string `json:"metas,omitempty"`
 	// Unchanged nodes would be given an order by an aimlock that does not know
 	// of them, which does no harm.
 	Unchanged IndexSet `json:"unchanged,omitempty"`
@@ -169,6 +183,8 @@ type planPart struct {
 	Nodes    []string      `json:"nodes"`
 	Rendered *renderedPart `json:"rendered,omitempty"`
 	Before   []Served      `json:"before,omitempty"`
+	// Metas are the next nodes' metadata; null for a node without.
+	Metas []map[string]string `json:"metas,omitempty"`
 }
 
 // Encode returns the plan in chunks of about size bytes (chunk 0, with the
@@ -206,10 +222,21 @@ func (p *Plan) Encode(size int) ([][]byte, error) {
 		}
 		chunks = append(chunks, b)
 	}
+	for _, part := range p.metaParts(size) {
+		b, err := json.Marshal(planPart{Version: p.version(), Metas: part})
+		if err != nil {
+			return nil, fmt.Errorf("plan of %s: %w", p.ID, err)
+		}
+		chunks = append(chunks, b)
+	}
+	metas, err := p.metaDigest()
+	if err != nil {
+		return nil, fmt.Errorf("plan of %s: %w", p.ID, err)
+	}
 	head, err := json.Marshal(planHead{
 		Version: p.version(), ID: p.ID, Spec: p.Spec, Ends: p.Ends, Total: len(p.Nodes),
 		Chunks: len(chunks), SHA256: digest(p.Nodes), CreatedAt: p.CreatedAt, Follows: p.Follows,
-		Rendered: p.renderedDigest(), Unchanged: p.Unchanged, Before: len(p.Before), Root: p.Root,
+		Rendered: p.renderedDigest(), Metas: metas, Unchanged: p.Unchanged, Before: len(p.Before), Root: p.Root,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("plan of %s: %w", p.ID, err)
@@ -243,7 +270,7 @@ func DecodePlan(chunks [][]byte) (*Plan, error) {
 		if err := json.Unmarshal(c, &part); err != nil {
 			return nil, fmt.Errorf("%w: chunk %d: %w", ErrPlanDamaged, i+1, err)
 		}
-		p.Nodes, p.Before = append(p.Nodes, part.Nodes...), append(p.Before, part.Before...)
+		p.Nodes, p.Before, p.Metas = append(p.Nodes, part.Nodes...), append(p.Before, part.Before...), append(p.Metas, part.Metas...)
 		if part.Rendered != nil {
 			if err := p.addRendered(part.Rendered); err != nil {
 				return nil, fmt.Errorf("%w: chunk %d: %w", ErrPlanDamaged, i+1, err)
@@ -264,7 +291,7 @@ func DecodePlan(chunks [][]byte) (*Plan, error) {
 	if err := p.checkUnchanged(); err != nil {
 		return nil, err
 	}
-	if err := p.checkRendered(head.Rendered); err != nil {
+	if err := errors.Join(p.checkRendered(head.Rendered), p.checkMeta(head.Metas)); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrPlanDamaged, err)
 	}
 	return p, nil

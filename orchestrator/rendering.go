@@ -96,13 +96,16 @@ func (p *Plan) Contents(config int) []Rendering {
 	return []Rendering{p.Content(0, config)}
 }
 
-// version is that of a plan's encoding: one with renderings must not be taken
-// for one without by an aimlock that does not know them.
+// version is that of a plan's encoding: one with renderings or a target must not be
+// taken for one without by an aimlock that does not know them.
 func (p *Plan) version() int {
-	if p.Rendered == nil && !slices.ContainsFunc(p.Spec.Configs, func(c Config) bool { return len(c.Secrets) > 0 }) {
-		return planPlain
+	switch {
+	case p.Spec.HasTarget():
+		return PlanVersion
+	case p.Rendered != nil || slices.ContainsFunc(p.Spec.Configs, func(c Config) bool { return len(c.Secrets) > 0 }):
+		return planRendered
 	}
-	return PlanVersion
+	return planPlain
 }
 
 // renderedPart is what a chunk of a plan holds of one config's renderings:

@@ -280,7 +280,7 @@ type Target interface {
 	// Fencing tells whether the target itself refuses an order that is older than
 	// the highest it has seen, by a mark that is kept where the config is. Where it
 	// is false, plans warn of that: only the agent that hands orders over refuses older
-	// ones. It is the same at every call, configured or not.
+	// ones, and who comes after a rollout that broke off waits. It is the same at every call, configured or not.
 	Fencing() bool
 	// Apply writes the content, whole or not at all. An older order than one already
 	// seen is a [StaleError]; any other error is a failed write.

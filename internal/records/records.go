@@ -347,6 +347,9 @@ const (
 	// FeatureTargets: Desired.Target writes the config, and the node's own file of
 	// that name is not touched.
 	FeatureTargets = "targets"
+	// FeatureFencedTargets: an entry whose Target.Fenced is set is refused by an agent
+	// whose plugin is not.
+	FeatureFencedTargets = "fenced_targets"
 )
 
 // MaxGroup is the most configs that belong together: older servers take 64
@@ -401,6 +404,11 @@ type Target struct {
 	Name string `json:"name"`
 	// Config is the spec's block; what it leaves out the agent's own block says.
 	Config json.RawMessage `json:"config,omitempty"`
+	// Meta is the node's metadata when the rollout was planned.
+	Meta map[string]string `json:"meta,omitempty"`
+	// Fenced: whoever comes after this holder does not wait, because the plugin refuses
+	// older orders itself.
+	Fenced bool `json:"fenced,omitempty"`
 }
 
 // Secret names a value that the node reads by itself: from the Consul key

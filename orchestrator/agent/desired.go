@@ -35,7 +35,7 @@ func checkDesired(d *records.Desired) error {
 }
 
 // features are those that this agent knows.
-var features = []string{records.FeatureGroups, records.FeatureSecrets, records.FeatureTargets}
+var features = []string{records.FeatureGroups, records.FeatureSecrets, records.FeatureTargets, records.FeatureFencedTargets}
 
 // checkFeatures refuses what this agent would carry out in part.
 func checkFeatures(d *records.Desired) error {

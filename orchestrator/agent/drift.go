@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/plugin"
 )
 
 // Drift is what stands at a destination where the last order left something
@@ -31,8 +32,12 @@ import (
 // file stands, or what does is none.
 func (w *work) driftOf() (what string, stands file, err error) {
 	m := w.st.Managed
-	if m == nil || m.Via != "" {
+	switch {
+	case m == nil:
 		return "", file{}, nil
+	case m.Via != "":
+		what, stands = w.driftThere()
+		return what, stands, nil
 	}
 	t, err := w.target(m.Destination, false)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -68,8 +73,9 @@ type drifted struct {
 	rep *records.Actual
 	// is: the file drifts now. may: it is to be put back, and can be.
 	is, may bool
-	// stands is what was looked at.
+	// stands is what was looked at; there is what a target told of it.
 	stands file
+	there  *plugin.State
 }
 
 // lookForDrift compares and writes down what it found. An order under way is not
@@ -88,7 +94,7 @@ func (f *fence) lookForDrift(ctx context.Context, config string) (drifted, error
 // noteDrift looks, and saves what is new. failed is why the file could not be put
 // back, or is not any more.
 func (w *work) noteDrift(failed string) (drifted, error) {
-	if w.st.Phase != phaseDone || w.st.Report == nil || w.st.Managed == nil {
+	if w.st.Phase != phaseDone || w.st.Report == nil || w.st.Managed == nil || w.st.Managed.Via != "" && w.there == nil {
 		return drifted{}, nil
 	}
 	what, stands, err := w.driftOf()
@@ -129,14 +135,17 @@ func (w *work) noteDrift(failed string) (drifted, error) {
 	return out, nil
 }
 
-// giveUp writes down why a file is not put back any more.
-func (f *fence) giveUp(ctx context.Context, config, why string) (*records.Actual, error) {
+// giveUp writes down why a file is not put back any more. there is what stands at its
+// target, if it has one.
+func (f *fence) giveUp(ctx context.Context, config, why string, there *plugin.State) (*records.Actual, error) {
 	h, err := f.hold(ctx, config)
 	if err != nil {
 		return nil, err
 	}
 	defer h.close()
-	found, err := h.by[config].noteDrift(why)
+	w := h.by[config]
+	w.there = there
+	found, err := w.noteDrift(why)
 	return found.rep, err
 }
 
@@ -152,8 +161,8 @@ func (w *work) mayTell() bool { return !w.st.secretive() }
 
 // putBackDrifted carries the order at the mark out again, with those that belong
 // with it. It returns the reports to bring. The error is about a try that came to
-// nothing for now; what failed for good stands in the report.
-func (f *fence) putBackDrifted(ctx context.Context, config string, content func(config string, d *records.Desired) source) (map[string]*records.Actual, error) {
+// nothing for now; what failed for good stands in the report. there is as in giveUp.
+func (f *fence) putBackDrifted(ctx context.Context, config string, there *plugin.State, content func(config string, d *records.Desired) source) (map[string]*records.Actual, error) {
 	configs := []string{config}
 	if st := f.peek(config); st != nil && together(st.Desired) {
 		configs = slices.Clone(st.Desired.Configs)
@@ -164,6 +173,7 @@ func (f *fence) putBackDrifted(ctx context.Context, config string, content func(
 	}
 	defer h.close()
 	w := h.by[config]
+	w.there = there
 	for _, c := range configs {
 		if !h.by[c].restorable(w, len(configs) > 1) {
 			return nil, nil

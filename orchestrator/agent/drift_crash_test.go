@@ -37,7 +37,7 @@ func TestDriftRestoreKilled(t *testing.T) {
 	steps := 0
 	r, _ := begin()
 	r.step = func(string) { steps++ }
-	if reps, err := r.putBackDrifted(t.Context(), config, content); err != nil || reps[config].Restored == nil {
+	if reps, err := r.putBackDrifted(t.Context(), config, nil, content); err != nil || reps[config].Restored == nil {
 		t.Fatalf("%+v, %v", reps, err)
 	}
 	if steps < 8 {
@@ -58,7 +58,7 @@ func TestDriftRestoreKilled(t *testing.T) {
 					t.Fatalf("step %d: it did not stop: %v", i, p)
 				}
 			}()
-			_, _ = c.putBackDrifted(t.Context(), config, content)
+			_, _ = c.putBackDrifted(t.Context(), config, nil, content)
 		}()
 		if got := r.read(t); got != byHand && got != "one\n" {
 			t.Fatalf("step %d: the file is %q", i, got)
@@ -74,7 +74,7 @@ func TestDriftRestoreKilled(t *testing.T) {
 		if found, err := r.lookForDrift(t.Context(), config); err != nil || found.is && !found.may {
 			t.Fatalf("step %d: %+v, %v", i, found, err)
 		}
-		if _, err := r.putBackDrifted(t.Context(), config, content); err != nil {
+		if _, err := r.putBackDrifted(t.Context(), config, nil, content); err != nil {
 			t.Fatalf("step %d: the second time: %v", i, err)
 		}
 		st := r.peek(config)

@@ -26,7 +26,7 @@ func TestDriftOfAGroupIsRestored(t *testing.T) {
 	if err != nil || !found.is || !found.may || found.rep == nil || found.rep.Drift == nil {
 		t.Fatalf("%+v, %v", found, err)
 	}
-	reps, err := r.putBackDrifted(context.Background(), "a.conf", func(config string, _ *records.Desired) source {
+	reps, err := r.putBackDrifted(context.Background(), "a.conf", nil, func(config string, _ *records.Desired) source {
 		return from(want[slices.Index(trio, config)])
 	})
 	if err != nil || len(reps) != len(trio) {
@@ -64,7 +64,7 @@ func TestDriftOfAGroupOfTwoMinds(t *testing.T) {
 		if found, err := r.lookForDrift(context.Background(), "a.conf"); err != nil || !found.may {
 			t.Fatalf("%+v, %v", found, err)
 		}
-		return r.putBackDrifted(context.Background(), "a.conf", func(config string, _ *records.Desired) source {
+		return r.putBackDrifted(context.Background(), "a.conf", nil, func(config string, _ *records.Desired) source {
 			return from(want[slices.Index(trio, config)])
 		})
 	}
@@ -89,7 +89,7 @@ func TestDriftOfAGroupOfTwoMinds(t *testing.T) {
 		t.Errorf("files %q: a file that is to be left was touched", got)
 	}
 	// What is to be left starts nothing.
-	if reps, err := r.putBackDrifted(context.Background(), "b.conf", nil); err != nil || reps != nil {
+	if reps, err := r.putBackDrifted(context.Background(), "b.conf", nil, nil); err != nil || reps != nil {
 		t.Errorf("%+v, %v", reps, err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/plugin"
 )
 
 const (
@@ -52,6 +53,7 @@ type driftWatch struct {
 	files map[string]*watchedFile
 	dirs  map[string]bool
 	back  chan putBack
+	found chan lookedThere
 	// again is when all states are to be read again; zero: not soon.
 	again time.Time
 	wg    sync.WaitGroup
@@ -73,6 +75,8 @@ type watchedFile struct {
 	// read, and reported, no sooner than pause later.
 	looked time.Time
 	pause  time.Duration
+	// next is when a target is asked again.
+	next time.Time
 }
 
 // seenFile tells that a file was not touched.
@@ -105,7 +109,7 @@ type putBack struct {
 }
 
 func (a *Agent) watchDrift(ctx context.Context) {
-	d := &driftWatch{a: a, files: map[string]*watchedFile{}, dirs: map[string]bool{}, back: make(chan putBack)}
+	d := &driftWatch{a: a, files: map[string]*watchedFile{}, dirs: map[string]bool{}, back: make(chan putBack), found: make(chan lookedThere)}
 	var events <-chan fsnotify.Event
 	var errs <-chan error
 	if a.cfg.NoEvents {
@@ -145,6 +149,8 @@ func (a *Agent) watchDrift(ctx context.Context) {
 			d.all(time.Now())
 		case b := <-d.back:
 			d.ended(b)
+		case l := <-d.found:
+			d.answered(ctx, l)
 		case <-next.C:
 		}
 	}
@@ -257,11 +263,15 @@ func (d *driftWatch) work(ctx context.Context) time.Duration {
 // look looks at one file, and puts it back where that is wanted and due.
 func (d *driftWatch) look(ctx context.Context, config string, f *watchedFile) error {
 	st, err := loadState(f.stateDir, config)
-	if errors.Is(err, errNoState) || err == nil && (st.Managed == nil || st.Managed.Via != "" || st.Phase != phaseDone || st.Report == nil) {
+	if errors.Is(err, errNoState) || err == nil && (st.Managed == nil || st.Phase != phaseDone || st.Report == nil) {
 		return nil
 	}
 	if err != nil {
 		return err
+	}
+	if st.Managed.Via != "" {
+		d.lookThere(ctx, config, f, st)
+		return nil
 	}
 	path := filepath.Join(d.a.cfg.Root, st.Managed.Destination)
 	f.dir = filepath.Dir(path)
@@ -300,12 +310,18 @@ func (d *driftWatch) look(ctx context.Context, config string, f *watchedFile) er
 	if !found.is || !found.may {
 		return nil
 	}
+	return d.mend(ctx, config, f, nil)
+}
+
+// mend puts a file back, if that is due; there is what stands at its target, if it
+// has one.
+func (d *driftWatch) mend(ctx context.Context, config string, f *watchedFile, there *plugin.State) error {
 	pauses, now := restorePauses(), time.Now()
 	if f.tries > 0 && now.Sub(f.last) > restoreCalm {
 		f.tries = 0
 	}
 	if f.tries >= len(pauses) {
-		rep, err := d.a.fence.giveUp(ctx, config, fmt.Sprintf("put back %d times, and changed again each time: something else writes this file; it is left until the next order", f.tries))
+		rep, err := d.a.fence.giveUp(ctx, config, fmt.Sprintf("put back %d times, and changed again each time: something else writes this file; it is left until the next order", f.tries), there)
 		if rep != nil {
 			d.a.reports.set(config, rep)
 		}
@@ -318,7 +334,7 @@ func (d *driftWatch) look(ctx context.Context, config string, f *watchedFile) er
 	f.busy, f.last = true, now
 	f.tries++
 	d.wg.Go(func() {
-		reps, err := d.a.fence.putBackDrifted(ctx, config, d.a.contentOf)
+		reps, err := d.a.fence.putBackDrifted(ctx, config, there, d.a.contentOf)
 		select {
 		case d.back <- putBack{config: config, reps: reps, err: err}:
 		case <-ctx.Done():
@@ -344,6 +360,7 @@ func (d *driftWatch) ended(b putBack) {
 		// changed the file.
 		f.tries--
 		f.due = time.Now().Add(driftRetry)
+		f.next = f.due
 		d.a.trouble.other(b.config, fmt.Errorf("a changed file is not put back yet: %w", b.err))
 	}
 }

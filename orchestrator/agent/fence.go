@@ -16,6 +16,7 @@ import (
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/plugin"
 )
 
 // fence applies entries to one node's files. It holds nothing in memory that
@@ -190,6 +191,8 @@ type work struct {
 	fresh bool
 	// values are the secrets of the order at the mark, once they are read.
 	values map[string][]byte
+	// there is what stands at the target, where that was asked; nil: it was not.
+	there *plugin.State
 	// handed: the target of the order at the mark has taken its content.
 	handed bool
 	// peers are the works of its group, itself among them.

@@ -25,7 +25,14 @@ type plan struct {
 func (w *work) carryOut(ctx context.Context, content source) (outcome, error) {
 	warnShared(w)
 	p, err := w.plan(w.st.Desired)
+	if err == nil {
+		err = w.checkFenced(ctx, w.st.Desired.Target)
+	}
 	if err != nil {
+		closePlans([]*plan{p})
+		if ctx.Err() != nil {
+			return outcome{}, context.Cause(ctx)
+		}
 		return w.fail(file{}, err)
 	}
 	if p.t == nil {

@@ -30,10 +30,14 @@ import (
 type Targets interface {
 	// Known tells why there is no such plugin here, without starting it.
 	Known(name string) error
+	// Fenced tells whether the plugin itself refuses older orders.
+	Fenced(ctx context.Context, name string) (bool, error)
 	// Apply writes, and Restore brings back what stood before a rollout. An order that
 	// is older than what the target has seen is a *plugin.StaleError.
 	Apply(ctx context.Context, name string, config json.RawMessage, r *plugin.ApplyRequest) (*plugin.Applied, error)
 	Restore(ctx context.Context, name string, config json.RawMessage, r *plugin.RestoreRequest) (*plugin.Applied, error)
+	// Read tells what stands there.
+	Read(ctx context.Context, name string, config json.RawMessage, r *plugin.ReadRequest) (*plugin.State, error)
 }
 
 // maxTargetWords bounds what of a plugin's error is told.
@@ -73,11 +77,30 @@ func (f *fence) checkTarget(d *records.Desired) error {
 	return nil
 }
 
+// checkFenced refuses a target that is less than its entry counts on.
+func (f *fence) checkFenced(ctx context.Context, t *records.Target) error {
+	if t == nil || !t.Fenced {
+		return nil
+	}
+	switch fenced, err := f.targets.Fenced(ctx, t.Name); {
+	case err != nil:
+		return fmt.Errorf("whether the entry's target, plugin %q, is fenced on this agent is not known: %w", t.Name, err)
+	case !fenced:
+		return fmt.Errorf("the entry counts on a target that is fenced, and plugin %q of this agent is not, as that of the rollout is: give both the same plugin", t.Name)
+	}
+	return nil
+}
+
 // copies is where the copies of what a target was given stand; each target has its
 // own, since what one was given says nothing of another.
 func (w *work) copies(t *records.Target) (string, error) {
 	dir := filepath.Join(w.dir, "target", sum256([]byte(t.Name))[:16])
 	return dir, folder(dir)
+}
+
+// placeOf is where the target of an entry writes.
+func (f *fence) placeOf(config string, d *records.Desired, destination string) plugin.Place {
+	return plugin.Place{Node: f.node, Meta: d.Target.Meta, Config: config, Destination: destination}
 }
 
 // push tells the target of the order at the mark that f shall stand, of which t is
@@ -90,10 +113,14 @@ func (w *work) push(ctx context.Context, t *target, f file) error {
 	if w.targets == nil {
 		return w.checkTarget(d)
 	}
+	// The agent may have been started anew, with another plugin, since it was accepted.
+	if err := w.checkFenced(ctx, d.Target); err != nil {
+		return err
+	}
 	if err := w.recheck(); err != nil {
 		return err
 	}
-	place := plugin.Place{Node: w.node, Config: w.config, Destination: t.destination}
+	place := w.placeOf(w.config, d, t.destination)
 	o := plugin.Order(d.Order)
 	w.step("before target")
 	defer w.step("after target")

@@ -24,11 +24,18 @@ type device struct {
 	calls         []string
 	// refuse is what Apply says of a content that holds "poison".
 	refuse error
+	// unfenced is what its plugin says of itself; meta is what it was told of the node last.
+	unfenced bool
+	meta     map[string]string
+	// mute is why it cannot be read; sumless: it tells no SHA-256.
+	mute    error
+	sumless bool
 }
 
 func (d *device) Fencing() bool { return true }
 
 func (d *device) Apply(_ context.Context, r *plugin.ApplyRequest) (*plugin.Applied, error) {
+	d.meta = r.Meta
 	d.calls = append(d.calls, fmt.Sprintf("apply %s %s %s %s", r.Order, r.Destination, r.Mode, strings.TrimSpace(string(r.Content))))
 	switch {
 	case r.Order.Compare(d.highest) < 0:
@@ -41,11 +48,20 @@ func (d *device) Apply(_ context.Context, r *plugin.ApplyRequest) (*plugin.Appli
 	return &plugin.Applied{Highest: r.Order, SHA256: r.SHA256, Revision: r.Revision}, nil
 }
 
-func (d *device) Read(context.Context, *plugin.ReadRequest) (*plugin.State, error) {
-	return nil, plugin.ErrUnsupported
+func (d *device) Read(_ context.Context, r *plugin.ReadRequest) (*plugin.State, error) {
+	d.meta = r.Meta
+	s := &plugin.State{Exists: d.has, Highest: d.highest, Size: int64(len(d.content))}
+	if d.has && !d.sumless {
+		s.SHA256 = sum256([]byte(d.content))
+	}
+	if r.Content {
+		s.Content = []byte(d.content)
+	}
+	return s, d.mute
 }
 
 func (d *device) Restore(_ context.Context, r *plugin.RestoreRequest) (*plugin.Applied, error) {
+	d.meta = r.Meta
 	d.calls = append(d.calls, "restore "+r.Order.String())
 	if !d.keeps {
 		return nil, fmt.Errorf("nothing is kept: %w", plugin.ErrNotFound)
@@ -55,13 +71,22 @@ func (d *device) Restore(_ context.Context, r *plugin.RestoreRequest) (*plugin.A
 }
 
 // one is Targets of one plugin, called "router", in this process.
-type one struct{ plugin.Target }
+type one struct {
+	plugin.Target
+	dev *device
+}
 
 func (o one) Known(name string) error {
 	if name != "router" {
 		return fmt.Errorf("plugin %s: there is no such plugin", name)
 	}
 	return nil
+}
+
+func (o one) Fenced(context.Context, string) (bool, error) { return !o.dev.unfenced, nil }
+
+func (o one) Read(ctx context.Context, _ string, _ json.RawMessage, r *plugin.ReadRequest) (*plugin.State, error) {
+	return o.Target.Read(ctx, r)
 }
 
 func (o one) Apply(ctx context.Context, _ string, _ json.RawMessage, r *plugin.ApplyRequest) (*plugin.Applied, error) {
@@ -84,7 +109,7 @@ func newDevice(t *testing.T) (*rig, *device) {
 		t.Fatal(err)
 	}
 	r := newRig(t)
-	r.targets = one{tg}
+	r.targets = one{tg, d}
 	return r, d
 }
 
@@ -203,6 +228,168 @@ func TestTargetFirst(t *testing.T) {
 			t.Errorf("%+v", out.Report)
 		}
 	}
+}
+
+// TestTargetMeta: the target is told of the node what the rollout was planned with, in
+// every call.
+func TestTargetMeta(t *testing.T) {
+	t.Parallel()
+	r, dev := newDevice(t)
+	d := there(order(1, 1), "r1", "one\n")
+	d.Target.Meta = map[string]string{"address": "192.0.2.7"}
+	back := restoreEntry(order(1, 2), "r1")
+	back.Requires, back.Target = []string{records.FeatureTargets}, d.Target
+	for _, c := range []struct {
+		call string
+		do   func()
+	}{
+		{"apply", func() { r.must(t, d, "one\n", records.ResultApplied) }},
+		{"read", func() { r.look(t) }},
+		{"restore", func() { r.must(t, back, "", records.ResultFailed) }},
+	} {
+		dev.meta = nil
+		if c.do(); dev.meta["address"] != "192.0.2.7" {
+			t.Errorf("%s: told %v", c.call, dev.meta)
+		}
+	}
+}
+
+func (r *rig) look(t *testing.T) drifted {
+	t.Helper()
+	found, err := r.lookThere(t.Context(), conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// TestTargetFenced: an entry that counts on a fence is for a plugin that has one, also
+// where it was accepted before the agent was given another.
+func TestTargetFenced(t *testing.T) {
+	t.Parallel()
+	r, dev := newDevice(t)
+	d := there(order(1, 1), "r1", "one\n")
+	d.Requires, d.Target.Fenced = append(d.Requires, records.FeatureFencedTargets), true
+	r.must(t, d, "one\n", records.ResultApplied)
+	dev.unfenced = true
+	e := *d
+	e.Order = order(2, 1)
+	calls := len(dev.calls)
+	out := r.must(t, &e, "one\n", records.ResultFailed)
+	if len(dev.calls) != calls || !strings.Contains(out.Report.Error, `counts on a target that is fenced, and plugin "router" of this agent is not`) {
+		t.Errorf("%+v, told %q", out.Report, dev.calls[calls:])
+	}
+	e.Order, dev.unfenced = order(3, 1), false
+	r.step = func(at string) {
+		if at == "after rename" {
+			panic(crash{})
+		}
+	}
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = r.apply(t.Context(), conf, &e, from("one\n"))
+	}()
+	again := r.newFence()
+	again.targets, r.fence = r.targets, again
+	dev.unfenced = true
+	fin, err := r.finish(t.Context(), conf)
+	if err != nil || fin.Report == nil || fin.Report.Result != records.ResultFailed || len(dev.calls) != calls {
+		t.Errorf("%+v, %v, told %q", fin.Report, err, dev.calls[calls:])
+	}
+}
+
+// TestTargetDrift: what somebody else has changed at the target is told, and put back
+// where the spec says so.
+func TestTargetDrift(t *testing.T) {
+	t.Parallel()
+	r, dev := newDevice(t)
+	d := there(order(1, 1), "r1", "one\n")
+	r.must(t, d, "one\n", records.ResultApplied)
+	drift := func(what string) {
+		t.Helper()
+		found := r.look(t)
+		rep := found.rep
+		switch {
+		case what == "" && (found.is || rep == nil || rep.Drift != nil):
+			t.Errorf("it drifts: %+v", found)
+		case what != "" && (!found.is || rep == nil || rep.Drift == nil || rep.Drift.What != what):
+			t.Errorf("want %q: %+v", what, found)
+		}
+	}
+	if found := r.look(t); found.is || found.rep != nil {
+		t.Errorf("it drifts: %+v", found)
+	}
+	dev.content = "by hand\n"
+	drift("its content was changed at target router")
+	dev.sumless = true
+	dev.content = "one\n"
+	drift("")
+	dev.has = false
+	drift("removed at target router")
+	dev.has, dev.content, dev.highest = true, "of another\n", plugin.Order{Token: 7, Seq: 2}
+	drift("a newer order, 0.7.2, was carried out at target router for somebody else")
+	// What cannot be asked says nothing.
+	dev.mute = errors.New("no route to host")
+	if found, err := r.lookThere(t.Context(), conf); err == nil || found.is || !strings.Contains(err.Error(), "no route to host") {
+		t.Errorf("%+v, %v", found, err)
+	}
+	dev.mute = nil
+	// Left as it is, unless the order says otherwise.
+	content := func(string, *records.Desired) source { return from("one\n") }
+	state := func() *plugin.State { return r.look(t).there }
+	if reps, err := r.putBackDrifted(t.Context(), conf, state(), content); err != nil || reps != nil {
+		t.Errorf("%+v, %v", reps, err)
+	}
+	e := there(order(8, 1), "r2", "one\n")
+	e.Drift = records.DriftRestore
+	r.must(t, e, "one\n", records.ResultApplied)
+	dev.content = "by hand\n"
+	found := r.look(t)
+	if !found.may {
+		t.Errorf("it may not be put back: %+v", found)
+	}
+	reps, err := r.putBackDrifted(t.Context(), conf, found.there, content)
+	if err != nil || dev.content != "one\n" || reps[conf].Restored == nil || reps[conf].Drift != nil || reps[conf].Result != records.ResultApplied || reps[conf].Order != e.Order {
+		t.Errorf("%q stands there, %+v, %v", dev.content, reps[conf], err)
+	}
+	// What the target does not take is told, and the answer to the order stands.
+	dev.content, dev.highest = "of another\n", plugin.Order{Token: 9, Seq: 1}
+	found = r.look(t)
+	reps, err = r.putBackDrifted(t.Context(), conf, found.there, content)
+	if err != nil || dev.content != "of another\n" || reps[conf].Drift == nil || !strings.Contains(reps[conf].Drift.Error, "which target router has seen") || reps[conf].Result != records.ResultApplied {
+		t.Errorf("%q stands there, %+v, %v", dev.content, reps[conf], err)
+	}
+	if !r.look(t).is {
+		t.Error("it is forgotten")
+	}
+}
+
+// TestTargetDriftMeanwhile: what a target told before an order came counts for nothing.
+func TestTargetDriftMeanwhile(t *testing.T) {
+	t.Parallel()
+	r, dev := newDevice(t)
+	r.must(t, there(order(1, 1), "r1", "one\n"), "one\n", records.ResultApplied)
+	dev.content = "by hand\n"
+	late := *r.fence
+	late.targets = slow{one{dev, dev}, func() { r.must(t, there(order(2, 1), "r2", "two\n"), "two\n", records.ResultApplied) }}
+	if found, err := late.lookThere(t.Context(), conf); err != nil || found.is || found.rep != nil {
+		t.Errorf("%+v, %v", found, err)
+	}
+	if found := r.look(t); found.is || dev.content != "two\n" {
+		t.Errorf("%q stands there, %+v", dev.content, found)
+	}
+}
+
+// slow is a target of which something happens while it answers.
+type slow struct {
+	one
+	then func()
+}
+
+func (s slow) Read(ctx context.Context, name string, config json.RawMessage, r *plugin.ReadRequest) (*plugin.State, error) {
+	st, err := s.one.Read(ctx, name, config, r)
+	s.then()
+	return st, err
 }
 
 func TestTargetUnknown(t *testing.T) {

@@ -24,6 +24,8 @@ type Status struct {
 	SHA256      string `json:"sha256"`
 	Destination string `json:"destination"`
 	Rollout     string `json:"rollout"`
+	// Target is the plugin that writes it to another machine; left out where none does.
+	Target string `json:"target,omitempty"`
 	// Configs are those that it is applied with, all or none, itself among
 	// them; left out where it stands alone.
 	Configs []string            `json:"configs,omitempty"`
@@ -59,6 +61,9 @@ func ReadStatus(stateDir string) ([]Status, error) {
 		s := Status{Config: st.Config, Order: st.Mark, State: StateUnfinished, Refused: st.Refused}
 		if d := st.Desired; d != nil {
 			s.Destination, s.Rollout, s.Configs = d.Destination, d.Rollout, d.Configs
+			if d.Target != nil {
+				s.Target = d.Target.Name
+			}
 		}
 		if r := st.Report; r != nil {
 			// The last answer, even while the next is on its way.

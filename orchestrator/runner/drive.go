@@ -379,9 +379,9 @@ func (d *drive) give(ctx context.Context, o orchestrator.Order, nodes []int, act
 		for ci, c := range configs {
 			var want *records.Desired
 			if action == records.ActionRestore {
-				want = d.restored(i, ci, o)
+				want = d.restored(ctx, i, ci, o)
 			} else {
-				want = desired(d.plan, i, ci, o)
+				want = d.r.desired(ctx, d.plan, i, ci, o)
 				want.Attempt = attempt
 			}
 			ops[ci] = consulkv.Set(d.r.keys.Desired(c.Name, d.plan.Nodes[i]), records.Encode(want))
@@ -398,9 +398,9 @@ func (d *drive) give(ctx context.Context, o orchestrator.Order, nodes []int, act
 }
 
 // desired is the order that gives a node what the plan has for it of a config.
-func desired(plan *orchestrator.Plan, node, ci int, o orchestrator.Order) *records.Desired {
+func (r *Runner) desired(ctx context.Context, plan *orchestrator.Plan, node, ci int, o orchestrator.Order) *records.Desired {
 	c := &plan.Spec.Configs[ci]
-	out := ordered(plan, c, o, records.ActionApply)
+	out := r.ordered(ctx, plan, node, c, o, records.ActionApply)
 	if len(out.Requires) > 0 {
 		out.Action = records.ActionApplyWith
 	}
@@ -414,15 +414,15 @@ func desired(plan *orchestrator.Plan, node, ci int, o orchestrator.Order) *recor
 
 // restored is the order that takes a node back to what it had of a config, which
 // the node itself keeps.
-func (d *drive) restored(node, ci int, o orchestrator.Order) *records.Desired {
+func (d *drive) restored(ctx context.Context, node, ci int, o orchestrator.Order) *records.Desired {
 	c := &d.plan.Spec.Configs[ci]
-	out := ordered(d.plan, c, o, records.ActionRestore)
+	out := d.r.ordered(ctx, d.plan, node, c, o, records.ActionRestore)
 	out.Revision = d.prev[[2]int{node, ci}]
 	return out
 }
 
 // ordered is what all orders of a config have.
-func ordered(plan *orchestrator.Plan, c *orchestrator.Config, o orchestrator.Order, action string) *records.Desired {
+func (r *Runner) ordered(ctx context.Context, plan *orchestrator.Plan, node int, c *orchestrator.Config, o orchestrator.Order, action string) *records.Desired {
 	out := &records.Desired{
 		Version: records.Version, Order: o, Rollout: plan.ID, Destination: c.Destination,
 		Action: action, Mode: c.Mode, Owner: c.Owner, Group: c.Group, Drift: c.Drift,
@@ -439,7 +439,10 @@ func ordered(plan *orchestrator.Plan, c *orchestrator.Config, o orchestrator.Ord
 	}
 	if c.Target != nil {
 		out.Requires = append(out.Requires, records.FeatureTargets)
-		out.Target = &records.Target{Name: c.Target.Name, Config: c.Target.Config}
+		out.Target = &records.Target{Name: c.Target.Name, Config: c.Target.Config, Meta: plan.Meta(node)}
+		if out.Target.Fenced = r.fencedTarget(ctx, c.Target.Name); out.Target.Fenced {
+			out.Requires = append(out.Requires, records.FeatureFencedTargets)
+		}
 	}
 	return out
 }

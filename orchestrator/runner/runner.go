@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -69,6 +70,9 @@ type Config struct {
 	Who func(context.Context) records.Who
 	// Clock counts bakes over several holds; nil: this host's since boot.
 	Clock Clock
+	// Fenced tells whether the target of a name refuses older orders itself; nil: none
+	// is known to. Agents hold their own plugin of that name to it.
+	Fenced func(ctx context.Context, target string) (bool, error)
 }
 
 // Progress is how a rollout stands after something happened.
@@ -92,6 +96,12 @@ type Runner struct {
 	by     string
 	who    func(context.Context) records.Who
 	clock  Clock
+	asks   func(ctx context.Context, target string) (bool, error)
+
+	mu sync.Mutex
+	// fenced are the targets that were asked, once: what a holder has promised by its
+	// record, all its orders have to keep.
+	fenced map[string]bool
 }
 
 // New makes a runner; it does not connect.
@@ -99,7 +109,7 @@ func New(cfg Config) *Runner {
 	r := &Runner{
 		consul: cfg.Consul, keys: cfg.Prefix, locks: cfg.Locks, log: cfg.Log,
 		tell: cfg.Tell, notify: cfg.Notify, by: cfg.By, who: cfg.Who,
-		clock: cfg.Clock,
+		clock: cfg.Clock, asks: cfg.Fenced,
 	}
 	if r.clock == nil {
 		r.clock = bootClock()

@@ -213,9 +213,9 @@ func (r *Runner) acquire(ctx context.Context, spec *orchestrator.Spec, id string
 	}
 	for _, c := range spec.Configs {
 		req.Names = append(req.Names, c.Name)
-		if c.Target != nil {
-			// What stands behind an agent may not check it, and may be at work for an
-			// agent that is gone. Whether it does is known where its plugin runs.
+		if c.Target != nil && !r.fencedTarget(ctx, c.Target.Name) {
+			// What stands behind an agent does not check it, and may be at work for an
+			// agent that is gone.
 			req.Quiesce = locksmith.DefaultQuiesce
 		}
 	}

@@ -68,7 +68,7 @@ func (r *Runner) unchanged(ctx context.Context, plan *orchestrator.Plan, epoch *
 				continue
 			}
 			a := have[ci][i]
-			want := desired(plan, i, ci, d.Order)
+			want := r.desired(ctx, plan, i, ci, d.Order)
 			want.Rollout, want.Attempt = d.Rollout, d.Attempt
 			now := machines[name]
 			found[i] = a.Order == d.Order && (now == "" || a.Instance == "" || now == a.Instance) && bytes.Equal(records.Encode(want), records.Encode(&d))

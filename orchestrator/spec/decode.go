@@ -187,7 +187,7 @@ func (d *decoder) config(b *hcl.Block) (orchestrator.Config, *hcl.Attribute) {
 	cfg.Validate = d.command(c, "validate", timeout)
 	cfg.Reload = d.command(c, "reload", timeout)
 	cfg.Healthy = d.command(c, "healthy", timeout)
-	cfg.Target = d.target(&cfg, c)
+	cfg.Target = d.target(c)
 	return cfg, at
 }
 

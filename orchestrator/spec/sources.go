@@ -198,5 +198,5 @@ func (f *File) ReadsMeta() bool {
 	default:
 		return true
 	}
-	return len(f.Fleet.Sources) > 1 || len(f.Templates) > 0 || slices.ContainsFunc(f.Spec.Stages, func(s orchestrator.Stage) bool { return s.Select != "" })
+	return len(f.Fleet.Sources) > 1 || len(f.Templates) > 0 || f.Spec.HasTarget() || slices.ContainsFunc(f.Spec.Stages, func(s orchestrator.Stage) bool { return s.Select != "" })
 }

@@ -10,7 +10,7 @@ import (
 const maxTarget = 4 << 10
 
 // target reads which plugin writes a config.
-func (d *decoder) target(cfg *orchestrator.Config, c *hcl.BodyContent) *orchestrator.Target {
+func (d *decoder) target(c *hcl.BodyContent) *orchestrator.Target {
 	var out *orchestrator.Target
 	for n, b := range c.Blocks.OfType("target") {
 		if n > 0 {
@@ -21,9 +21,6 @@ func (d *decoder) target(cfg *orchestrator.Config, c *hcl.BodyContent) *orchestr
 		out = &orchestrator.Target{Name: b.Labels[0], Config: d.pluginConfig("target", b)}
 		if len(out.Config) > maxTarget {
 			d.fail(b.DefRange, "Target is too long", "A target may have %d bytes as JSON: put more into the plugin's block in the config file of the agents.", maxTarget)
-		}
-		if cfg.Drift != "" {
-			d.fail(b.DefRange, "Target with drift", "What stands at a target is not looked at, so it cannot be put back: leave out drift.")
 		}
 	}
 	return out

@@ -33,6 +33,18 @@ func (h *Host) Restore(ctx context.Context, name string, config json.RawMessage,
 	})
 }
 
+// Read asks the target of a plugin what stands on a node.
+func (h *Host) Read(ctx context.Context, name string, config json.RawMessage, r *plugin.ReadRequest) (*plugin.State, error) {
+	p, err := h.Plugin(name)
+	if err != nil {
+		return nil, err
+	}
+	i := instanceOf(p, plugin.KindTarget, config, (*plugin.Client).Target)
+	return use(ctx, i, "read", true, func(ctx context.Context, v plugin.Target) (*plugin.State, error) {
+		return v.Read(ctx, r)
+	})
+}
+
 // Known tells why a plugin cannot be run, without starting it.
 func (h *Host) Known(name string) error {
 	p, err := h.Plugin(name)
