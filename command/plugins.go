@@ -107,6 +107,7 @@ func (m *Meta) checkPolicyPlugins(set *policies.Set) hcl.Diagnostics {
 	}
 	told := map[string]bool{}
 	for _, p := range set.Policies {
+		checked := map[string]map[string]policies.FactDef{}
 		want := p.PluginFacts()
 		declared, errs := m.Plugins().Declared(m.ctx, slices.Sorted(maps.Keys(want)))
 		for _, name := range slices.Sorted(maps.Keys(want)) {
@@ -117,6 +118,7 @@ func (m *Meta) checkPolicyPlugins(set *policies.Set) hcl.Diagnostics {
 				told[name] = true
 				continue
 			}
+			checked[name] = declared[name]
 			for _, fact := range want[name] {
 				if _, ok := declared[name][fact]; !ok {
 					all = append(all, &hcl.Diagnostic{
@@ -126,6 +128,7 @@ func (m *Meta) checkPolicyPlugins(set *policies.Set) hcl.Diagnostics {
 				}
 			}
 		}
+		all = append(all, p.CheckPlugins(checked)...)
 		if p.Break == nil {
 			continue
 		}
@@ -150,6 +153,35 @@ func (m *Meta) checkPolicyPlugins(set *policies.Set) hcl.Diagnostics {
 		}
 	}
 	return all
+}
+
+// pluginFactView is a fact of a plugin that a policy reads.
+type pluginFactView struct {
+	Fact string `json:"fact"`
+	// Type and Doc are what the plugin declares; empty, with the reason in Why, where
+	// that is not known.
+	Type string `json:"type"`
+	Doc  string `json:"doc"`
+	Why  string `json:"why,omitempty"`
+}
+
+// pluginFacts are those that a policy reads, as their plugins declare them.
+func (m *Meta) pluginFacts(p *policies.Policy) []pluginFactView {
+	want := p.PluginFacts()
+	declared, errs := m.Plugins().Declared(m.ctx, slices.Sorted(maps.Keys(want)))
+	var out []pluginFactView
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		for _, fact := range slices.Sorted(slices.Values(want[name])) {
+			v := pluginFactView{Fact: "plugin." + name + "." + fact}
+			if def, ok := declared[name][fact]; ok {
+				v.Type, v.Doc = def.Type.FriendlyName(), def.Doc
+			} else if v.Why = "the plugin declares no such fact"; errs[name] != nil {
+				v.Why = text.Printable(errs[name].Error())
+			}
+			out = append(out, v)
+		}
+	}
+	return out
 }
 
 func (m *Meta) closePlugins() {

@@ -29,7 +29,8 @@ func newPolicyCheck(m *Meta) *command {
 		Usage:    "[options] [PATH…]",
 		Description: `Reads policies from files and folders (their *.hcl) and reports every mistake
 with its place and the way out: unknown facts, functions and arguments, wrong
-types, rules that can never hold, policies that can never match.
+types, rules that can never hold, policies that can never match. Plugins whose
+facts are read or whose steps are taken are started, and asked.
 
 Without a PATH it checks what -policy or the config file name, or else the
 shipped default. Exit code 0 with warnings only, 2 with an error.`,

@@ -21,9 +21,11 @@ type policyView struct {
 	Line        int      `json:"line"`
 	Locks       []string `json:"locks"`
 	// LockFile is the template of the path of the lock's file, or null.
-	LockFile *string         `json:"lock_file"`
-	Rules    []ruleView      `json:"rules"`
-	Break    *breakRulesView `json:"break"`
+	LockFile *string `json:"lock_file"`
+	// PluginFacts are the facts of evidence plugins that it reads.
+	PluginFacts []pluginFactView `json:"plugin_facts,omitempty"`
+	Rules       []ruleView       `json:"rules"`
+	Break       *breakRulesView  `json:"break"`
 }
 
 type ruleView struct {
@@ -103,7 +105,8 @@ func newPolicyShow(m *Meta) *command {
 		Description: `Without a NAME it prints every policy in the order in which they are tried.
 With the NAME of a lock (one with a slash is a whole key) it prints the policy
 that judges this lock and says why it was chosen: the first whose locks match,
-and which were asked before. What is not written in it is added in comments.
+and which were asked before. What is not written in it is added in comments, and so
+is what plugins say of the facts of theirs that it reads.
 
 What it prints on stdout is HCL: the shipped default is a good start for one's
 own policies.
@@ -251,6 +254,13 @@ func (m *Meta) policySource(set *policies.Set, p *policies.Policy) {
 			m.Printf("# with %s = %s\n", name, policies.ValueJSON(set.Values[name]))
 		}
 	}
+	for _, f := range m.pluginFacts(p) {
+		if f.Why != "" {
+			m.Printf("# %s is not known: %s\n", f.Fact, f.Why)
+			continue
+		}
+		m.Printf("# %s is a %s: %s\n", f.Fact, f.Type, first(f.Doc, "its plugin does not say of what"))
+	}
 	text, diags := policies.Format(p.Range.Filename, []byte(p.Source))
 	if diags.HasErrors() {
 		text = []byte(p.Source + "\n") // it was parsed before: cannot happen
@@ -270,7 +280,9 @@ func (m *Meta) policyShowReport(set *policies.Set, name string) policyShowReport
 		}
 	}
 	for _, p := range shown {
-		r.Policies = append(r.Policies, viewPolicy(p))
+		v := viewPolicy(p)
+		v.PluginFacts = m.pluginFacts(p)
+		r.Policies = append(r.Policies, v)
 	}
 	return r
 }

@@ -2,6 +2,7 @@ package policies
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -23,6 +24,9 @@ type expr struct {
 	rng  hcl.Range
 	// horizon says when time alone can change the value.
 	horizon *horizon
+	// typed is the expression with the types that plugins declare for their facts; nil
+	// where it reads none.
+	typed *typedExpr
 }
 
 // scope makes a scope for this expression alone.
@@ -43,7 +47,11 @@ func (e *expr) ages() (string, bool) {
 // local.*, by flat name.
 type compiler struct {
 	consts map[string]cty.Value
-	refs   map[string]*factRef
+	// src are the files that expressions come from.
+	src map[string][]byte
+	// plugins are the facts that plugins declare, by plugin; nil: they are not known.
+	plugins map[string]map[string]FactDef
+	refs    map[string]*factRef
 	// loops counts the for expressions around what is compiled now.
 	loops int
 }
@@ -66,6 +74,8 @@ func (c *compiler) ref(t hcl.Traversal) (*factRef, int) {
 	r := &factRef{object: object, attr: attr, name: name, typ: cty.DynamicPseudoType}
 	if def, ok := schema[object][attr]; ok {
 		r.typ, r.age = def.Type, def.Age
+	} else if def, ok := c.plugins[strings.TrimPrefix(object, pluginObject+".")][attr]; ok && root == pluginObject {
+		r.typ = def.Type
 	}
 	r.unknown = cty.UnknownVal(r.typ)
 	c.refs[name] = r
@@ -94,6 +104,11 @@ func (c *compiler) compile(e hclsyntax.Expression) *expr {
 		}
 		r, _ := c.ref(t)
 		out.reading(r)
+		if t.RootName() == pluginObject {
+			if r, src := e.Range(), c.src[e.Range().Filename]; r.CanSliceBytes(src) {
+				out.typed = &typedExpr{src: r.SliceBytes(src), consts: c.consts}
+			}
+		}
 	}
 	out.hcl, _ = c.rewrite(e)
 	if hasWindow(out.hcl) {

@@ -177,7 +177,7 @@ func (d *decoder) policy(b *hcl.Block) *Policy {
 	if a := content.Attributes["locks"]; a != nil {
 		d.locks(p, a)
 	}
-	compile := &compiler{consts: d.consts, refs: map[string]*factRef{}}
+	compile := &compiler{consts: d.consts, refs: map[string]*factRef{}, src: d.src}
 	if a := content.Attributes["file"]; a != nil {
 		d.file(p, a, compile)
 	}
@@ -325,6 +325,9 @@ func (d *decoder) condition(a *hcl.Attribute, compile *compiler, who string) *ex
 		return nil
 	}
 	out := compile.compile(e)
+	if out.typed != nil {
+		out.typed.who = who
+	}
 	if len(diags) == 0 {
 		d.reachable(out, who, e.Range())
 	}
