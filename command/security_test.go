@@ -9,15 +9,12 @@ import (
 	"testing"
 )
 
-// Each test that SECURITY.md names is there: a promise that nothing holds is none.
-func TestSecurityNamesTests(t *testing.T) {
+// Each test that a page names is there: a promise that nothing holds is none.
+func TestPagesNameTests(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../SECURITY.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var tests strings.Builder
-	err = filepath.WalkDir("..", func(path string, e fs.DirEntry, err error) error {
+	there := map[string]bool{}
+	defined := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
+	err := filepath.WalkDir("..", func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -26,7 +23,9 @@ func TestSecurityNamesTests(t *testing.T) {
 		}
 		if strings.HasSuffix(path, "_test.go") {
 			b, err := os.ReadFile(path)
-			tests.Write(b)
+			for _, m := range defined.FindAllSubmatch(b, -1) {
+				there[string(m[1])] = true
+			}
 			return err
 		}
 		return nil
@@ -34,13 +33,41 @@ func TestSecurityNamesTests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := regexp.MustCompile("`(Test|Fuzz)[A-Za-z]+").FindAllString(string(page), -1)
-	if len(names) < 20 {
-		t.Errorf("%d tests are named", len(names))
+	pages, err := filepath.Glob("../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, n := range names {
-		if n = strings.TrimPrefix(n, "`"); !strings.Contains(tests.String(), "func "+n+"(") {
-			t.Errorf("SECURITY.md names %s, which does not exist", n)
+	named := regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Z]\\w*)")
+	for page, least := range map[string]int{"../SECURITY.md": 20, "../docs/safety.md": 80} {
+		b, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(named.FindAll(b, -1)); n < least {
+			t.Errorf("%s names %d tests, and %d were there", page, n, least)
+		}
+	}
+	for _, page := range append(pages, "../SECURITY.md", "../README.md") {
+		b, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range named.FindAllSubmatch(b, -1) {
+			if !there[string(m[1])] {
+				t.Errorf("%s names %s, which does not exist", page, m[1])
+			}
+		}
+	}
+	// Every promise of safety.md has a test beside it.
+	b, err := os.ReadFile("../docs/safety.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(b), "\n| promise | shown by |\n|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	for row := range strings.Lines(table) {
+		if f := strings.Split(strings.Trim(row, "|\n "), " | "); len(f) != 2 || !named.MatchString(f[1]) {
+			t.Errorf("no test shows %q", row)
 		}
 	}
 }
