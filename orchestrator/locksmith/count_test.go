@@ -67,7 +67,7 @@ func TestCountAcquire(t *testing.T) {
 			}
 			count.mu.Lock()
 			defer count.mu.Unlock()
-			fmt.Printf("BenchmarkCountAcquire/%s \t%d\t%.2f requests/op\t%.2f txns/op\n", c.name, rounds, float64(count.requests)/rounds, float64(count.txns)/rounds)
+			fmt.Printf("pkg: github.com/aim-control/aimlock/orchestrator/locksmith\nBenchmarkCountAcquire/%s \t%d\t%.2f requests/op\t%.2f txns/op\n", c.name, rounds, float64(count.requests)/rounds, float64(count.txns)/rounds)
 			if count.requests > c.most*rounds {
 				t.Errorf("%s: %d requests for %d acquisitions and releases", c.name, count.requests, rounds)
 			}

@@ -56,7 +56,7 @@ func TestCountRollout(t *testing.T) {
 		if err != nil || out.Header.Counts[orchestrator.ClassApplied] != n {
 			t.Fatalf("%+v %v", out, err)
 		}
-		fmt.Printf("BenchmarkCountRolloutTraffic \t1\t%d requests/op\t%.0f bytes/node\n", m.requests.Load(), float64(m.bytes.Load())/n)
+		fmt.Printf("pkg: github.com/aim-control/aimlock/orchestrator/runner\nBenchmarkCountRolloutTraffic \t1\t%d requests/op\t%.0f bytes/node\n", m.requests.Load(), float64(m.bytes.Load())/n)
 		if per := float64(m.bytes.Load()) / n; per > 12_000 {
 			t.Errorf("%.0f bytes a node", per)
 		}
