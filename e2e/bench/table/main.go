@@ -80,16 +80,19 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: table BENCHMARKS.txt")
 		os.Exit(2)
 	}
-	f, err := os.Open(os.Args[1])
-	if err != nil {
+	if err := tables(os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	defer f.Close() //nolint:errcheck // it was only read
-	if err := write(os.Stdout, f); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1) //nolint:gocritic // nothing is left to be closed
+}
+
+func tables(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
 	}
+	defer f.Close()
+	return write(os.Stdout, f)
 }
 
 // write makes the tables. What was not measured has a dash.
