@@ -24,7 +24,7 @@ var idleFor = flag.Duration("idle", 11*time.Minute, "count requests for so long;
 
 // idleAgents are counted; what 1,000 ask is so much more, since none knows of any
 // other.
-const idleAgents = 100
+const idleAgents = 50
 
 // BenchmarkIdle counts what agents with a config ask of Consul while nothing
 // happens, for longer than two blocking queries wait. It is told for each agent and
