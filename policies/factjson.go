@@ -21,6 +21,68 @@ import (
 //	{"value": 42, "source": "consul kv"}                     known; null is known
 //	{"known": false, "why": "…", "source": "…", "range": {"min": 65}}
 func EncodeFact(object, attr string, f Fact, observed time.Time) json.RawMessage {
+	if def, ok := schema[object][attr]; ok && f.ObservedAt.Equal(observed) {
+		if b, ok := encodePlain(f, def.Type); ok {
+			return b
+		}
+	}
+	return encodeAny(object, attr, f, observed)
+}
+
+// encodePlain is encodeAny for the facts that nearly all are: of the type of their
+// schema, which is a primitive one, wholly known or not at all, and of plain text.
+func encodePlain(f Fact, t cty.Type) (json.RawMessage, bool) {
+	v := f.Value
+	if v == cty.NilVal || v.IsMarked() || !t.IsPrimitiveType() || v.Type() != t || !plainText(f.Source) || !plainText(f.Why) {
+		return nil, false
+	}
+	b := make([]byte, 0, 64+len(f.Source)+len(f.Why))
+	b = append(b, '{')
+	switch {
+	case !v.IsKnown():
+		if v != cty.UnknownVal(t) {
+			return nil, false
+		}
+		b = append(b, `"known":false`...)
+	case v.IsNull():
+		b = append(b, `"value":null`...)
+	case t == cty.Bool:
+		b = strconv.AppendBool(append(b, `"value":`...), v.True())
+	case t == cty.Number:
+		n := v.AsBigFloat()
+		x, acc := n.Float64()
+		if acc != big.Exact || n.Prec() != floatPrecision || n.IsInf() {
+			return nil, false
+		}
+		b = strconv.AppendFloat(append(b, `"value":`...), x, 'g', -1, 64)
+	default:
+		s := v.AsString()
+		if !plainText(s) {
+			return nil, false
+		}
+		b = append(append(append(b, `"value":"`...), s...), '"')
+	}
+	if f.Source != "" {
+		b = append(append(append(b, `,"source":"`...), f.Source...), '"')
+	}
+	if f.Why != "" {
+		b = append(append(append(b, `,"why":"`...), f.Why...), '"')
+	}
+	return append(b, '}'), true
+}
+
+// plainText reports whether a text stands in JSON as it is.
+func plainText(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c < 0x20 || c > 0x7e, c == '"', c == '\\', c == '<', c == '>', c == '&':
+			return false
+		}
+	}
+	return true
+}
+
+func encodeAny(object, attr string, f Fact, observed time.Time) json.RawMessage {
 	out := factJSON{Source: f.Source, Why: f.Why}
 	if !f.ObservedAt.Equal(observed) {
 		at := f.ObservedAt.UTC()

@@ -127,4 +127,13 @@ func Schema() map[string]map[string]FactDef {
 
 func objectNames() []string { return slices.Sorted(maps.Keys(schema)) }
 
-func factNames(object string) []string { return slices.Sorted(maps.Keys(schema[object])) }
+func factNames(object string) []string { return sortedFacts[object] }
+
+//nolint:gochecknoglobals // made once, and only read
+var sortedFacts = func() map[string][]string {
+	out := make(map[string][]string, len(schema))
+	for object := range schema {
+		out[object] = slices.Sorted(maps.Keys(schema[object]))
+	}
+	return out
+}()

@@ -18,6 +18,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/devconsul"
+	"github.com/aim-control/aimlock/internal/journal"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
@@ -180,6 +181,47 @@ func BenchmarkFirstSweep(b *testing.B) {
 	}
 	b.ReportMetric(read.Seconds()*1000/float64(n), "cpu-ms/read")
 	b.ReportMetric(judged.Seconds()*1000/float64(n), "cpu-ms/judge")
+}
+
+// BenchmarkFirstRecord is what a journal costs when a locksmith starts: the first
+// verdict on each of 10,000 locks, made and written down.
+func BenchmarkFirstRecord(b *testing.B) {
+	c := crowd(b, nil)
+	source := func() Source { return Sweeps(c.Reader())([]string{keys.DefaultPrefix + "locks/"}) }
+	b.ReportAllocs()
+	var used time.Duration
+	n := 0
+	for b.Loop() {
+		n++
+		b.StopTimer()
+		w, err := journal.Open(b.TempDir(), journal.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		rec := locksmith.NewRecorder(w)
+		snaps, err := source().Read(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		g, err := New(Config{Client: c, Source: Sweeps(c.Reader()), Journal: rec})
+		if err != nil {
+			b.Fatal(err)
+		}
+		g.source = &feed{}
+		b.StartTimer()
+		before := cpu(b)
+		g.update(batch{from: g.source, first: true, locks: snaps})
+		used += cpu(b) - before
+		if g.judged != benchLocks {
+			b.Fatalf("%d verdicts", g.judged)
+		}
+		b.StopTimer()
+		if err := rec.Close(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+	b.ReportMetric(used.Seconds()*1000/float64(n), "cpu-ms/op")
 }
 
 // BenchmarkOneChange is what one changed lock of 10,000 costs, and what standing

@@ -480,7 +480,7 @@ func fingerprint(f policies.Fact, drifts bool) uint64 {
 	_, _ = h.WriteString(f.Why)
 	_ = h.WriteByte(0)
 	v := f.Value
-	_, isNumber := number(f)
+	n, isNumber := number(f)
 	switch {
 	case v == cty.NilVal:
 	case drifts && isNumber && v.IsKnown():
@@ -495,6 +495,12 @@ func fingerprint(f policies.Fact, drifts bool) uint64 {
 	case v.IsKnown() && !v.IsNull() && v.Type() == cty.String:
 		_ = h.WriteByte(4)
 		_, _ = h.WriteString(v.AsString())
+	case v.IsKnown() && v.IsNull():
+		_ = h.WriteByte(6)
+	case v.Type().IsPrimitiveType() && v == cty.UnknownVal(v.Type()):
+		_ = h.WriteByte(7)
+	case isNumber && v.IsKnown():
+		maphash.WriteComparable(&h, n)
 	default:
 		_ = h.WriteByte(5)
 		_, _ = h.Write(policies.EncodeFact("", "", policies.Fact{Value: v}, time.Time{}))
