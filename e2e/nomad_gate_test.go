@@ -53,6 +53,8 @@ func gatesOfNomad(t *testing.T, c *nomadCluster, rec *recordings) {
 	prod["Namespace"] = "prod"
 	c.register(prod)
 	c.register(nomadJob("web", "service", quick, "sleep", "600"))
+	// A busy client tells of the end of a task long after it has told that it runs: to be
+	// healthy takes more than that.
 	c.register(nomadJob("bad", "service", with("MinHealthyTime", int64(10*time.Second)), "false"))
 	slow := with("MinHealthyTime", int64(10*time.Minute))
 	slow["HealthyDeadline"], slow["ProgressDeadline"] = int64(20*time.Minute), int64(30*time.Minute)

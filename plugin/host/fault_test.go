@@ -35,6 +35,12 @@ func TestMain(m *testing.M) {
 		faultPlugin(os.Args[2], os.Args[3])
 		os.Exit(0)
 	}
+	if len(os.Args) > 2 && os.Args[1] == "plugin-host" {
+		if err := hostUntilKilled(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	os.Exit(m.Run())
 }
 
@@ -54,6 +60,8 @@ const (
 	forks        = "forks"
 	exits0       = "exits"
 	prints       = "prints"
+	// keeps starts a process that leaves the group and the session, and goes on.
+	keeps = "keeps"
 	// nonsense answers with what no plugin may say.
 	nonsense = "nonsense"
 	// neverStarts hangs before the handshake.
@@ -148,11 +156,13 @@ func (f faulty) strike(method string) {
 		_, _ = os.NewFile(1, "stdout").Write(bytes.Repeat([]byte("no newline "), 100_000))
 	case forks:
 		f.fork()
+		os.Exit(0)
+	case keeps:
+		f.fork()
 	}
 }
 
-// fork leaves a process behind that has left the group and the session, and ends
-// the plugin.
+// fork leaves a process behind that has left the group and the session.
 func (f faulty) fork() {
 	cmd := exec.Command("/bin/sh", "-c", "echo $$; exec sleep 1000 >&2")
 	cmd.Stderr = os.Stderr
@@ -171,7 +181,6 @@ func (f faulty) fork() {
 	if err != nil {
 		panic(err)
 	}
-	os.Exit(0)
 }
 
 // text is s, or what is too large for any message.

@@ -36,7 +36,9 @@ type pump struct {
 	secrets map[string]bool
 	// quiet replaces the secrets; nil: there are none.
 	quiet *strings.Replacer
-	tail  []string
+	// longest is the length of the longest secret.
+	longest int
+	tail    []string
 	// panicked: tail says why, and what comes after is the stack.
 	panicked bool
 
@@ -73,6 +75,7 @@ func (p *pump) requiet() {
 	// The longest first: one may be a part of another.
 	list := slices.SortedFunc(maps.Keys(p.secrets), func(a, b string) int { return len(b) - len(a) })
 	var pairs []string
+	p.longest = len(list[0])
 	for _, s := range list {
 		pairs = append(pairs, s, "(secret)")
 		// As it stands in a line of JSON.
@@ -83,13 +86,21 @@ func (p *pump) requiet() {
 	p.quiet = strings.NewReplacer(pairs...)
 }
 
+// hush takes the secrets out of a text. p.mu is held.
+func (p *pump) hush(s string) string {
+	if p.quiet == nil {
+		return s
+	}
+	return p.quiet.Replace(s)
+}
+
 // run reads until the plugin, and whoever inherited its stderr, has ended.
 func (p *pump) run(r io.Reader) {
 	in := bufio.NewReaderSize(r, maxLogLine)
 	for {
 		line, err := in.ReadSlice('\n')
 		long := errors.Is(err, bufio.ErrBufferFull)
-		p.line(strings.TrimRight(string(line), "\r\n"), len(line))
+		p.line(strings.TrimRight(string(line), "\r\n"), len(line), long)
 		for long && err != nil && errors.Is(err, bufio.ErrBufferFull) {
 			line, err = in.ReadSlice('\n')
 			p.count(len(line))
@@ -110,7 +121,8 @@ func (p *pump) count(n int) {
 	p.bytes += n
 }
 
-func (p *pump) line(s string, size int) {
+// line takes one line of size bytes; cut: only its beginning is there.
+func (p *pump) line(s string, size int, cut bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if s == "" {
@@ -133,10 +145,10 @@ func (p *pump) line(s string, size int) {
 		}
 		return
 	}
-	if p.quiet != nil {
-		s = p.quiet.Replace(s)
+	if cut {
+		s = s[:max(0, len(s)-p.longest)] // a secret may have been cut in two
 	}
-	e := parseLine(s)
+	e := parseLine(s, p.hush)
 	if e.level == hclog.Error && strings.HasPrefix(e.message, "panic: ") && !p.panicked {
 		p.panicked, p.tail = true, []string{text.Clip(e.message, tailText)}
 	}
@@ -178,8 +190,11 @@ type logEntry struct {
 	args    []any
 }
 
-// parseLine takes a line of hclog's JSON apart. Any other line is a message.
-func parseLine(s string) logEntry {
+// parseLine takes a line of hclog's JSON apart. Any other line is a message. hush takes
+// secrets out: of what the line says and not of how it is written, since JSON has
+// many ways to write a letter.
+func parseLine(s string, hush func(string) string) logEntry {
+	clean := func(s string) string { return text.Clip(hush(text.Printable(hush(s))), maxLogText) }
 	e := logEntry{level: hclog.Info, message: clean(s)}
 	if strings.HasPrefix(s, "panic: ") || strings.HasPrefix(s, "fatal error: ") {
 		e.level = hclog.Error
@@ -211,7 +226,7 @@ func parseLine(s string) logEntry {
 		case string:
 			v = clean(t)
 		default:
-			raw, err := json.Marshal(v)
+			raw, err := json.Marshal(hushed(v, hush))
 			if err != nil {
 				continue
 			}
@@ -222,4 +237,21 @@ func parseLine(s string) logEntry {
 	return e
 }
 
-func clean(s string) string { return text.Clip(text.Printable(s), maxLogText) }
+// hushed is a value of JSON with the secrets taken out of its texts.
+func hushed(v any, hush func(string) string) any {
+	switch v := v.(type) {
+	case string:
+		return hush(v)
+	case []any:
+		for i := range v {
+			v[i] = hushed(v[i], hush)
+		}
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k := range v {
+			out[hush(k)] = hushed(v[k], hush)
+		}
+		return out
+	}
+	return v
+}
