@@ -120,7 +120,8 @@ func (w *World) calmDown() {
 	w.note("** no more faults")
 	w.leaderless.Store(false)
 	for _, a := range w.actors {
-		a.net, a.until, a.doom = weather{}, time.Time{}, nil
+		// Who stands still wakes at its time.
+		a.net, a.doom = weather{}, nil
 		if a.disk != nil {
 			a.disk.full.Store(false)
 			a.twin.kill()
