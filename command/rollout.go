@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/aim-control/aimlock/internal/board"
 	"github.com/aim-control/aimlock/internal/consulkv"
@@ -196,6 +197,10 @@ func rolloutText(h *orchestrator.Header) string {
 		line("config", "%s revision %s%s", c.Name, c.Revision, of)
 	}
 	line("nodes", "%s", board.Counts(h))
+	width := stageWidth
+	for _, s := range h.Stages {
+		width = max(width, utf8.RuneCountInString(s.Name))
+	}
 	for i, s := range h.Stages {
 		mark := " "
 		if i == h.StageIndex && h.FinishedAt == nil {
@@ -205,7 +210,7 @@ func rolloutText(h *orchestrator.Header) string {
 		if rest := board.Others(s.Counts); rest != "" {
 			words += ": " + rest
 		}
-		line("stage", "%s %-12s %s", mark, s.Name, words)
+		line("stage", "%s %-*s %s", mark, width, s.Name, words)
 	}
 	if h.InFlight > 0 {
 		words := fmt.Sprint(h.InFlight)

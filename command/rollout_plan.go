@@ -263,6 +263,9 @@ func contentDiff(c orchestrator.Config, now, want []byte) string {
 	return d
 }
 
+// stageWidth is the least room for the names of stages.
+const stageWidth = 12
+
 // maxNodesShown bounds the names that one stage shows.
 const maxNodesShown = 12
 
@@ -282,10 +285,13 @@ func (v *planView) text() string {
 	}
 	b.WriteString(v.Fleet.text())
 	b.WriteString("\nStages:\n")
-	done := 0
+	done, width := 0, stageWidth
+	for _, s := range v.Stages {
+		width = max(width, utf8.RuneCountInString(s.Name))
+	}
 	for _, s := range v.Stages {
 		done += len(s.Nodes)
-		fmt.Fprintf(&b, "  %-12s %s, then %d of %d are done", s.Name, text.Count(len(s.Nodes), "node"), done, v.Total)
+		fmt.Fprintf(&b, "  %-*s %s, then %d of %d are done", width, s.Name, text.Count(len(s.Nodes), "node"), done, v.Total)
 		if s.Unchanged > 0 {
 			fmt.Fprintf(&b, ", %d of them have it already and get no order", s.Unchanged)
 		}
@@ -304,14 +310,14 @@ func (v *planView) text() string {
 			if v.allNodes {
 				shown = s.Nodes
 			}
-			fmt.Fprintf(&b, "  %-12s %s", "", strings.Join(shown, " "))
+			fmt.Fprintf(&b, "  %-*s %s", width, "", strings.Join(shown, " "))
 			if more := len(s.Nodes) - len(shown); more > 0 {
 				fmt.Fprintf(&b, " and %d more", more)
 			}
 			b.WriteByte('\n')
 		}
 		if len(s.Spread) > 0 {
-			fmt.Fprintf(&b, "  %-12s %s: %s\n", "", text.Printable(v.Spread), s.spreadText())
+			fmt.Fprintf(&b, "  %-*s %s: %s\n", width, "", text.Printable(v.Spread), s.spreadText())
 		}
 	}
 	if rest := v.Total - done; rest > 0 && v.planned == 0 {
