@@ -153,27 +153,93 @@ func checkHCL(t *testing.T, at, src string) {
 		t.Errorf("%s: not in the canonical format; this is:\n%s", at, got)
 	}
 	var diags hcl.Diagnostics
+	// A part of a file may be warned of what it leaves out, a whole one of nothing.
+	word, whole := firstWord(src), false
 	switch {
-	case strings.HasPrefix(src, "policy "):
+	case word == "policy":
 		_, diags = policies.Parse(at, []byte(src))
-	case strings.HasPrefix(src, "rollout "):
-		dir := t.TempDir()
-		for _, m := range regexp.MustCompile(`source\s*=\s*"([^"]+)"`).FindAllStringSubmatch(src, -1) {
-			path := filepath.Join(dir, m[1])
-			if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-				t.Fatal(err)
-			}
-			writeFile(t, path, "content\n")
-		}
-		path := filepath.Join(dir, "rollout.hcl")
-		writeFile(t, path, src)
-		_, diags = spec.Load(path)
+		whole = true
+	case word == "variable" || word == "test":
+		_, diags = policies.Parse(at, []byte(src+somePolicy+"}\n"))
+	case word == "break":
+		_, diags = policies.Parse(at, []byte(somePolicy+src+"}\n"))
+	case strings.HasPrefix(src, "# aimlock.hcl\n"):
+		_, _, diags = parseConfig(at, []byte(src))
+		whole = true
+	case word == "rollout":
+		diags = loadSpec(t, src)
+		whole = true
+	case slices.Contains([]string{"config", "fleet", "stage", "gate", "retry", "window", "failure"}, word):
+		diags = loadSpec(t, inRollout(src))
+	case slices.Contains([]string{"consul_checks", "http", "prometheus", "exec", "nomad_deployment"}, word):
+		diags = loadSpec(t, inRollout("gate \"g\" {\n"+src+"}\nstage \"s\" {\n  percent = 100\n  gate    = [\"g\"]\n}\n"))
+	case word == "node" && !strings.HasPrefix(src, "node {"): // that is Nomad's
+		diags = loadSpec(t, inRollout("fleet {\n  file {\n    path = \"fleet.hcl\"\n  }\n}\n"), "fleet.hcl", src)
 	default:
 		_, diags = hclsyntax.ParseConfig([]byte(src), at, hcl.InitialPos)
 	}
 	for _, diag := range diags {
-		t.Errorf("%s: %v", at, diag)
+		if whole || diag.Severity == hcl.DiagError {
+			t.Errorf("%s: %v", at, diag)
+		}
 	}
+}
+
+// somePolicy is one that is not closed yet.
+const somePolicy = `policy "default" {
+  locks = ["**"]
+  hot "holder-dead" {
+    when = holder.alive == false
+  }
+`
+
+func firstWord(src string) string {
+	word, _, _ := strings.Cut(src, " ")
+	return word
+}
+
+// inRollout makes a rollout of some of its blocks.
+func inRollout(blocks string) string {
+	for name, least := range map[string]string{
+		"config": "config \"c\" {\n  source      = \"c\"\n  destination = \"/c\"\n}\n",
+		"fleet":  "fleet {\n  file {\n    path = \"fleet.json\"\n  }\n}\n",
+	} {
+		if !regexp.MustCompile("(?m)^" + name + ` .*\{$`).MatchString(blocks) {
+			blocks = least + blocks
+		}
+	}
+	for _, m := range regexp.MustCompile(`gate\s*=\s*\[([^\]]+)\]`).FindAllStringSubmatch(blocks, -1) {
+		for name := range strings.SplitSeq(m[1], ", ") {
+			if !strings.Contains(blocks, "gate "+name+" {") {
+				blocks += "gate " + name + " {\n  exec {\n    command = [\"true\"]\n  }\n}\n"
+			}
+		}
+	}
+	return "rollout \"r\" {\n" + blocks + "}\n"
+}
+
+// loadSpec reads a rollout from a folder with the files that it names; more are
+// names of files and what stands in them.
+func loadSpec(t *testing.T, src string, more ...string) hcl.Diagnostics {
+	t.Helper()
+	dir := t.TempDir()
+	file := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, path, content)
+		return path
+	}
+	for _, m := range regexp.MustCompile(`source\s*=\s*"([^"]+)"`).FindAllStringSubmatch(src, -1) {
+		file(m[1], "content\n")
+	}
+	file("fleet.json", `[{"node": "n1", "meta": {"zone": "a"}}, {"node": "n2", "meta": {"zone": "b"}}]`)
+	for i := 0; i < len(more); i += 2 {
+		file(more[i], more[i+1])
+	}
+	_, diags := spec.Load(file("rollout.hcl", src))
+	return diags
 }
 
 // TestDocsOfFacts holds the table of facts in docs/policies.md to the schema.
