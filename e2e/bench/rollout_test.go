@@ -5,9 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -55,6 +59,54 @@ type traffic struct {
 	requests, read, written atomic.Int64
 	// blocking has the path of each blocking query.
 	blocking sync.Map
+	mu       sync.Mutex
+	kinds    map[string]*share
+}
+
+// share is what requests of one kind exchange.
+type share struct {
+	requests      int
+	read, written atomic.Int64
+}
+
+// shares has a line for each kind of request.
+func (c *traffic) shares() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out strings.Builder
+	for _, kind := range slices.Sorted(maps.Keys(c.kinds)) {
+		s := c.kinds[kind]
+		fmt.Fprintf(&out, "%6d %9d read %9d written  %s\n", s.requests, s.read.Load(), s.written.Load(), kind)
+	}
+	return out.String()
+}
+
+var random = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{64}|app-[0-9]{8}-[0-9]{6}-[a-z0-9]+|[0-9]{6,}|/actual/([^/]+)/[0-9a-z]+/.*`)
+
+func (c *traffic) kind(r *http.Request) *share {
+	q := r.URL.Query()
+	kind := r.Method + " " + random.ReplaceAllString(strings.TrimPrefix(r.URL.Path, "/v1/"), "*")
+	for _, name := range []string{"recurse", "keys"} {
+		if q.Has(name) {
+			kind += " " + name
+		}
+	}
+	if i := q.Get("index"); i != "" && i != "0" {
+		kind += " blocking"
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.kinds == nil {
+		c.kinds = map[string]*share{}
+	}
+	s := c.kinds[kind]
+	if s == nil {
+		s = &share{}
+		c.kinds[kind] = s
+	}
+	s.requests++
+	s.written.Add(max(r.ContentLength, 0))
+	return s
 }
 
 func (c *traffic) wrap(next http.RoundTripper) http.RoundTripper {
@@ -78,9 +130,10 @@ func (c *traffic) RoundTrip(r *http.Request) (*http.Response, error) {
 		c.blocking.Store(r.URL.Path, nil)
 	}
 	c.written.Add(max(r.ContentLength, 0))
+	kind := c.kind(r)
 	resp, err := c.next.RoundTrip(r)
 	if err == nil {
-		resp.Body = &counted{resp.Body, &c.read}
+		resp.Body = &counted{&counted{resp.Body, &c.read}, &kind.read}
 	}
 	return resp, err
 }

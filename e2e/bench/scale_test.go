@@ -118,6 +118,7 @@ func BenchmarkScaleTraffic(b *testing.B) {
 				rounds++
 				count = f.inProcess(rounds)
 			}
+			fmt.Fprintf(os.Stderr, "a rollout to %d nodes asks:\n%s", n, count.shares()) // b.Log cuts it off
 			perNode[n] = float64(count.read.Load()) / float64(n)
 			b.ReportMetric(float64(count.requests.Load()), "requests")
 			b.ReportMetric(float64(len(count.watched())), "watches")

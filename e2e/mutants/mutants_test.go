@@ -53,7 +53,7 @@ func TestMutants(t *testing.T) {
 			t.Fatalf("-share %q: want a part such as 2/3", *share)
 		}
 	}
-	for i, m := range guards {
+	for i, m := range slices.Concat(guards, complaints) {
 		if i%of != part%of {
 			continue
 		}
@@ -103,7 +103,7 @@ func TestStand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range guards {
+	for _, m := range slices.Concat(guards, complaints) {
 		t.Run(strings.ReplaceAll(m.name, " ", "_"), func(t *testing.T) { m.overlay(t, root) })
 	}
 }

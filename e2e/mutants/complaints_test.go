@@ -1,0 +1,59 @@
+//go:build mutants
+
+package mutants
+
+const core = "orchestrator"
+
+// complaints are what keeps from aimlock what people complain of in the trackers
+// of other tools, each left out. The tests are named after those.
+var complaints = []mutant{
+	{
+		name: "a percent is rounded up",
+		file: core + "/choose.go",
+		old:  "return min(max(0, (all*st.Percent+99)/100-done), left)",
+		new:  "return min(max(0, all*st.Percent/100-done), left)",
+		run:  "TestSaltAnsiblePercentRoundedToNothing",
+	},
+	{
+		name: "there is one budget over all stages",
+		file: core + "/budget.go",
+		old:  "if n := s.budget.Failed - s.budget.ForgivenFailed; n > f.MaxFailed {",
+		new:  "if n := s.budget.Failed - s.budget.ForgivenFailed; n > f.MaxFailed*(s.stage+1) {",
+		run:  "TestAnsibleSaltNodewrightBudgetPerBatch",
+	},
+	{
+		name: "a deadline has a consequence",
+		file: core + "/budget.go",
+		old:  "if !s.ticking() || s.elapsed < limit || s.stopped() {",
+		new:  "if limit > 0 || !s.ticking() || s.stopped() {",
+		run:  "TestNomad10465_StalledPastDeadline",
+	},
+	{
+		name: "a deadline counts while a stage waits to be promoted",
+		file: core + "/budget.go",
+		old:  "p.Cause != CauseOperator && p.Cause != CauseDeadline",
+		new:  "p.Cause != CauseOperator && p.Cause != CauseDeadline && p.Cause != CausePromotion",
+		run:  "TestNomad20295_DeadlineWhileWaitingForPromotion",
+	},
+	{
+		name: "a rollback is of all nodes at once",
+		file: core + "/advance.go",
+		old:  "!n.order.IsZero() && !n.restore && !n.flying {",
+		new:  "!n.order.IsZero() && !n.restore && !n.flying && s.plan.StageOf(i) == 0 {",
+		run:  "TestNomad10882_RollbackThroughCanaryAgain",
+	},
+	{
+		name: "unknown pauses",
+		file: core + "/gates.go",
+		old:  "if g.State == GateUnknown && unknown == nil {",
+		new:  "if g.State == GateUnknown && unknown == nil && !baked {",
+		run:  "TestArgo3850_InconclusivePromotedInTheBackground",
+	},
+	{
+		name: "other content is another rollout",
+		file: core + "/header.go",
+		old:  "case h.ID != plan.ID || h.Hash != plan.Spec.Hash:",
+		new:  "case h.ID == plan.ID && h.Hash == \"\":",
+		run:  "TestNomad6392_KeyChangeReachesEveryNodeAtOnce",
+	},
+}
