@@ -65,9 +65,9 @@ func (k *prometheusGate) Ask(ctx context.Context, q Question) Answer {
 	}
 	// Samples that are older do not exist for the query. What looks back further
 	// by itself, such as rate(x[1h]), is not bounded by it.
-	opts := []promv1.Option{promv1.WithLookbackDelta(g.MaxAge)}
+	opts := []promv1.Option{promv1.WithLookbackDelta(promDuration(g.MaxAge))}
 	if t, ok := ctx.Deadline(); ok {
-		opts = append(opts, promv1.WithTimeout(max(time.Until(t), time.Millisecond)))
+		opts = append(opts, promv1.WithTimeout(promDuration(time.Until(t))))
 	}
 	v, warnings, _, err := promv1.NewAPI(c).Query(ctx, query, time.Time{}, opts...)
 	what := "Prometheus at " + showURL(c.URL("", nil))
@@ -79,6 +79,15 @@ func (k *prometheusGate) Ask(ctx context.Context, q Question) Answer {
 		return unknown("%s warns: %s", what, text.Printable(strings.Join(warnings, "; ")))
 	}
 	return judgeSamples(g, cond, v, wire.date)
+}
+
+// promDuration is d, or a little less, as Prometheus can read it: the client sends
+// what String gives, and Prometheus refuses fractions such as "29.99s".
+func promDuration(d time.Duration) time.Duration {
+	if d >= time.Second {
+		return d.Truncate(time.Second)
+	}
+	return max(d.Truncate(time.Millisecond), time.Millisecond)
 }
 
 // promWire bounds what is read, adds headers, and keeps the server's own clock.

@@ -128,6 +128,8 @@ func TestPrometheusRequest(t *testing.T) {
 		}
 		if f := got.Form; f.Get("query") != `a{node=~"(?:n1|n[.]2|n.3.)"} / a{node=~"(?:m1)"}` || f.Get("lookback_delta") != "1m0s" || f.Get("time") != "" {
 			t.Errorf("asked %v", f)
+		} else if !regexp.MustCompile(`^([0-9]+m)?[0-9]+s$`).MatchString(f.Get("timeout")) {
+			t.Errorf("the timeout %q is none that Prometheus can read", f.Get("timeout"))
 		}
 	}
 	got = nil
