@@ -129,7 +129,6 @@ func objectNames() []string { return slices.Sorted(maps.Keys(schema)) }
 
 func factNames(object string) []string { return sortedFacts[object] }
 
-//nolint:gochecknoglobals // made once, and only read
 var sortedFacts = func() map[string][]string {
 	out := make(map[string][]string, len(schema))
 	for object := range schema {
