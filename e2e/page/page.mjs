@@ -1,0 +1,172 @@
+// Drives a real Chromium over the page of `aimlock ui`. The Go test beside it runs
+// everything else: `ask(what)` has it do something and waits until it is done.
+import { chromium } from "playwright-core";
+import { createInterface } from "node:readline";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+
+const [url, browserPath, pictures] = process.argv.slice(2);
+const axeSource = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+async function ask(what) {
+  process.stdout.write("ask " + what + "\n");
+  const { value, done } = await lines.next();
+  if (done) throw new Error("the test ended while it was asked: " + what);
+  return value;
+}
+let failures = 0;
+function check(ok, what) {
+  process.stdout.write((ok ? "ok " : "FAIL ") + what + "\n");
+  if (!ok) failures++;
+}
+
+const browser = await chromium.launch({ executablePath: browserPath, args: ["--no-sandbox"] });
+const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
+const page = await context.newPage();
+page.setDefaultTimeout(60_000);
+const wrong = [];
+page.on("pageerror", (e) => wrong.push("error: " + e.message));
+page.on("dialog", (d) => { wrong.push("a dialog: " + d.message()); void d.dismiss(); });
+page.on("request", (r) => { if (!r.url().startsWith(url) && !r.url().startsWith("data:")) wrong.push("a request to " + r.url()); });
+page.on("console", (m) => { if (/Content Security Policy|TrustedHTML/i.test(m.text())) wrong.push(m.text()); });
+
+// looks has axe look at the page at three sizes, and in both themes.
+async function looks(name) {
+  for (const [width, height, colorScheme] of [[360, 740, "light"], [1280, 900, "dark"], [3840, 2160, "light"], [360, 740, "dark"]]) {
+    await page.setViewportSize({ width, height });
+    await page.emulateMedia({ colorScheme });
+    const across = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    check(across <= 0, `${name} at ${width}, ${colorScheme}: nothing stands out at the side (${across})`);
+    // The page's own policy would keep axe out of the page's world.
+    const cdp = await context.newCDPSession(page);
+    const { frameTree } = await cdp.send("Page.getFrameTree");
+    const { executionContextId } = await cdp.send("Page.createIsolatedWorld", { frameId: frameTree.frame.id, worldName: "axe" });
+    await cdp.send("Runtime.evaluate", { expression: axeSource + ";0", contextId: executionContextId });
+    const { result } = await cdp.send("Runtime.evaluate", {
+      expression: "axe.run().then(r => JSON.stringify(r.violations.filter(v => v.impact === 'serious' || v.impact === 'critical').map(v => v.id + ': ' + v.help + ' ' + v.nodes.map(n => n.target.join(' ')).slice(0, 3))))",
+      contextId: executionContextId, awaitPromise: true, returnByValue: true,
+    });
+    check(result.value === "[]", `${name} at ${width}, ${colorScheme}: axe finds ${result.value}`);
+    await cdp.detach();
+    if (pictures) await page.screenshot({ path: `${pictures}/${name}-${width}-${colorScheme}.png` });
+  }
+  await page.setViewportSize({ width: 1280, height: 900 });
+  await page.emulateMedia({ colorScheme: "light" });
+}
+
+const row = (name) => page.locator("tbody tr").filter({ has: page.getByRole("link", { name, exact: true }) });
+const stateOf = (name, state) => row(name).locator(".state", { hasText: state }).waitFor();
+const heading = (state) => page.locator("h1 .state", { hasText: state }).waitFor();
+
+try {
+  const begun = Date.now();
+  await page.goto(url);
+  await page.getByRole("heading", { name: "Locks" }).waitFor();
+  const paint = await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? -1);
+  process.stdout.write(`note first paint after ${Math.round(paint)} ms, loaded after ${Date.now() - begun} ms\n`);
+  await page.getByText("No lock is held.").waitFor();
+
+  // A break, live.
+  await ask("attack");
+  await page.locator("tbody tr", { hasText: "onerror=alert" }).first().waitFor();
+  await ask("hold doomed");
+  await stateOf("doomed", "HOT");
+  check((await page.locator("tbody tr").first().innerText()).startsWith("doomed"), "the worst stands first");
+  check(/HOT/.test(await page.title()), "the title says that a lock is HOT");
+  await looks("locks");
+  await page.getByRole("link", { name: "doomed", exact: true }).click();
+  await heading("HOT");
+  await page.getByText("What caused it:").waitFor();
+  check(await page.locator("td code", { hasText: "holder.alive" }).count() > 0, "the evidence is shown");
+  await looks("lock");
+
+  // By keyboard alone: Break, the name, Enter.
+  await page.getByRole("button", { name: "Break" }).focus();
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  check(await page.evaluate(() => document.activeElement.id) === "ask-name", "the dialog begins at the name");
+  await page.keyboard.type("doome");
+  check(await page.getByRole("dialog").getByRole("button", { name: "Break the lock" }).isDisabled(), "half a name is not enough");
+  await page.keyboard.type("d");
+  await looks("dialog");
+  await page.locator("#ask-name").focus();
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").getByText("by rule named").waitFor();
+  await page.keyboard.press("Escape");
+  await heading("FREE");
+  await ask("lost doomed");
+  await page.locator("ol.line li", { hasText: "break unlocked" }).first().waitFor();
+
+  // An attack by a holder's record is text.
+  await page.getByRole("link", { name: "Locks", exact: true }).click();
+  for (const link of await page.locator("tbody a").all()) {
+    if (!/<img/.test(await link.innerText())) continue;
+    await link.click();
+    await page.locator("h1", { hasText: "<img" }).waitFor();
+    break;
+  }
+  check(await page.locator("main img, main script, main iframe, main b > b").count() === 0, "no element came from a record");
+
+  // A rollout, live.
+  await page.getByRole("link", { name: "Rollouts", exact: true }).click();
+  await page.getByText("No rollout is on record.").waitFor();
+  const id = await ask("rollout");
+  await page.getByRole("link", { name: id }).waitFor();
+  await looks("rollouts");
+  await page.getByRole("link", { name: id }).click();
+  await heading("baking");
+  await page.locator("canvas").first().waitFor();
+  await page.getByRole("button", { name: "Pause" }).click();
+  await page.locator("#ask-name").fill(id);
+  await page.locator("#ask-reason").fill("a look");
+  await page.getByRole("dialog").getByRole("button", { name: "Pause the rollout" }).click();
+  await page.getByRole("dialog").getByText("the rollout is paused").waitFor();
+  await page.keyboard.press("Escape");
+  await heading("paused");
+  await page.getByRole("searchbox").fill("-n1");
+  await page.getByText("n1: applied").first().waitFor();
+  await looks("rollout");
+  await ask("resume");
+  await heading("succeeded");
+  await page.locator("h2", { hasText: "applied" }).first().waitFor();
+  check(await page.getByRole("button", { name: "Abort" }).isDisabled(), "what has ended is not aborted");
+  const report = await context.newPage();
+  report.on("console", (m) => { if (/Content Security Policy/i.test(m.text())) wrong.push("report: " + m.text()); });
+  await report.goto(new URL("/report?id=" + encodeURIComponent(id), url).href);
+  await report.getByText("succeeded").first().waitFor();
+  await report.close();
+
+  await page.getByRole("link", { name: "Policies", exact: true }).click();
+  await page.getByText("Nothing was ever applied").waitFor();
+  await looks("policies");
+
+  // Consul goes away, and comes back.
+  await page.getByRole("link", { name: "Locks", exact: true }).click();
+  await ask("hold kept");
+  await stateOf("kept", "HELD");
+  await ask("stop consul");
+  await page.locator("#troubles p").first().waitFor({ timeout: 120_000 });
+  check(await row("kept").count() === 1, "what was seen last is still shown");
+  await ask("start consul");
+  await page.waitForFunction(() => !document.querySelector("#troubles p"), null, { timeout: 120_000 });
+  await ask("hold later");
+  await stateOf("later", "HELD");
+
+  // And so does the server of the page.
+  await ask("stop page");
+  await page.getByText("trying again").waitFor();
+  await ask("start page");
+  await page.locator(".live").waitFor();
+  await stateOf("later", "HELD");
+
+  const weight = await page.evaluate(() => performance.getEntriesByType("resource").filter((e) => !e.name.includes("/events")).reduce((n, e) => n + e.encodedBodySize, 0));
+  check(weight < 200 * 1024, `the page weighs ${weight} bytes`);
+  check(wrong.length === 0, "nothing went wrong in the page: " + wrong.join("; "));
+} catch (e) {
+  check(false, e.message);
+  process.stdout.write("note " + JSON.stringify({ url: page.url(), text: (await page.locator("body").innerText().catch(() => "")).slice(0, 2000), wrong }) + "\n");
+} finally {
+  await browser.close();
+}
+process.exit(failures ? 1 : 0);
