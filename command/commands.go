@@ -28,6 +28,7 @@ func commands() map[string]constructor {
 		"agent":            newAgent,
 		"demo":             newDemo,
 		"dev":              newDev,
+		"doctor":           newDoctor,
 		"lock approve":     newLockApprove,
 		"lock break":       newLockBreak,
 		"lock exec":        newLockExec,

@@ -1,0 +1,107 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+)
+
+// tested is the Consul that the protocol is tested against.
+const tested = "1.14.11"
+
+// Bounds of clocks.
+const (
+	// clockWarning is how far this machine's clock may be from Consul's agent's
+	// before it is told. No decision rests on it, but every time in a record does.
+	clockWarning = 5 * time.Second
+)
+
+const reachHint = "set CONSUL_HTTP_ADDR (or -http-addr) to an agent that runs, as 127.0.0.1:8500, and CONSUL_CACERT where it has TLS"
+
+func (e *examination) consul(ctx context.Context) bool {
+	q := (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
+	begun := e.Now()
+	// A key that everybody may ask for: the answer has a leader's word.
+	_, meta, err := e.Consul.API().KV().Get(e.Keys.Epoch(), q)
+	took := e.Now().Sub(begun)
+	switch kind := consulkv.KindOf(e.Consul.Classify("read "+e.Keys.Epoch(), err)); {
+	case err == nil:
+		e.ok("consul", "%s answers consistent reads, in %s", e.Consul.Addr(), took.Round(time.Millisecond/10))
+	case kind == consulkv.Denied:
+		e.fail("consul", "give the token the role that it is for (`aimlock acl`), or set CONSUL_HTTP_TOKEN", "%s answers, and refuses this token: %s", e.Consul.Addr(), e.Consul.Classify("read "+e.Keys.Epoch(), err))
+	default:
+		return e.fail("consul", reachHint, "%s", e.Consul.Classify("read "+e.Keys.Epoch(), err))
+	}
+	if meta != nil && !meta.KnownLeader {
+		e.fail("leader", "see `consul operator raft list-peers`: more than half of the servers must be there", "Consul has no leader: nothing can be locked or let go")
+	}
+	e.agent(ctx)
+	e.clock(ctx)
+	return true
+}
+
+// agent looks at the Consul agent that is asked.
+func (e *examination) agent(ctx context.Context) {
+	var self struct {
+		Config struct{ Version, NodeName, Datacenter string }
+	}
+	if err := e.get(ctx, "/v1/agent/self", &self); err != nil {
+		e.note("version", "", "which Consul this is cannot be read: the token lacks agent:read")
+		return
+	}
+	c := self.Config
+	version, _, _ := strings.Cut(c.Version, "+")
+	text := fmt.Sprintf("Consul %s, agent %s in datacenter %s", version, c.NodeName, c.Datacenter)
+	if version == tested {
+		e.ok("version", "%s", text)
+		return
+	}
+	e.note("version", "", "%s; aimlock is tested against %s", text, tested)
+}
+
+// get reads JSON that the library has no type for.
+func (e *examination) get(ctx context.Context, path string, into any) error {
+	_, err := e.Consul.API().Raw().Query(path, into, (&api.QueryOptions{}).WithContext(ctx))
+	return err
+}
+
+// clock compares this machine's with that of the Consul agent.
+func (e *examination) clock(ctx context.Context) {
+	if err := e.get(ctx, "/v1/status/leader", new(string)); err != nil {
+		e.note("clock", "", "the clock of Consul's agent cannot be read: %s", e.Consul.Classify("ask for the leader", err))
+		return
+	}
+	off, slack, ok := e.Transport.off()
+	switch {
+	case !ok:
+		e.note("clock", "", "Consul's agent does not tell its time")
+	case off.Abs() > clockWarning+slack:
+		e.warn("clock", "have both keep time by NTP (`chronyc tracking`)", "this machine's clock is %s off that of Consul's agent: no decision rests on it, but the times in records do", off.Round(time.Second))
+	default:
+		e.ok("clock", "this machine's and Consul's agree within %s", (slack + off.Abs()).Round(time.Second/10))
+	}
+}
+
+// transactions tries what the protocol needs of a Consul.
+func (e *examination) transactions(ctx context.Context) bool {
+	ops := make([]consulkv.Op, consulkv.MaxTxnOps)
+	for i := range ops {
+		ops[i] = consulkv.GetOrEmpty(e.Keys.Epoch())
+	}
+	_, err := e.Consul.Txn(ctx, ops...)
+	switch kind := consulkv.KindOf(err); {
+	case err == nil:
+		return e.ok("transactions", "of %d operations are taken", len(ops))
+	case kind == consulkv.Denied:
+		return e.fail("transactions", "give the token a role: `aimlock acl`", "%s", err)
+	case kind == consulkv.BadRequest:
+		return e.fail("transactions", "use Consul "+tested+" or a later one: transactions with get-or-empty of that many operations are what the protocol is made of", "%s", err)
+	default:
+		return e.fail("transactions", "try again: "+reachHint, "%s", err)
+	}
+}

@@ -1,0 +1,105 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/aim-control/aimlock/examples/acl"
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/nomadapi"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/orchestrator/runner"
+)
+
+// Results of a finding.
+const (
+	OK      = "ok"
+	Note    = "note"    // as it may be, and worth to know
+	Warning = "warning" // it works, and not as it should
+	Failed  = "failed"  // it does not work
+)
+
+// Finding is one thing that was looked at.
+type Finding struct {
+	// Check names what was looked at: consul, leader, clock, rights, …
+	Check  string `json:"check"`
+	Result string `json:"result"`
+	// Detail says what was found. It may hold foreign text.
+	Detail string `json:"detail"`
+	// Mend says how it is put right; empty where nothing is wrong.
+	Mend string `json:"mend"`
+}
+
+// Config says what is looked at.
+type Config struct {
+	// Consul is asked through Transport.
+	Consul    *consulkv.Client
+	Transport *Transport
+
+	Keys     keys.Prefix
+	Locks    *locksmith.Client
+	Rollouts *runner.Runner
+	// Roles are those whose rights the token must have; none: it is only told which
+	// it has. Params fill the places of their rules.
+	Roles  []string
+	Params acl.Params
+	// Nomad may be nil: then it is not looked at.
+	Nomad *nomadapi.Client
+	// TryLock takes a lock and lets go of it, the one thing that writes.
+	TryLock bool
+	// Now is this machine's clock.
+	Now func() time.Time
+}
+
+// patience bounds each part of an examination.
+const patience = 20 * time.Second
+
+// Examine looks at everything in turn, and tells what it finds. If Consul cannot
+// be reached, it ends there: the rest would only say so again.
+func Examine(ctx context.Context, cfg Config, tell func(Finding)) error {
+	e := &examination{Config: cfg, tell: tell}
+	if !e.part(ctx, e.consul) {
+		return context.Cause(ctx)
+	}
+	for _, part := range []func(context.Context) bool{e.transactions, e.rights, e.agents, e.locksmith, e.policies, e.locks, e.rollouts, e.nomad, e.try} {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		e.part(ctx, part)
+	}
+	return nil
+}
+
+// examination is one under way.
+type examination struct {
+	Config
+	tell func(Finding)
+}
+
+func (e *examination) part(ctx context.Context, look func(context.Context) bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return look(ctx)
+}
+
+func (e *examination) ok(check, format string, args ...any) bool {
+	e.tell(Finding{Check: check, Result: OK, Detail: fmt.Sprintf(format, args...)})
+	return true
+}
+
+func (e *examination) note(check, mend, format string, args ...any) bool {
+	e.tell(Finding{Check: check, Result: Note, Mend: mend, Detail: fmt.Sprintf(format, args...)})
+	return true
+}
+
+func (e *examination) warn(check, mend, format string, args ...any) bool {
+	e.tell(Finding{Check: check, Result: Warning, Mend: mend, Detail: fmt.Sprintf(format, args...)})
+	return true
+}
+
+func (e *examination) fail(check, mend, format string, args ...any) bool {
+	e.tell(Finding{Check: check, Result: Failed, Mend: mend, Detail: fmt.Sprintf(format, args...)})
+	return false
+}

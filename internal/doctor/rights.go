@@ -1,0 +1,153 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+
+	"github.com/aim-control/aimlock/examples/acl"
+)
+
+// right is one question to Consul, as its endpoint takes it.
+type right struct {
+	Resource string
+	Access   string
+	Segment  string `json:",omitempty"`
+	// rule is how it stands in a policy.
+	rule string
+}
+
+// answer is Consul's; it repeats the question.
+type answer struct {
+	Resource string
+	Access   string
+	Segment  string
+	Allow    bool
+}
+
+// maxQuestions is how many questions Consul takes at once (maximumACLAuthorize… of
+// agent/acl_endpoint.go allows 64).
+const maxQuestions = 64
+
+// rights compares what the token may do with the roles.
+func (e *examination) rights(ctx context.Context) bool {
+	var self api.ACLToken
+	if err := e.get(ctx, "/v1/acl/token/self", &self); err != nil {
+		if strings.Contains(err.Error(), "ACL support disabled") {
+			return e.note("rights", "", "Consul's ACLs are off: whoever reaches it may do everything, locks included")
+		}
+		return e.fail("rights", "set CONSUL_HTTP_TOKEN to a token that this Consul knows", "which rights the token has cannot be asked: %s", e.Consul.Classify("read the token", err))
+	}
+	e.ok("token", "accessor %s %s", self.AccessorID, self.Description)
+	roles, err := acl.Roles()
+	if err != nil {
+		return e.fail("rights", "", "%s", err)
+	}
+	var have []string
+	for _, r := range roles {
+		asked := slices.Contains(e.Roles, r.Name)
+		if len(e.Roles) > 0 && !asked {
+			continue
+		}
+		missing, err := e.missing(ctx, r)
+		switch {
+		case err != nil && asked:
+			e.fail("rights", "", "role %s: %s", r.Name, err)
+		case err != nil:
+			// It is for a node or a config that nobody named.
+		case len(missing) == 0:
+			have = append(have, r.Name)
+		case asked:
+			for _, m := range missing {
+				e.fail("rights", fmt.Sprintf("add %s to a policy of the token; `aimlock acl %s` prints all of them", m.rule, r.Name), "role %s: the token lacks %s:%s %s", r.Name, m.Resource, m.Access, m.Segment)
+			}
+		}
+	}
+	switch {
+	case len(have) > 0:
+		e.ok("rights", "the token is enough for: %s", strings.Join(have, ", "))
+	case len(e.Roles) == 0:
+		e.warn("rights", "give it the rules of one: `aimlock acl` lists them, and -role NAME tells here what is missing", "the token is enough for no role that could be asked about")
+	}
+	return true
+}
+
+// missing are the rights of a role that the token does not have.
+func (e *examination) missing(ctx context.Context, role acl.Role) ([]right, error) {
+	p := e.Params
+	p.Prefix = e.Keys
+	text, err := role.Rules(p)
+	if err != nil {
+		return nil, err
+	}
+	want, err := parseRules(text)
+	if err != nil {
+		return nil, fmt.Errorf("role %s: %w", role.Name, err)
+	}
+	var out []right
+	for part := range slices.Chunk(want, maxQuestions) {
+		var got []answer
+		if _, err := e.Consul.API().Raw().Write(authorizePath, part, &got, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
+			return nil, e.Consul.Classify("ask for the token's rights", err)
+		}
+		if len(got) != len(part) {
+			return nil, fmt.Errorf("Consul answered %d of %d questions", len(got), len(part))
+		}
+		for i, a := range got {
+			if !a.Allow {
+				out = append(out, part[i])
+			}
+		}
+	}
+	return out, nil
+}
+
+// parseRules reads Consul's rules as the questions whether a token has them. What a
+// rule denies is not asked for.
+func parseRules(text string) ([]right, error) {
+	file, diags := hclsyntax.ParseConfig([]byte(text), "rules.hcl", hcl.InitialPos)
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	body, ok := file.Body.(*hclsyntax.Body)
+	if !ok {
+		return nil, fmt.Errorf("the rules are no HCL")
+	}
+	var out []right
+	add := func(resource, segment string, attr *hclsyntax.Attribute, block string) error {
+		v, diags := attr.Expr.Value(nil)
+		if diags.HasErrors() {
+			return diags
+		}
+		if v.Type() != cty.String || v.IsNull() {
+			return fmt.Errorf("%s is no text", attr.Name)
+		}
+		if access := v.AsString(); access != "deny" {
+			out = append(out, right{Resource: resource, Access: access, Segment: segment, rule: fmt.Sprintf(block, access)})
+		}
+		return nil
+	}
+	for _, attr := range body.Attributes {
+		if err := add(attr.Name, "", attr, attr.Name+" = %q"); err != nil {
+			return nil, err
+		}
+	}
+	for _, b := range body.Blocks {
+		attr := b.Body.Attributes["policy"]
+		if attr == nil || len(b.Labels) != 1 {
+			return nil, fmt.Errorf("the block %s has no policy", b.Type)
+		}
+		block := strings.ReplaceAll(fmt.Sprintf("%s %q", b.Type, b.Labels[0]), "%", "%%") + " { policy = %q }"
+		if err := add(strings.TrimSuffix(b.Type, "_prefix"), b.Labels[0], attr, block); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(out, func(a, b right) int { return strings.Compare(a.rule, b.rule) })
+	return out, nil
+}

@@ -1,0 +1,186 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/agent"
+	"github.com/aim-control/aimlock/orchestrator/guard"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/orchestrator/runner"
+)
+
+// named bounds the names in one finding.
+const named = 5
+
+// some are the first of names, and how many more there are.
+func some(names []string) string {
+	for i := range names {
+		names[i] = text.Printable(names[i])
+	}
+	if len(names) > named {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:named], ", "), len(names)-named)
+	}
+	return strings.Join(names, ", ")
+}
+
+// agents looks at the agents of nodes.
+func (e *examination) agents(ctx context.Context) bool {
+	list, _, err := e.Consul.API().Health().Service(agent.ServiceName, "", false, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+	if err != nil {
+		return e.fail("agents", "", "%s", e.Consul.Classify("list the agents", err))
+	}
+	var down []string
+	for _, s := range list {
+		if s.Checks.AggregatedStatus() != api.HealthPassing {
+			node := s.Service.Meta["node"]
+			if node == "" {
+				node = s.Node.Node
+			}
+			down = append(down, node)
+		}
+	}
+	slices.Sort(down)
+	switch {
+	case len(list) == 0:
+		return e.note("agents", "start one on each machine, `aimlock agent -node NAME -state-dir DIR`, or let consul-template run `aimlock agent apply`", "no agent is registered, or the token may not see them (service:read): a rollout would reach no node")
+	case len(down) > 0:
+		return e.warn("agents", "look at the machines and at their agents' logs; a rollout counts them as unreachable", "%s, and of %d the check is not passing: %s", text.Count(len(list), "agent"), len(down), some(down))
+	}
+	return e.ok("agents", "%s, all passing", text.Count(len(list), "agent"))
+}
+
+// locksmith looks at who guards the locks.
+func (e *examination) locksmith(ctx context.Context) bool {
+	v, err := e.Locks.NewObserver(guard.LeaderLock, nil).Observe(ctx)
+	if err != nil {
+		return e.fail("locksmith", "", "%s", err)
+	}
+	st := e.Locks.Status(v)
+	switch {
+	case st.Session == nil:
+		return e.note("locksmith", "run `aimlock locksmith` as a service, or `aimlock locksmith -once` periodically", "none leads: a HOT lock waits for the next one who wants it")
+	case st.State == locksmith.Hot || st.State == locksmith.Unknown:
+		return e.warn("locksmith", "`aimlock lock explain "+guard.LeaderLock+"`", "its own lock is %s: %s", st.State, text.Printable(st.Reason))
+	}
+	who := "somebody"
+	if h := st.Holder; h != nil && h.PID != nil && h.Host != nil {
+		who = fmt.Sprintf("pid %d on %s", *h.PID, text.Printable(*h.Host))
+	}
+	return e.ok("locksmith", "%s leads", who)
+}
+
+// policies compares those of this process with those applied.
+func (e *examination) policies(ctx context.Context) bool {
+	if sus, err := e.Locks.Suspended(ctx); err != nil {
+		return e.fail("policies", "", "%s", err)
+	} else if sus != nil {
+		e.warn("policies", "`aimlock policy resume`, when it is over", "all automatic breaking is suspended by %s: %s", text.Printable(sus.By), text.Printable(sus.Reason))
+	}
+	v, why, err := e.Locks.ActivePolicies(ctx)
+	switch mine := e.Locks.Policies(); {
+	case err != nil:
+		return e.fail("policies", "", "%s", err)
+	case v == nil:
+		return e.note("policies", "`aimlock policy apply PATH`", "none are applied: anybody's may break aimlock's own locks, and nobody's those of other tools")
+	case why != "":
+		return e.warn("policies", "`aimlock policy apply PATH` again", "%s", text.Printable(why))
+	case v.Hash != mine.Hash:
+		return e.warn("policies", "use the same files: `aimlock policy show -active` prints those applied", "those here (%.12s) are not those applied (%.12s, serial %d by %s): what is judged here breaks nothing", mine.Hash, text.Printable(v.Hash), v.Serial, text.Printable(v.By))
+	}
+	return e.ok("policies", "those here are the ones applied, serial %d", v.Serial)
+}
+
+// locks looks for those in trouble.
+func (e *examination) locks(ctx context.Context) bool {
+	counts, grave := map[string]int{}, []string{}
+	total := 0
+	hidden, err := e.Locks.EachLock(ctx, "", false, func(v *locksmith.Verdict) {
+		total++
+		counts[v.State]++
+		if v.State == locksmith.Hot || v.State == locksmith.Unknown {
+			grave = append(grave, v.Snapshot.Name+" "+v.State)
+		}
+	})
+	if err != nil {
+		return e.fail("locks", "", "%s", err)
+	}
+	if hidden {
+		e.note("locks", "", "there may be more, which the token may not read")
+	}
+	if len(grave) > 0 {
+		slices.Sort(grave)
+		return e.warn("locks", "`aimlock lock explain NAME` tells why, and what happens next", "%s held, and in trouble: %s", text.Count(total, "lock"), some(grave))
+	}
+	return e.ok("locks", "%s held, none HOT or UNKNOWN at a glance", text.Count(total, "lock"))
+}
+
+// rollouts looks for those that stand.
+func (e *examination) rollouts(ctx context.Context) bool {
+	list, err := e.Rollouts.List(ctx, runner.Filter{Ended: 0})
+	if err != nil {
+		return e.fail("rollouts", "", "%s", err)
+	}
+	var paused, open []string
+	for _, h := range list.Headers {
+		if h.State == orchestrator.Paused {
+			paused = append(paused, h.ID)
+		} else {
+			open = append(open, h.ID)
+		}
+	}
+	switch {
+	case len(paused) > 0:
+		return e.warn("rollouts", "`aimlock rollout status ID` says why; then resume, roll back or abort it", "paused: %s", some(paused))
+	case len(open)+len(list.Waiting) > 0:
+		return e.ok("rollouts", "unfinished: %s; %d waiting", some(open), len(list.Waiting))
+	}
+	return e.ok("rollouts", "none is unfinished")
+}
+
+func (e *examination) nomad(ctx context.Context) bool {
+	if e.Nomad == nil {
+		return e.note("nomad", "set NOMAD_ADDR where holders run in Nomad", "it is not asked: facts nomad.* are null")
+	}
+	// The nodes are what evidence and fleets read.
+	q := e.Nomad.Options(ctx)
+	if _, _, err := e.Nomad.API().Nodes().List(q); err != nil {
+		return e.fail("nomad", "check NOMAD_ADDR, NOMAD_TOKEN and NOMAD_CACERT; see docs/nomad.md for the ACL policy", "%s", e.Nomad.Fail("list the nodes", err))
+	}
+	return e.ok("nomad", "%s answers, and shows its nodes", e.Nomad.Addr())
+}
+
+// tryLock is the lock that is tried.
+const tryLock = "aimlock.doctor"
+
+// try takes a lock and lets go of it.
+func (e *examination) try(ctx context.Context) bool {
+	if !e.TryLock {
+		return true
+	}
+	begun := time.Now()
+	h, err := e.Locks.Acquire(ctx, locksmith.Request{Names: []string{tryLock}, Operation: "doctor", Try: true, NoBreak: true})
+	if ref, ok := errors.AsType[*locksmith.RefusedError](err); ok {
+		return e.note("try", "", "%s is %s: another examination is under way", tryLock, ref.Status.State)
+	}
+	if err != nil {
+		return e.fail("try", "see the findings above", "a lock could not be taken: %s", err)
+	}
+	checked, token := h.Checked(), h.Token()
+	if err := h.Release(ctx); err != nil {
+		return e.fail("try", "see the findings above", "a lock could not be let go: %s", err)
+	}
+	e.ok("try", "%s was taken and let go in %s, token %d", tryLock, time.Since(begun).Round(time.Millisecond), token)
+	if !checked {
+		return e.warn("checks", "ask a Consul agent on this machine (CONSUL_HTTP_ADDR=127.0.0.1:8500), and give the token service:write on aimlock-holder", "the Consul agent takes no check of this process: the session's TTL alone finds out that a holder died, which takes up to 30s instead of 10s")
+	}
+	return e.ok("checks", "the Consul agent takes the check by which a dead holder is found out within 10s")
+}
