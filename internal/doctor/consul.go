@@ -14,12 +14,9 @@ import (
 // tested is the Consul that the protocol is tested against.
 const tested = "1.14.11"
 
-// Bounds of clocks.
-const (
-	// clockWarning is how far this machine's clock may be from Consul's agent's
-	// before it is told. No decision rests on it, but every time in a record does.
-	clockWarning = 5 * time.Second
-)
+// clockWarning is how far this machine's clock may be from Consul's agent's before
+// it is told. No decision rests on it, but every time in a record does.
+const clockWarning = 5 * time.Second
 
 const reachHint = "set CONSUL_HTTP_ADDR (or -http-addr) to an agent that runs, as 127.0.0.1:8500, and CONSUL_CACERT where it has TLS"
 
@@ -33,6 +30,7 @@ func (e *examination) consul(ctx context.Context) bool {
 	case err == nil:
 		e.ok("consul", "%s answers consistent reads, in %s", e.Consul.Addr(), took.Round(time.Millisecond/10))
 	case kind == consulkv.Denied:
+		e.denied = true
 		e.fail("consul", "give the token the role that it is for (`aimlock acl`), or set CONSUL_HTTP_TOKEN", "%s answers, and refuses this token: %s", e.Consul.Addr(), e.Consul.Classify("read "+e.Keys.Epoch(), err))
 	default:
 		return e.fail("consul", reachHint, "%s", e.Consul.Classify("read "+e.Keys.Epoch(), err))

@@ -63,6 +63,11 @@ func Examine(ctx context.Context, cfg Config, tell func(Finding)) error {
 	if !e.part(ctx, e.consul) {
 		return context.Cause(ctx)
 	}
+	if e.denied {
+		// What else fails would only say it again.
+		e.part(ctx, e.rights)
+		return context.Cause(ctx)
+	}
 	for _, part := range []func(context.Context) bool{e.transactions, e.rights, e.agents, e.locksmith, e.policies, e.locks, e.rollouts, e.nomad, e.try} {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -76,6 +81,8 @@ func Examine(ctx context.Context, cfg Config, tell func(Finding)) error {
 type examination struct {
 	Config
 	tell func(Finding)
+	// denied: the token may not even read the epoch, as every role may.
+	denied bool
 }
 
 func (e *examination) part(ctx context.Context, look func(context.Context) bool) bool {

@@ -23,6 +23,14 @@ type right struct {
 	rule string
 }
 
+func (r right) String() string {
+	text := r.Resource + ":" + r.Access
+	if r.Segment != "" {
+		text += " on " + r.Segment
+	}
+	return text
+}
+
 // answer is Consul's; it repeats the question.
 type answer struct {
 	Resource string
@@ -64,9 +72,7 @@ func (e *examination) rights(ctx context.Context) bool {
 		case len(missing) == 0:
 			have = append(have, r.Name)
 		case asked:
-			for _, m := range missing {
-				e.fail("rights", fmt.Sprintf("add %s to a policy of the token; `aimlock acl %s` prints all of them", m.rule, r.Name), "role %s: the token lacks %s:%s %s", r.Name, m.Resource, m.Access, m.Segment)
-			}
+			e.lacks(r.Name, missing)
 		}
 	}
 	switch {
@@ -77,6 +83,25 @@ func (e *examination) rights(ctx context.Context) bool {
 	}
 	return true
 }
+
+// lacks tells what a token lacks for a role: right by right, or together where they
+// are many.
+func (e *examination) lacks(role string, missing []right) {
+	if len(missing) > eachRight {
+		names := make([]string, len(missing))
+		for i, m := range missing {
+			names[i] = m.String()
+		}
+		e.fail("rights", fmt.Sprintf("`aimlock acl %s` prints the rules of a policy with all of them", role), "role %s: the token lacks %d rights: %s", role, len(missing), strings.Join(names, ", "))
+		return
+	}
+	for _, m := range missing {
+		e.fail("rights", fmt.Sprintf("add %s to a policy of the token; `aimlock acl %s` prints all rules", m.rule, role), "role %s: the token lacks %s", role, m)
+	}
+}
+
+// eachRight is how many missing rights are told one by one.
+const eachRight = 3
 
 // missing are the rights of a role that the token does not have.
 func (e *examination) missing(ctx context.Context, role acl.Role) ([]right, error) {

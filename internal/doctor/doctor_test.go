@@ -1,0 +1,150 @@
+package doctor
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aim-control/aimlock/examples/acl"
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/consulkv/consulkvtest"
+	"github.com/aim-control/aimlock/internal/devconsul"
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/orchestrator/runner"
+)
+
+// examine looks at an embedded Consul from a machine whose clock is ahead by skew.
+func examine(t *testing.T, skew time.Duration, mod ...func(*Config)) map[string]Finding {
+	t.Helper()
+	srv, err := devconsul.New(devconsul.Config{NodeName: "node-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = srv.Close() })
+	tr := &Transport{Now: func() time.Time { return time.Now().Add(skew) }}
+	dated := func(next http.RoundTripper) http.RoundTripper {
+		return roundTrip(func(req *http.Request) (*http.Response, error) {
+			resp, err := next.RoundTrip(req)
+			if err == nil {
+				// In process nobody stamps it, as a server does.
+				resp.Header.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+			}
+			return resp, err
+		})
+	}
+	kv, err := consulkv.New(consulkv.Config{Address: "consul.test:8500", Wrap: func(rt http.RoundTripper) http.RoundTripper {
+		return tr.Wrap(dated(consulkvtest.InProcess(srv.Handler())(rt)))
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	locks, err := locksmith.New(locksmith.Config{Consul: kv, Prefix: keys.DefaultPrefix, By: "tester", LeaseClock: func() float64 { return float64(time.Now().UnixNano()) / 1e9 }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{
+		Consul: kv, Transport: tr, Keys: keys.DefaultPrefix, Locks: locks, Now: tr.Now,
+		Rollouts: runner.New(runner.Config{Consul: kv, Prefix: keys.DefaultPrefix, Locks: runner.Locksmith(locks), By: "tester"}),
+	}
+	for _, m := range mod {
+		m(&cfg)
+	}
+	out := map[string]Finding{}
+	if err := Examine(t.Context(), cfg, func(f Finding) { out[f.Check] = f }); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func TestAllIsWell(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		got := examine(t, 0, func(c *Config) { c.TryLock = true })
+		for check, want := range map[string]string{
+			"consul": OK, "clock": OK, "transactions": OK, "agents": Note, "locksmith": Note, "policies": Note, "locks": OK, "rollouts": OK, "nomad": Note, "try": OK, "checks": OK,
+		} {
+			if got[check].Result != want {
+				t.Errorf("%s: %+v", check, got[check])
+			}
+		}
+	})
+}
+
+func TestClocksApart(t *testing.T) {
+	t.Parallel()
+	for text, skew := range map[string]time.Duration{"-1h0m": -time.Hour, " 1h0m": time.Hour + time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			got := examine(t, skew)["clock"]
+			if got.Result != Warning || got.Mend == "" || !strings.Contains(got.Detail, text) {
+				t.Errorf("%s apart: %+v", skew, got)
+			}
+		})
+	}
+}
+
+// What is in trouble is named, with the way out.
+func TestTrouble(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var held *locksmith.Hold
+		got := examine(t, 0, func(c *Config) {
+			var err error
+			if held, err = c.Locks.Acquire(t.Context(), locksmith.Request{Names: []string{tryLock}, Operation: "another"}); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := c.Locks.Suspend(t.Context(), "a fire"); err != nil {
+				t.Fatal(err)
+			}
+			c.TryLock = true
+		})
+		if f := got["try"]; f.Result != Note || !strings.Contains(f.Detail, "HELD") {
+			t.Errorf("%+v", f)
+		}
+		if f := got["locks"]; !strings.Contains(f.Detail, "1 lock held") {
+			t.Errorf("%+v", f)
+		}
+		if err := held.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Every rule of every role is a question that Consul is asked, except what it
+// denies.
+func TestRulesAreQuestions(t *testing.T) {
+	t.Parallel()
+	roles, err := acl.Roles()
+	if err != nil || len(roles) == 0 {
+		t.Fatal(err)
+	}
+	for _, r := range roles {
+		text, err := r.Rules(acl.Params{Prefix: keys.DefaultPrefix, Node: "n 1", Configs: []string{"a.conf", "b.conf"}, Locks: []string{"nightly"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := parseRules(text)
+		if err != nil {
+			t.Fatalf("%s: %v", r.Name, err)
+		}
+		if want := strings.Count(text, "policy = ") - strings.Count(text, `policy = "deny"`); len(got) < want || want == 0 {
+			t.Errorf("%s: %d questions of %d rules", r.Name, len(got), want)
+		}
+		for _, q := range got {
+			if q.Resource == "" || strings.Contains(q.Resource, "prefix") || q.Access != "read" && q.Access != "write" && q.Access != "list" || !strings.Contains(q.rule, q.Access) {
+				t.Errorf("%s: %+v", r.Name, q)
+			}
+		}
+	}
+	for _, bad := range []string{`key "a" {`, `key "a" {}`, `key { policy = "read" }`, `key "a" { policy = 7 }`, `operator = x`} {
+		if got, err := parseRules(bad); err == nil {
+			t.Errorf("%s is read as %+v", bad, got)
+		}
+	}
+}
