@@ -287,6 +287,8 @@ func (m *Meta) notices() func(locksmith.Notice) {
 			m.Notef("%s: %s%s; %s\n", n.Lock, n.Status.State, who, first(n.Text, "waiting"))
 		case locksmith.NoticeQuiesce:
 			m.Notef("%s: taken; %s\n", n.Lock, n.Text)
+		case locksmith.NoticeOutage:
+			m.Notef("%s: waiting for Consul: %s\n", n.Lock, n.Text)
 		default:
 			m.Notef("%s: %s: %s\n", n.Lock, n.Kind, n.Text)
 		}

@@ -22,7 +22,10 @@ var (
 const (
 	machines = 3
 	// recovery bounds each wait for something to go on after a fault.
-	recovery = 90 * time.Second
+	recovery = 2 * time.Minute
+	// What docs/safety.md promises, from the moment when Consul serves again.
+	lockPromise    = 60 * time.Second
+	rolloutPromise = 60 * time.Second
 )
 
 // short are the faults of a run of all tests, which has no time for more.
@@ -111,6 +114,9 @@ func (w *world) round(n int, f fault) measured {
 	w.note("ROUND %d: %s", n, f.name)
 	m := measured{fault: f.name}
 	w.judge.reset(w)
+	if w.rng.IntN(2) == 0 {
+		w.hang(w.holder())
+	}
 	heal := f.do(w)
 	if f.to > 0 {
 		w.run(w.between(f.from, f.to))
@@ -118,10 +124,14 @@ func (w *world) round(n int, f fault) measured {
 	if heal != nil {
 		heal()
 	}
+	w.unhang()
 	healed := monotonic()
 	since := func() time.Duration { return time.Duration(monotonic() - healed) }
 	w.note("round %d: it is over", n)
 	w.until(recovery, f.name+": the lock passes on, and a rollout reaches every node", func() bool {
+		if m.consul == 0 && w.probes.answered(healed) {
+			m.consul = since()
+		}
 		if m.lock == 0 && w.judge.begunAt > healed {
 			m.lock, m.gap = since(), w.judge.gap
 		}
@@ -130,10 +140,16 @@ func (w *world) round(n int, f fault) measured {
 				m.rollout = since()
 			}
 		}
-		return m.lock > 0 && m.rollout > 0
+		return m.consul > 0 && m.lock > 0 && m.rollout > 0
 	})
 	w.until(recovery, f.name+": Consul is well", w.wellAgain)
 	w.judge.audit(w)
-	w.t.Logf("round %d: %s: no work for %.1f s; after it the lock %.1f s, a rollout %.1f s", n, m.fault, m.gap.Seconds(), m.lock.Seconds(), m.rollout.Seconds())
+	w.t.Logf("round %d: %s: no work for %.1f s; after it Consul %.1f s, the lock %.1f s, a rollout %.1f s", n, m.fault, m.gap.Seconds(), m.consul.Seconds(), m.lock.Seconds(), m.rollout.Seconds())
+	if own := m.lock - m.consul; own > lockPromise {
+		w.violation("the lock passed on %s after Consul served again: more than %s", own, lockPromise)
+	}
+	if own := m.rollout - m.consul; own > rolloutPromise {
+		w.violation("a rollout reached every node %s after Consul served again: more than %s", own, rolloutPromise)
+	}
 	return m
 }

@@ -25,6 +25,8 @@ type contender struct {
 	stopped bool
 	// disturbed: what it says is kept.
 	disturbed bool
+	// gone: it has lost the lock for certain, and its command must be ended.
+	gone bool
 }
 
 // contenders are the commands under the lock "work".
@@ -33,6 +35,8 @@ type contenders struct {
 	live  []*contender
 	// rest: no new ones.
 	rest bool
+	// hanging are those whose command goes on until it is ended or told.
+	hanging []*contender
 	// late are those that were paused with their whole machine, for longer than
 	// the pause that a lock's next holder serves: nothing but the order stops
 	// what such a command is about to write when it wakes.
@@ -74,6 +78,30 @@ func (c *contenders) start(w *world, m *machine) {
 	c.live = append(c.live, &contender{Process: p, id: c.count, on: m, logs: spec.Logs})
 }
 
+// hang has the command of a contender go on until it is ended: what must keep it
+// from working beside the next one's is not that it was short.
+func (w *world) hang(c *contender) {
+	if c == nil || slices.Contains(w.hanging, c) {
+		return
+	}
+	w.note("the command of contender %d on %s goes on from here", c.id, c.on.name)
+	w.write(filepath.Base(hangFile("", c.id)), "")
+	w.hanging = append(w.hanging, c)
+}
+
+// unhang lets those commands end that may still hold their lock.
+func (w *world) unhang() {
+	for _, c := range w.hanging {
+		if c.gone {
+			continue // a command of it that is left over works on, and is seen
+		}
+		if err := os.Remove(hangFile(w.dir, c.id)); err != nil {
+			w.t.Error(err)
+		}
+	}
+	w.hanging = nil
+}
+
 func lastLine(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return lines[len(lines)-1]
@@ -100,8 +128,9 @@ func (w *world) awaitHolder() *contender {
 	var c *contender
 	w.until(recovery, "somebody works", func() bool {
 		c = w.holder()
-		return c != nil && c.id == w.judge.working && !c.stopped
+		return c != nil && c.id == w.judge.working && !c.stopped && !ended(c.Process)
 	})
+	w.hang(c)
 	return c
 }
 
@@ -122,6 +151,6 @@ func (w *world) wake(c *contender) {
 
 func (w *world) kill(c *contender) {
 	w.note("contender %d on %s is killed", c.id, c.on.name)
-	c.disturbed = true
+	c.disturbed, c.gone = true, true
 	c.Signal(syscall.SIGKILL)
 }

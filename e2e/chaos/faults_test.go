@@ -3,6 +3,7 @@ package chaos
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -207,6 +208,11 @@ func (w *world) onMachine(m *machine, sig syscall.Signal) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	if sig == syscall.SIGSTOP {
+		// Children first: a supervisor that sees its parent stopped ends the
+		// command, which it could not on a machine that stops as a whole.
+		slices.SortFunc(pids, func(a, b int) int { return b - a })
+	}
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 			w.t.Errorf("%s to %d on %s: %v", sig, pid, m.name, err)
@@ -218,7 +224,7 @@ func (w *world) onMachine(m *machine, sig syscall.Signal) {
 func (w *world) powerOff(m *machine) func() {
 	w.note("%s is off", m.name)
 	m.down = true
-	w.disturb(m)
+	w.disturb(m, true)
 	// A second time for what was just being started.
 	w.onMachine(m, syscall.SIGKILL)
 	w.onMachine(m, syscall.SIGKILL)
@@ -231,10 +237,10 @@ func (w *world) powerOff(m *machine) func() {
 	}
 }
 
-func (w *world) disturb(m *machine) {
+func (w *world) disturb(m *machine, gone bool) {
 	for _, c := range w.live {
 		if c.on == m {
-			c.disturbed = true
+			c.disturbed, c.gone = true, c.gone || gone
 		}
 	}
 }
@@ -245,7 +251,7 @@ func (w *world) disturb(m *machine) {
 func (w *world) pauseMachine(m *machine, long bool) func() {
 	w.note("%s is paused", m.name)
 	m.down = true
-	w.disturb(m)
+	w.disturb(m, false)
 	for _, c := range w.live {
 		if c.on == m && long {
 			w.late[c.id] = true
@@ -334,6 +340,7 @@ func (w *world) destroySession() func() {
 		return nil
 	}
 	w.note("session %s is destroyed", p.Session)
+	c.gone = true
 	if _, err := w.client(c.on).Session().Destroy(p.Session, nil); err != nil {
 		w.note("%v", err)
 	}
@@ -343,6 +350,7 @@ func (w *world) destroySession() func() {
 func (w *world) deleteKey() func() {
 	c := w.awaitHolder()
 	w.note("the key of the lock is deleted")
+	c.gone = true
 	if _, err := w.client(c.on).KV().Delete(prefix.Lock("work"), nil); err != nil {
 		w.note("%v", err)
 	}
@@ -355,7 +363,9 @@ func (w *world) deleteKey() func() {
 // has nothing that protects it until the recovery.
 func (w *world) restoreSnapshot() func() {
 	server := w.leader()
-	snapshot, breaks, acked, before := w.snapshot(server), w.judge.audits(w), len(w.acked), w.epoch
+	// What is acknowledged before it is taken is in it.
+	breaks, acked, before := w.judge.audits(w), len(w.acked), w.epoch
+	snapshot := w.snapshot(server)
 	w.note("a snapshot is taken")
 	w.run(w.between(2*sec, 8*sec))
 	w.rest = true
@@ -364,6 +374,9 @@ func (w *world) restoreSnapshot() func() {
 	w.note("the snapshot is restored")
 	// What was acknowledged since is lost in Consul, by the operator's will.
 	w.judge.breaks, w.acked = breaks, w.acked[:acked]
+	for _, d := range w.drivers {
+		d.doubtful = true
+	}
 	w.run(w.between(0, 3*sec))
 	w.recover(before)
 	w.rest = false

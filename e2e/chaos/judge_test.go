@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -42,6 +44,8 @@ type judge struct {
 type node struct {
 	log  tailed
 	last loaded
+	// texts are all that it was made to load.
+	texts map[string]bool
 }
 
 // tailed is a file of lines, read as it grows.
@@ -167,7 +171,7 @@ func (j *judge) history(w *world) {
 func (j *judge) loads(w *world, name string) {
 	n := j.nodes[name]
 	if n == nil {
-		n = &node{log: tailed{path: filepath.Join(w.dir, name+".loaded")}}
+		n = &node{log: tailed{path: filepath.Join(w.dir, name+".loaded")}, texts: map[string]bool{}}
 		j.nodes[name] = n
 	}
 	lines, err := n.log.lines()
@@ -185,7 +189,7 @@ func (j *judge) loads(w *world, name string) {
 		case c == 0 && l.Text != n.last.Text:
 			w.violation("%s loads %q and then %q by order %s", name, n.last.Text, l.Text, l.Order)
 		}
-		n.last = l
+		n.last, n.texts[l.Text] = l, true
 	}
 }
 
@@ -224,14 +228,27 @@ func (j *judge) audit(w *world) {
 		}
 		later("the order", p.Key, d.Order, j.desired)
 	}
-	for _, m := range w.clients {
-		for _, t := range w.acked {
-			if want := (orchestrator.Order{Epoch: t.epoch, Token: t.Token}); t.full() && answers[m.name].Less(want) {
-				w.violation("rollout %s succeeded on every node by order %s, and the answer of %s is to %s", t.ID, want, m.name, answers[m.name])
+	// A rollout that is under way may be between a file and its reload.
+	w.until(recovery, "every node has what it loaded last", func() bool {
+		for _, m := range w.clients {
+			b, err := os.ReadFile(filepath.Join(m.dir, "root", "etc", "app", config))
+			if err != nil || strings.TrimSpace(string(b)) != j.nodes[m.name].last.Text {
+				return false
 			}
 		}
-	}
+		return true
+	})
 	j.records(w)
+}
+
+// succeeded is asked when a rollout says that it reached every node.
+func (j *judge) succeeded(w *world, revision int, t told) {
+	j.follow(w)
+	for _, m := range w.clients {
+		if text := fmt.Sprintf("revision = %d", revision); !j.nodes[m.name].texts[text] {
+			w.violation("rollout %s says that it succeeded on every node, and %s has never loaded %q", t.ID, m.name, text)
+		}
+	}
 }
 
 func (j *judge) answers(w *world) map[string]orchestrator.Order {

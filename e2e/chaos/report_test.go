@@ -14,9 +14,10 @@ type measured struct {
 	// gap is the longest time in which no command worked under the lock, the fault
 	// included.
 	gap time.Duration
-	// lock and rollout are from the end of the fault until the lock has been
-	// handed on, and until a rollout has reached every node.
-	lock, rollout time.Duration
+	// consul, lock and rollout are from the end of the fault until Consul takes
+	// writes by every machine, until the lock has been handed on, and until a
+	// rollout has reached every node.
+	consul, lock, rollout time.Duration
 }
 
 // table is the distribution of what rounds took, by fault.
@@ -32,10 +33,11 @@ func table(all []measured) string {
 	slices.Sort(names)
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "seconds, p50/p90/p99/max\trounds\tno work under the lock\tuntil the lock passes on\tuntil a rollout reaches all nodes")
+	fmt.Fprintln(t, "seconds, p50/p90/p99/max\trounds\tno work under the lock\tuntil Consul serves\tuntil the lock passes on\tuntil a rollout reaches all nodes")
 	row := func(name string, ms []measured) {
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\n", name, len(ms),
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\n", name, len(ms),
 			quantiles(ms, func(m measured) time.Duration { return m.gap }),
+			quantiles(ms, func(m measured) time.Duration { return m.consul }),
 			quantiles(ms, func(m measured) time.Duration { return m.lock }),
 			quantiles(ms, func(m measured) time.Duration { return m.rollout }))
 	}

@@ -21,18 +21,18 @@ type driver struct {
 	revision int
 	logs     string
 	stopped  bool
+	// doubtful: it began before a restore, which may have taken back what it says.
+	doubtful bool
 }
 
 // told is what `rollout start -json` says at its end.
 type told struct {
 	ID     string              `json:"id"`
 	State  orchestrator.Status `json:"state"`
-	Token  uint64              `json:"token"`
 	Counts map[string]int      `json:"counts"`
 	Total  int                 `json:"total"`
 
-	at    int64
-	epoch uint64
+	at int64
 }
 
 // full tells whether every node has what it shall have.
@@ -152,8 +152,13 @@ func (w *world) driverEnded(d *driver) {
 	}
 	switch {
 	case code == 0 && t.State == orchestrator.Succeeded:
-		t.at, t.epoch = monotonic(), w.epoch
-		w.acked = append(w.acked, t)
+		t.at = monotonic()
+		if t.full() {
+			w.judge.succeeded(w, d.revision, t)
+		}
+		if !d.doubtful {
+			w.acked = append(w.acked, t)
+		}
 		if d.revision == w.revision {
 			w.done = true
 		}
@@ -165,7 +170,7 @@ func (w *world) driverEnded(d *driver) {
 		}
 		w.notYet = time.Now().Add(200 * time.Millisecond)
 	default:
-		w.note("revision %d by %s: exit %d: %s", d.revision, d.on.name, code, lastLine(d.Stderr()))
+		w.note("revision %d by %s: exit %d, %s: %s", d.revision, d.on.name, code, t.State, lastLine(d.Stderr()))
 		w.notYet = time.Now().Add(500 * time.Millisecond)
 	}
 	d.Release()

@@ -121,17 +121,28 @@ func work(job string) error {
 	}
 	tick := time.NewTicker(step)
 	defer tick.Stop()
-	for end := time.After(d); ; {
+	for start := time.Now(); time.Since(start) < d || time.Since(start) < hangLimit && hangs(dir, o.Client); {
 		o.Call = monotonic()
 		if err := put("w"); err != nil {
 			return err
 		}
-		select {
-		case <-tick.C:
-		case <-end:
-			return nil
-		}
+		<-tick.C
 	}
+	return nil
+}
+
+// hangLimit is the end of a command that nobody ends.
+const hangLimit = 3 * time.Minute
+
+// hangs tells whether a command is to go on though it is done, until somebody ends
+// it.
+func hangs(dir string, client int) bool {
+	_, err := os.Stat(hangFile(dir, client))
+	return err == nil
+}
+
+func hangFile(dir string, client int) string {
+	return filepath.Join(dir, fmt.Sprintf("hang-%d", client))
 }
 
 // refused is the resource that checks the order, as docs/exec.md asks: it keeps

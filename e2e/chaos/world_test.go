@@ -94,6 +94,7 @@ type world struct {
 	rollouts
 	judge
 	story
+	probes
 }
 
 func newWorld(t *testing.T, seed uint64, number, clients int) *world {
@@ -118,6 +119,7 @@ func newWorld(t *testing.T, seed uint64, number, clients int) *world {
 	w.late = map[int]bool{}
 	w.startConsul(clients)
 	w.startRollouts()
+	w.startProbes()
 	for _, m := range w.clients {
 		m.agent, m.smith = w.startAgent(m), w.startSmith(m)
 	}

@@ -31,6 +31,11 @@ func Main(m *testing.M) int {
 		}
 		return 0
 	case "inside":
+		// What tests start is not inside by this variable.
+		if err := os.Unsetenv(stageVar); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		why = ""
 		return m.Run()
 	}

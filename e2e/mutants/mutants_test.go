@@ -5,17 +5,17 @@ package mutants
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/aim-control/aimlock/e2e/harness"
 )
 
 const (
@@ -82,7 +82,7 @@ func TestMutants(t *testing.T) {
 	}
 	for _, m := range list {
 		t.Run(strings.ReplaceAll(m.name, " ", "_"), func(t *testing.T) {
-			overlay := m.overlay(t, root)
+			overlay := harness.Overlay(t, m.file, m.old, m.new)
 			out, err := goTest(t, root, overlay, m.run, m.tests)
 			switch {
 			case err == nil:
@@ -99,39 +99,9 @@ func TestMutants(t *testing.T) {
 // TestStand: the text of each mutant stands in the code. It is a matter of
 // milliseconds, and so the first to tell of a guard that was rewritten.
 func TestStand(t *testing.T) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, m := range slices.Concat(guards, complaints) {
-		t.Run(strings.ReplaceAll(m.name, " ", "_"), func(t *testing.T) { m.overlay(t, root) })
+		t.Run(strings.ReplaceAll(m.name, " ", "_"), func(t *testing.T) { harness.Overlay(t, m.file, m.old, m.new) })
 	}
-}
-
-// overlay writes the changed file and what tells the Go tool of it.
-func (m mutant) overlay(t *testing.T, root string) string {
-	path := filepath.Join(root, m.file)
-	src, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := bytes.Count(src, []byte(m.old)); n != 1 {
-		t.Fatalf("%s: the text of this mutant stands there %d times, and not once: write the mutant anew for the code as it is now:\n%s", m.file, n, m.old)
-	}
-	dir := t.TempDir()
-	changed := filepath.Join(dir, filepath.Base(m.file))
-	if err := os.WriteFile(changed, bytes.Replace(src, []byte(m.old), []byte(m.new), 1), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	b, err := json.Marshal(map[string]map[string]string{"Replace": {path: changed}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	overlay := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(overlay, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return overlay
 }
 
 func goTest(t *testing.T, root, overlay, run string, pkgs []string) ([]byte, error) {

@@ -190,6 +190,9 @@ func (g *Guard) campaigning(n locksmith.Notice) {
 		} else if first {
 			g.log.Info("another locksmith leads", "leader", leaderName(st), "state", st.State)
 		}
+	case locksmith.NoticeOutage:
+		g.board.leader(nil, "")
+		g.trouble("election", fmt.Errorf("waiting for the lock %s: %s", LeaderLock, n.Text))
 	case locksmith.NoticeBreaking, locksmith.NoticeStep, locksmith.NoticeBroken, locksmith.NoticeStopped:
 		g.log.Warn("the leading locksmith's lock: "+n.Kind, "detail", n.Text)
 	}

@@ -38,9 +38,18 @@ func (c *Client) AcquireAny(ctx context.Context, req Request) (*Hold, error) {
 		return nil, err
 	}
 	ctx = req.hurry(ctx)
-	s := &slots{c: c, req: &req, start: time.Now(), wake: make(chan struct{}, 1), pairs: map[string]*api.KVPair{}, news: map[string]*evidence.Snapshot{}}
+	start := time.Now()
+	return outlast(ctx, &req, start, func() (*Hold, bool, error) {
+		s := c.newSlots(&req, start)
+		h, err := s.run(ctx)
+		return h, s.reached, err
+	})
+}
+
+func (c *Client) newSlots(req *Request, start time.Time) *slots {
+	s := &slots{c: c, req: req, start: start, wake: make(chan struct{}, 1), pairs: map[string]*api.KVPair{}, news: map[string]*evidence.Snapshot{}}
 	for _, n := range req.Names {
-		one := req
+		one := *req
 		one.Names, one.among = []string{n}, req.Names
 		key := c.keys.Lock(n)
 		s.all = append(s.all, &slot{key: key, w: &waiter{
@@ -51,7 +60,7 @@ func (c *Client) AcquireAny(ctx context.Context, req Request) (*Hold, error) {
 	if req.SlotsOf != "" {
 		s.prefix = c.keys.Lock(req.SlotsOf) + "." // those that others count too
 	}
-	return s.run(ctx)
+	return s
 }
 
 // common is what a and b begin with; nothing was common before the first.
@@ -76,6 +85,8 @@ type slots struct {
 	att    *attempt
 	// races are how often somebody was faster lately.
 	races int
+	// reached: Consul has answered.
+	reached bool
 	// waited: it looked, and found none that it could have.
 	waited bool
 	said   bool
@@ -123,6 +134,7 @@ func (s *slots) run(ctx context.Context) (_ *Hold, err error) {
 	if err := s.readKeys(ctx); err != nil {
 		return nil, err
 	}
+	s.reached = true
 	if err := s.agree(ctx, math.MaxUint64); err != nil {
 		return nil, err
 	}

@@ -67,6 +67,7 @@ const (
 	NoticeBroken   = "broken"   // the old hold is ended and the lock taken
 	NoticeStopped  = "stopped"  // a break came to nothing; it is judged anew
 	NoticeQuiesce  = "quiesce"  // a pause that is owed is being served
+	NoticeOutage   = "outage"   // Consul does not answer; it is tried again
 )
 
 // Notice is one thing that happens while a lock is waited for.
@@ -96,8 +97,12 @@ func (c *Client) Acquire(ctx context.Context, req Request) (*Hold, error) {
 		return nil, err
 	}
 	ctx = req.hurry(ctx)
-	w := &waiter{c: c, req: &req, obs: map[string]*Observer{}, start: time.Now(), failed: map[string]failure{}, free: map[string]freeSince{}, cluster: req.Cluster}
-	return w.run(ctx)
+	w := &waiter{c: c, req: &req, obs: map[string]*Observer{}, start: time.Now(), failed: map[string]failure{}, free: map[string]freeSince{}}
+	return outlast(ctx, &req, w.start, func() (*Hold, bool, error) {
+		w.cluster, w.reached = req.Cluster, false
+		h, err := w.run(ctx)
+		return h, w.reached, err
+	})
 }
 
 // hurry bounds the tries of whatever the request needs of Consul.
@@ -177,6 +182,8 @@ type waiter struct {
 	// failed are the holds that could not be broken, so that they are not
 	// tried without end.
 	failed map[string]failure
+	// reached: Consul has answered.
+	reached bool
 }
 
 // triesAtOnce bounds how often -try begins anew because somebody was faster.
@@ -210,6 +217,7 @@ func (w *waiter) run(ctx context.Context) (_ *Hold, err error) {
 		if err != nil {
 			return nil, err
 		}
+		w.reached = true
 		w.noteFree(verdicts)
 		if !slices.ContainsFunc(verdicts, func(v *Verdict) bool { return v.Snapshot.Held() }) {
 			h, owe, err := w.take(ctx, verdicts)

@@ -29,8 +29,9 @@ func (h *Hold) MaxOps() int { return consulkv.MaxTxnOps - len(h.guards) - 1 }
 // lost, and the error is a *LostError. A *consulkv.Refused is about one of ops;
 // its indexes count ops alone.
 //
-// Writes that are safe to repeat (everything but cas) are tried again within
-// the lease and the client's RetryFor when the answer is lost. They land in the
+// Writes that are safe to repeat (everything without a condition: a cas, a check)
+// are tried again within the lease and the client's RetryFor when the answer is
+// lost. With a condition, the second try would be refused by what the first did. They land in the
 // order in which their calls returned. A *consulkv.Error that is left may stand
 // for a commit, but that is settled: what a consistent read then shows stays.
 // Where ctx ended it is settled by the next call.
@@ -194,7 +195,7 @@ func (h *Hold) refused(ref *consulkv.Refused, guards int) error {
 func repeatable(ops []consulkv.Op) bool {
 	for _, op := range ops {
 		switch op.Verb {
-		case api.KVCAS, api.KVDeleteCAS, api.KVLock, api.KVUnlock:
+		case api.KVCAS, api.KVDeleteCAS, api.KVLock, api.KVUnlock, api.KVCheckIndex, api.KVCheckSession, api.KVCheckNotExists:
 			return false
 		}
 	}

@@ -257,10 +257,7 @@ func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait unti
 		if err := r.clearQueue(ctx, h, &in.Spec, j.plan.ID, q); err != nil {
 			return nil, next{}, err
 		}
-		if err := r.writePlan(ctx, h, j.plan, &d.header, q.claim()...); err != nil {
-			if q.refusedClaim(err) {
-				err = errors.Join(errNotQueued, r.dropPlan(ctx, h, j.plan.ID))
-			}
+		if err := r.begin(ctx, h, j.plan, &d.header, q); err != nil {
 			return nil, next{}, err
 		}
 		d.chunks = d.header.PlanChunks

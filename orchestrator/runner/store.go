@@ -16,6 +16,7 @@ import (
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
 const (
@@ -109,6 +110,33 @@ func (r *Runner) writePlan(ctx context.Context, h Hold, plan *orchestrator.Plan,
 	}
 	head.PlanChunks = len(parts)
 	return r.writeHeader(ctx, h, head, claim...)
+}
+
+// begin writes a new rollout, and takes its place q in the queue away with it.
+//
+// Invariant: a plan is dropped only if its header does not stand. Where the answer
+// to the header is lost, the place that is gone may have been taken by this very
+// header.
+func (r *Runner) begin(ctx context.Context, h Hold, plan *orchestrator.Plan, head *orchestrator.Header, q *place) error {
+	for deadline := time.Now().Add(r.consul.RetryFor()); ; {
+		err := r.writePlan(ctx, h, plan, head, q.claim()...)
+		lost := q != nil && consulkv.Ambiguous(err) && !errors.Is(err, locksmith.ErrLost)
+		if err == nil || !lost && !q.refusedClaim(err) {
+			return err
+		}
+		stands, rerr := r.header(ctx, plan.ID)
+		switch {
+		case rerr == nil && stands.Epoch == h.Epoch() && stands.Token == h.Token():
+			return nil
+		case rerr != nil && !errors.Is(rerr, ErrNotFound):
+			return errors.Join(err, rerr)
+		case !lost:
+			return errors.Join(errNotQueued, r.dropPlan(ctx, h, plan.ID))
+		case time.Now().After(deadline):
+			return err
+		}
+		// What was sent before cannot land any more once the next try is under way.
+	}
 }
 
 // dropPlan deletes what was written of a rollout that did not begin.

@@ -1,0 +1,66 @@
+package runner_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/orchestrator"
+)
+
+// loseOnce delivers the first transaction that match picks, and loses its answer.
+type loseOnce struct {
+	next  http.RoundTripper
+	match func(body string) bool
+	lost  atomic.Int32
+}
+
+func (l *loseOnce) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body == nil || req.URL.Path != "/v1/txn" {
+		return l.next.RoundTrip(req)
+	}
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	req.Body = io.NopCloser(bytes.NewReader(body))
+	resp, err := l.next.RoundTrip(req)
+	if err == nil && l.match(string(body)) && l.lost.CompareAndSwap(0, 1) {
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		return nil, errors.New("the connection broke")
+	}
+	return resp, err
+}
+
+// The answer to the header that takes a rollout out of the queue is lost: the
+// rollout has begun, and its plan stands. To ask again would find the place in the
+// queue gone, as if somebody else had ended it.
+func TestAnswerToTheFirstHeaderIsLost(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	l := &loseOnce{match: func(body string) bool {
+		return strings.Contains(body, "/queue/") && strings.Contains(body, `"check-index"`) && strings.Contains(body, `"delete"`) && strings.Contains(body, "/rollouts/")
+	}}
+	kv, err := consulkv.New(consulkv.Config{Address: f.kv.Addr(), Wrap: func(next http.RoundTripper) http.RoundTripper { l.next = next; return l }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.kv = kv
+	out := f.ends(f.begin(f.queued("first", "one", rest)), orchestrator.Succeeded)
+	if l.lost.Load() != 1 {
+		t.Fatal("no such answer was lost: the test tests nothing")
+	}
+	heads, err := f.runner().Headers(t.Context())
+	if err != nil || len(heads) != 1 || heads[0].ID != out.ID {
+		t.Fatalf("%d rollouts, %v", len(heads), err)
+	}
+	if _, err := f.runner().PlanOf(t.Context(), heads[0]); err != nil {
+		t.Error(err)
+	}
+}
