@@ -106,10 +106,12 @@ func (w *world) follower() *machine {
 
 func (w *world) killServer(m *machine) func() {
 	w.note("consul of %s is killed", m.name)
+	m.consulDown = true
 	m.consul.Kill()
 	return func() {
 		w.note("consul of %s starts", m.name)
 		m.consul.Relaunch()
+		m.consulDown = false
 	}
 }
 
@@ -132,9 +134,11 @@ func (w *world) killServers() func() {
 func (w *world) rollingRestart() func() {
 	for _, m := range w.servers {
 		w.note("consul of %s is restarted", m.name)
+		m.consulDown = true
 		m.consul.Signal(syscall.SIGTERM)
 		w.until(recovery, "consul of "+m.name+" ends", func() bool { return ended(m.consul.Process) })
 		m.consul.Relaunch()
+		m.consulDown = false
 		w.until(recovery, "the servers are well", w.serversWell)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -65,8 +66,8 @@ type machine struct {
 	agent  *harness.Process
 	smith  *harness.Process
 	dir    string
-	// down: nothing is started on it.
-	down bool
+	// down: nothing is started on it. consulDown: its Consul was killed.
+	down, consulDown bool
 }
 
 func (m *machine) enter() func() error {
@@ -219,8 +220,35 @@ func (w *world) up() []*machine {
 	return out
 }
 
+// supervise is what a service manager does: it starts again what ended. No agent
+// and no locksmith ends by itself; what else runs on this machine may kill one.
+func (w *world) supervise() {
+	for _, m := range w.all() {
+		if m.down || m.consulDown {
+			continue
+		}
+		if ended(m.consul.Process) {
+			w.note("consul of %s ended by %d, which is not of this test, and starts again", m.name, m.consul.Wait(time.Second))
+			m.consul.Relaunch()
+		}
+		for what, p := range map[string]struct {
+			p     **harness.Process
+			start func(*machine) *harness.Process
+		}{"agent": {&m.agent, w.startAgent}, "locksmith": {&m.smith, w.startSmith}} {
+			if *p.p == nil || !ended(*p.p) {
+				continue
+			}
+			if code := (*p.p).Wait(time.Second); code != 128+int(syscall.SIGKILL) {
+				w.violation("the %s of %s ended by itself with %d: %s", what, m.name, code, lastLine((*p.p).Stderr()))
+			}
+			m.again(p.p, p.start)
+		}
+	}
+}
+
 // step is one look at everything.
 func (w *world) step() {
+	w.supervise()
 	w.contenders.step(w)
 	w.rollouts.step(w)
 	w.judge.follow(w)

@@ -151,6 +151,16 @@ func (p *Process) Kill() {
 
 // KillGroup kills the process and all children of it that kept its group.
 func (p *Process) KillGroup() {
+	select {
+	case <-p.done:
+		// The kernel gives the number of a group to nobody as long as the group has
+		// members. So where a process has it that is not this one, which was reaped,
+		// the group is gone, and what has its number by now is somebody else's.
+		if err := syscall.Kill(p.cmd.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
+			return
+		}
+	default:
+	}
 	if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		p.t.Logf("kill the group of %s: %v", p.spec.Name, err)
 	}

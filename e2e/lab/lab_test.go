@@ -1,9 +1,12 @@
 package lab_test
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"runtime"
 	"testing"
 	"time"
@@ -160,6 +163,46 @@ func TestStream(t *testing.T) {
 	if err := <-sent; err != nil {
 		t.Error(err)
 	}
+}
+
+const orphanMaker = "LAB_TEST_ORPHAN_MAKER"
+
+// What runs on a host dies with the test, also where the program that the user sees
+// is killed, which is the one outside of the namespaces.
+func TestNothingOutlivesTheTest(t *testing.T) {
+	if os.Getenv(orphanMaker) != "" {
+		e := newEnds(t)
+		p := harness.Start(t, harness.Spec{Path: "/bin/sh", Args: []string{"-c", "exec sleep 600"}, Enter: e.b.Enter})
+		fmt.Println("pid", p.Pid())
+		<-p.Done()
+		return
+	}
+	if why := lab.Why(); why != "" {
+		t.Skipf("no namespaces here: %s", why)
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNothingOutlivesTheTest$")
+	cmd.Env = append(os.Environ(), orphanMaker+"=1")
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Fscanf(out, "pid %d\n", &pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("it was not killed")
+	}
+	harness.Eventually(t, limit, "the process on the host is gone", func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || bytes.Contains(b, []byte(") Z "))
+	})
 }
 
 // What is started on a host has the host's name and address.
