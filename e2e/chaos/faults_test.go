@@ -373,6 +373,7 @@ func (w *world) restoreSnapshot() func() {
 	w.note("a snapshot is taken")
 	w.run(w.between(2*sec, 8*sec))
 	w.rest = true
+	w.unhang()
 	w.until(recovery, "the commands under the lock end", func() bool { return len(w.live) == 0 })
 	w.restore(server, snapshot)
 	w.note("the snapshot is restored")
