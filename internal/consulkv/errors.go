@@ -338,8 +338,17 @@ func kindOfStatus(e *statusError) Kind {
 	return BadRequest
 }
 
+// isNoLeader knows what Consul 1.14.11 says in and after an election: a server
+// that knows of no leader, one that knows its address and has not found it among
+// the members yet (for up to 30 s after a cut between all servers), and one that
+// has just ceased to lead.
 func isNoLeader(body string) bool {
-	return strings.Contains(body, "No cluster leader") || strings.Contains(body, "no leader")
+	for _, text := range []string{"No cluster leader", "no leader", "Raft leader not found in server lookup mapping", "node is not the leader"} {
+		if strings.Contains(body, text) {
+			return true
+		}
+	}
+	return false
 }
 
 func isDenied(body string) bool {

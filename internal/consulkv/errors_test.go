@@ -42,6 +42,8 @@ func TestAnswersAreClassified(t *testing.T) {
 		{"500 without a word", answer(nil, 503, plain, ""), txn, consulkv.ServerError, true, true, "HTTP 503"},
 		{"leadership lost while writing", answer(nil, 500, plain, "leadership lost while committing log"), txn, consulkv.ServerError, true, true, "leadership lost"},
 		{"no leader", answer(nil, 500, plain, "No cluster leader"), txn, consulkv.NoLeader, true, true, "election"},
+		{"a leader that is no member yet", answer(nil, 500, plain, "rpc error making call: Raft leader not found in server lookup mapping"), txn, consulkv.NoLeader, true, true, "election"},
+		{"a leader no more", answer(nil, 500, plain, "rpc error making call: rpc error making call: node is not the leader"), txn, consulkv.NoLeader, true, true, "election"},
 		{"wrong token", answer(nil, 403, plain, "Permission denied: token with AccessorID '…' lacks permission 'key:write' on \"k\""), txn, consulkv.Denied, false, false, "CONSUL_HTTP_TOKEN"},
 		{"token unknown", answer(nil, 403, plain, "ACL not found"), get, consulkv.Denied, false, false, "ACL not found"},
 		{"denied as an error of the server", answer(nil, 500, plain, "rpc error: Permission denied"), txn, consulkv.Denied, false, false, "CONSUL_HTTP_TOKEN"},

@@ -364,7 +364,7 @@ func TestNoGoroutineIsLeft(t *testing.T) {
 		"Consul goes away while it waits": func(t *testing.T, w *world) error {
 			defer w.faults.Clear()
 			time.AfterFunc(3*time.Second, func() { w.faults.Add(devconsul.Fault{Drop: true}) })
-			_, err := w.client().Acquire(t.Context(), one("held"))
+			_, err := w.client().Acquire(t.Context(), Request{Names: []string{"held"}, Wait: time.Minute})
 			return kind(err, consulkv.Broken)
 		},
 		"no epoch": func(t *testing.T, w *world) error {

@@ -2,8 +2,8 @@ package locksmith
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
@@ -36,8 +36,16 @@ func outlast(ctx context.Context, req *Request, start time.Time, run func() (_ *
 	}
 }
 
-// outage tells errors of a Consul that may answer later.
+// outage tells errors of a Consul that cannot be reached, or whose agent cannot
+// reach its servers. What it answers itself may be what it answers for ever.
 func outage(err error) bool {
-	e, ok := errors.AsType[*consulkv.Error](err)
-	return ok && e.Temporary()
+	switch consulkv.KindOf(err) {
+	case consulkv.Unreachable, consulkv.Broken, consulkv.NoLeader:
+		return true
+	case consulkv.ServerError:
+		// "rpc error getting client: …", "rpc error making call: EOF": an agent's, of
+		// its servers.
+		return strings.Contains(err.Error(), "rpc error")
+	}
+	return false
 }
