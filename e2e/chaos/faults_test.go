@@ -41,9 +41,9 @@ var faults = []fault{
 	{"all servers: cut off from each other", true, 2 * sec, 14 * sec, (*world).cutServers},
 	{"all servers: slow links that lose", true, 4 * sec, 12 * sec, func(w *world) func() { return w.slow(w.servers, w.all()) }},
 	// Machines.
-	{"holder's machine: cut off", true, 2 * sec, 20 * sec, func(w *world) func() { return w.cut(w.awaitHolder().on, w.all(), both) }},
-	{"holder's machine: hears nobody", true, 2 * sec, 20 * sec, func(w *world) func() { return w.cut(w.awaitHolder().on, w.all(), in) }},
-	{"holder's machine: heard by nobody", true, 2 * sec, 20 * sec, func(w *world) func() { return w.cut(w.awaitHolder().on, w.all(), out) }},
+	{"holder's machine: cut off", true, 2 * sec, 32 * sec, func(w *world) func() { return w.cut(w.awaitHolder().on, w.all(), both) }},
+	{"holder's machine: hears nobody", true, 2 * sec, 32 * sec, func(w *world) func() { return w.cut(w.awaitHolder().on, w.all(), in) }},
+	{"holder's machine: heard by nobody", true, 2 * sec, 32 * sec, func(w *world) func() { return w.cut(w.awaitHolder().on, w.all(), out) }},
 	{"holder's machine: slow links that lose", true, 4 * sec, 12 * sec, func(w *world) func() { return w.slow([]*machine{w.awaitHolder().on}, w.all()) }},
 	{"holder's machine: power off", true, sec, 6 * sec, func(w *world) func() { return w.powerOff(w.awaitHolder().on) }},
 	{"holder's machine: paused, for less than the pause owed", true, 7 * sec, 13 * sec, func(w *world) func() { return w.pauseMachine(w.awaitHolder().on, false) }},
