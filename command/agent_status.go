@@ -21,9 +21,9 @@ func newAgentStatus(m *Meta) *command {
 		Usage:    "[options]",
 		Description: `Reads the state folder of this node's agent: for each config the highest order
 accepted, what stands on disk or was given to which target, what became of the
-last order, and which other configs it is applied with, all or none. One that is "waiting" has a newer order
-of which the others' part is missing. It asks nobody, takes no lock, and works
-while the agent runs or does not.`,
+last order, and which other configs it is applied with, all or none. One that is
+"waiting" has a newer order of which the others' part is missing. It asks nobody,
+takes no lock, and works while the agent runs or does not.`,
 		Examples: []example{{"What has this node?", "aimlock agent status -state-dir /var/lib/aimlock"}},
 		Groups:   groupJSON,
 		Flags:    f.registerState,
