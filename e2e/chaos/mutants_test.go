@@ -29,20 +29,6 @@ var mutants = []struct {
 		faults: "^holder's machine: (cut off|heard by nobody)$", rounds: "6",
 	},
 	{
-		name:   "the supervisor ends what it started",
-		file:   "internal/supervise/machine.go",
-		old:    "func (m *machine) stop(now, grace time.Duration, why reason) act {\n",
-		new:    "func (m *machine) stop(now, grace time.Duration, why reason) act {\n	if why != becauseEnded {\n		return nothing\n	}\n",
-		faults: "^holder: (SIGSTOP|kill -9)$", rounds: "6",
-	},
-	{
-		name:   "the order check on the node",
-		file:   "orchestrator/agent/fence.go",
-		old:    "	case c < 0:\n		return w.refuse(d, &OlderError{Config: config, Order: d.Order, Highest: w.st.Mark})\n",
-		new:    "",
-		faults: "^snapshot", rounds: "4",
-	},
-	{
 		name:   "the durable quiesce of a break",
 		file:   "orchestrator/locksmith/ending.go",
 		old:    "	ops = append(ops, b.c.setFence(t.v.Snapshot, e.fence)...)\n",
