@@ -10,8 +10,8 @@ import (
 
 // Overlay writes what has the Go tool compile a changed file in the place of one of
 // the repository (go build -overlay): old, which must stand in it exactly once, is
-// replaced by new. It returns the path of the overlay.
-func Overlay(t testing.TB, file, old, new string) string {
+// replaced by with. It returns the path of the overlay.
+func Overlay(t testing.TB, file, old, with string) string {
 	t.Helper()
 	path := filepath.Join(Root(t), file)
 	src, err := os.ReadFile(path)
@@ -23,7 +23,7 @@ func Overlay(t testing.TB, file, old, new string) string {
 	}
 	dir := t.TempDir()
 	changed := filepath.Join(dir, filepath.Base(file))
-	if err := os.WriteFile(changed, bytes.Replace(src, []byte(old), []byte(new), 1), 0o600); err != nil {
+	if err := os.WriteFile(changed, bytes.Replace(src, []byte(old), []byte(with), 1), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	b, err := json.Marshal(map[string]map[string]string{"Replace": {path: changed}})

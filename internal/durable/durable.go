@@ -16,6 +16,8 @@ import (
 )
 
 // disk is what Sync does; nil: the machine's own.
+//
+//nolint:gochecknoglobals // what stands for the machine's disk is one for a process
 var disk atomic.Pointer[func(*os.File) error]
 
 // Simulate has sync called in place of every fsync of this process. It is for

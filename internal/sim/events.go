@@ -275,6 +275,6 @@ func (w *World) snapshotOf(e Event) *state.Snapshot { return w.snaps[e] }
 // entries are all keys of the servers.
 func (w *World) entries() []byte {
 	rec := httptest.NewRecorder()
-	w.srv.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/v1/kv/?recurse=", nil))
+	w.srv.Handler().ServeHTTP(rec, httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/v1/kv/?recurse=", http.NoBody))
 	return rec.Body.Bytes()
 }

@@ -38,8 +38,7 @@ type exchange struct {
 	sentAt time.Time
 	answer chan answer
 	// given: its sender has given it up.
-	given  atomic.Bool
-	cancel context.CancelFunc
+	given atomic.Bool
 }
 
 type answer struct {

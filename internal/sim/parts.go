@@ -94,6 +94,8 @@ const freezeSource = `
 const knownAfter = time.Minute
 
 // The policies are read once: no run changes them.
+//
+//nolint:gochecknoglobals // read-only
 var (
 	plainPolicies  = parsed(fmt.Sprintf(policySource, ""))
 	freezePolicies = parsed(fmt.Sprintf(policySource, freezeSource))

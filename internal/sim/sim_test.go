@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 // memDir is a folder in memory, where there is one: nothing in it is to survive.
 func memDir(t *testing.T) string {
 	t.Helper()
-	if d, err := os.MkdirTemp("/dev/shm", "aimlock-sim-"); err == nil {
+	if d, err := os.MkdirTemp("/dev/shm", "aimlock-sim-"); err == nil { //nolint:usetesting // t.TempDir is on a disk
 		t.Cleanup(func() { _ = os.RemoveAll(d) })
 		return d
 	}

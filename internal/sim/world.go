@@ -260,7 +260,7 @@ func (w *World) end() {
 	_ = w.srv.Close()
 	w.handlers.Wait()
 	// What still runs of the dead is cleaning up in vain, each within its bounds.
-	time.Sleep(15 * time.Minute)
+	time.Sleep(15 * time.Minute) //nolint:forbidigo // the time of a bubble
 	synctest.Wait()
 }
 
@@ -306,7 +306,10 @@ func (w *World) add(name string, main func(a *actor) *actor) {
 	w.actors = append(w.actors, main(&actor{w: w, name: name}))
 }
 
-// worlds finds the world that a path belongs to.
+// worlds finds the world that a path belongs to: an fsync knows its file and no
+// more, and tests run several worlds side by side.
+//
+//nolint:gochecknoglobals // see above
 var (
 	worldsMu sync.Mutex
 	worlds   = map[string]*World{}
