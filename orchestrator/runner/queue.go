@@ -247,13 +247,7 @@ func (r *Runner) enqueue(ctx context.Context, spec *orchestrator.Spec, id string
 	}
 	q := &place{r: r, rec: rec, key: r.keys.Queued(id), done: make(chan struct{})}
 	q.ctx, q.cancel = context.WithCancelCause(ctx)
-	q.wg.Go(func() {
-		// It ends the session, and with it the record, when done is closed.
-		err := sessions.RenewPeriodic(queueTTL.String(), sid, nil, q.done)
-		if err != nil {
-			r.log.Warn("the session of a rollout that waits", "rollout", id, "error", err)
-		}
-	})
+	q.wg.Go(func() { q.keep(sid) })
 	// The session is new, so repeating the lock changes nothing.
 	res, err := consulkv.Retry(ctx, r.consul, "join the queue", func(ctx context.Context) (consulkv.Results, error) {
 		return r.consul.Txn(ctx, consulkv.Lock(q.key, records.Encode(&rec), sid))
@@ -273,6 +267,46 @@ func (r *Runner) enqueue(ctx context.Context, spec *orchestrator.Spec, id string
 func headerConfigs(spec *orchestrator.Spec) []orchestrator.HeaderConfig {
 	return orchestrator.NewHeader("", *spec, time.Time{}).Configs
 }
+
+// keep renews the session, and ends it, and with it the record, when done is
+// closed. Every request has its bound: an answer that never comes must not keep the
+// rollout from its end.
+func (q *place) keep(session string) {
+	sessions := q.r.consul.API().Session()
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(q.ctx), leavePatience)
+		defer cancel()
+		if _, err := sessions.Destroy(session, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
+			// It ends by its TTL.
+			q.r.log.Debug("the session of a rollout that waited", "error", err)
+		}
+	}()
+	every := time.NewTicker(queueTTL / 3)
+	defer every.Stop()
+	for {
+		select {
+		case <-q.done:
+			return
+		case <-every.C:
+		}
+		entry, err := consulkv.Retry(q.ctx, q.r.consul, "renew a place in the queue", func(ctx context.Context) (*api.SessionEntry, error) {
+			entry, _, err := sessions.Renew(session, (&api.WriteOptions{}).WithContext(ctx))
+			return entry, err
+		})
+		switch {
+		case q.ctx.Err() != nil:
+		case err != nil:
+			q.r.log.Warn("the session of a rollout that waits", "rollout", q.rec.ID, "error", err)
+		case entry == nil:
+			q.r.log.Warn("Consul ended the session of a rollout that waits", "rollout", q.rec.ID)
+			<-q.done
+			return
+		}
+	}
+}
+
+// leavePatience bounds the end of a place's session.
+const leavePatience = 3 * time.Second
 
 // watch ends ctx when the record is gone.
 func (q *place) watch(session string) {

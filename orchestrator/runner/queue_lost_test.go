@@ -8,9 +8,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
 // loseOnce delivers the first transaction that match picks, and loses its answer.
@@ -63,4 +65,56 @@ func TestAnswerToTheFirstHeaderIsLost(t *testing.T) {
 	if _, err := f.runner().PlanOf(t.Context(), heads[0]); err != nil {
 		t.Error(err)
 	}
+}
+
+// silent never answers what match picks: it ends with the request's own bound.
+type silent struct {
+	next  http.RoundTripper
+	match func(*http.Request) bool
+	asked chan struct{}
+}
+
+func (s *silent) RoundTrip(req *http.Request) (*http.Response, error) {
+	if !s.match(req) {
+		return s.next.RoundTrip(req)
+	}
+	select {
+	case s.asked <- struct{}{}:
+	default:
+	}
+	<-req.Context().Done()
+	return nil, req.Context().Err()
+}
+
+// A renewal of a place in the queue is never answered: the rollout comes to its turn
+// and to its end all the same.
+func TestRenewalOfAPlaceIsNeverAnswered(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	f.begin(f.queued("first", "one", orchestrator.Stage{Name: "all", Percent: 100, Bake: time.Hour}))
+	f.until("the first one to begin", func() bool {
+		list, err := f.runner().List(t.Context(), runner.Filter{})
+		return err == nil && len(list.Headers) == 1
+	})
+	plain := f.kv
+	s := &silent{asked: make(chan struct{}, 1), match: func(req *http.Request) bool {
+		return strings.HasPrefix(req.URL.Path, "/v1/session/renew/")
+	}}
+	kv, err := consulkv.New(consulkv.Config{Address: f.kv.Addr(), Wrap: func(next http.RoundTripper) http.RoundTripper { s.next = next; return s }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.kv = kv
+	second := f.begin(f.queued("second", "two", orchestrator.Stage{Name: "all", Percent: 100}))
+	f.kv = plain
+	w := f.waiting(1)[0]
+	select {
+	case <-s.asked:
+	case <-time.After(30 * time.Second):
+		t.Fatal("no renewal was tried: the test tests nothing")
+	}
+	if _, err := f.runner().Command(t.Context(), runner.Order{ID: w.ForRollout, Verb: orchestrator.Abort}); err != nil {
+		t.Fatal(err)
+	}
+	f.ends(second, orchestrator.Succeeded)
 }
