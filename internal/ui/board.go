@@ -42,7 +42,9 @@ type board struct {
 	idle *time.Timer
 	wg   sync.WaitGroup
 
-	locks    map[string]*lockRow // by key
+	locks map[string]*lockRow // by key
+	// lastRev is the last rev that a lock got.
+	lastRev  uint64
 	counts   map[string]int
 	troubles map[string]string // what cannot be read, by part
 	// ready: the first sweep came. quiet counts how often Follow told of nothing
@@ -65,7 +67,8 @@ type lockRow struct {
 	at time.Time
 	// v is nil where there are too many to keep all.
 	v *locksmith.Verdict
-	// rev grows with each verdict that says something else.
+	// rev is another one with each verdict that says something else, also where the
+	// lock was gone in between.
 	rev  uint64
 	sign string
 }
@@ -218,7 +221,8 @@ func (b *board) take(v *locksmith.Verdict) bool {
 	b.counts[st.State]++
 	b.locks[key] = row
 	if old == nil || old.sign != row.sign {
-		row.rev++
+		b.lastRev++
+		row.rev = b.lastRev
 		return true
 	}
 	return false

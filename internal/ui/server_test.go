@@ -291,6 +291,41 @@ func TestViewersShare(t *testing.T) {
 	})
 }
 
+// A viewer that was slow, and missed that a lock was free, is told of its next hold.
+func TestSlowViewerSeesTheNextHold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.open("view=rollouts")
+		pass(10 * time.Second)
+		b, obs, have := w.page.board, w.locks.NewObserver("other", nil), map[string]uint64{}
+		see := func() {
+			v, err := obs.Observe(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.judged([]*locksmith.Verdict{v})
+		}
+		first := w.hold("other")
+		see()
+		if ch, ok := b.changedRows(have, time.Now()); !ok || len(ch.Set) != 1 {
+			t.Fatalf("%+v %v", ch, ok)
+		}
+		if err := first.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		see()
+		second := w.hold("other")
+		see()
+		if ch, _ := b.changedRows(have, time.Now()); len(ch.Set) != 1 || ch.Set[0].Token == nil || *ch.Set[0].Token != second.Token() {
+			t.Errorf("it is told %+v", ch)
+		}
+		if err := second.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 func TestConsulGoesAway(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -112,7 +112,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		if err != nil {
-			if ctx.Err() == nil && !errors.Is(err, http.ErrHandlerTimeout) {
+			if ctx.Err() == nil {
 				s.log.Debug("a viewer is dropped", "error", err)
 			}
 			return
