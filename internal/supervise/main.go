@@ -43,6 +43,9 @@ const (
 	// terminalEvery is how often a command that waits for the terminal is looked
 	// at: nobody tells when a shell puts its job in the foreground.
 	terminalEvery = 100 * time.Millisecond
+	// nudgeFor is how long a command that waits for the terminal is let run every
+	// terminalEvery after a signal.
+	nudgeFor = 10 * time.Second
 	// checkEvery bounds the sleep before a deadline: timers do not count the
 	// time for which the machine is suspended, the boot clock does.
 	checkEvery = time.Second
@@ -103,6 +106,11 @@ type supervisor struct {
 	// wants: the command was stopped because it used a terminal that another job
 	// has.
 	wants bool
+	// nudgeUntil: a signal was passed on, and a command that waits for the
+	// terminal is let run now and then until this moment, to act on it. Once is not
+	// enough: its thread that reads can stop it again before the one that handles
+	// the signal is done.
+	nudgeUntil time.Duration
 	// passedINT: a SIGINT that ends the command may be the parent's.
 	passedINT bool
 
@@ -191,13 +199,12 @@ func (s *supervisor) obey(o received) act {
 		if s.child != 0 {
 			s.resume(syscall.Signal(o.Signal))
 			s.passedINT = s.passedINT || syscall.Signal(o.Signal) == syscall.SIGINT
+			s.nudgeUntil = now + nudgeFor
 			if err := unix.Kill(-s.child, syscall.Signal(o.Signal)); err != nil {
 				s.warn("signal %s: %v", syscall.Signal(o.Signal), err)
 			}
 			if s.wants {
-				// It cannot act on the signal while it is stopped, and is stopped
-				// again if it goes on with the terminal.
-				s.continueGroup()
+				s.continueGroup() // what is stopped cannot act on it
 			}
 		}
 	case orderStop:
@@ -350,8 +357,11 @@ func (s *supervisor) resume(sig syscall.Signal) {
 // follow is for a parent that came to the foreground, by which the shell means
 // the command: a job that was started in the background gets its keys then.
 func (s *supervisor) follow() {
-	if s.child != 0 && (s.wants || s.term.eager && !s.term.lent) {
-		s.lend()
+	if s.child == 0 || !s.wants && (!s.term.eager || s.term.lent) {
+		return
+	}
+	if !s.lend() && s.wants && bootNow() < s.nudgeUntil {
+		s.continueGroup()
 	}
 }
 
@@ -373,6 +383,7 @@ func (s *supervisor) continueGroup() {
 }
 
 func (s *supervisor) askTree() {
+	s.nudgeUntil = bootNow() + nudgeFor
 	if left, err := s.signalTree(syscall.SIGTERM); err != nil {
 		s.warn("SIGTERM to %s: %v", left, err)
 	}

@@ -115,8 +115,16 @@ func onTerminal(t *testing.T, argv []string, stdout func(*exec.Cmd, *os.File)) (
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		// A job in the background outlives the leader of its session.
+		jobs, err := hostproc.Descendants(c.Process.Pid)
+		if err != nil {
+			t.Error(err)
+		}
 		c.Process.Kill()
 		c.Wait()
+		for _, j := range jobs {
+			hostproc.SignalProcess(j.PID, j.StartTicks, syscall.SIGKILL)
+		}
 	})
 	return master, readLines(t, master), c
 }
