@@ -31,7 +31,8 @@ lists the roles.`,
 			fs.Var(&configs, "config-name", "`NAME` of a config that the agent's node gets. May be repeated.")
 			fs.Var(&locks, "lock", "`NAME` of a lock that lock exec takes or, for an agent, that is held on\nits machine. May be repeated.")
 		},
-		MaxArgs: 1,
+		MaxArgs:  1,
+		Complete: completeRoles,
 		Run: func(_ context.Context, in *input) error {
 			p.Prefix, p.Configs, p.Locks = m.Prefix, configs, locks
 			roles, err := acl.Roles()

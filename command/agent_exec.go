@@ -102,6 +102,7 @@ aimlock, kill -9 included.`,
 			fs.BoolVar(&o.follow, "follow", false, "Never be the agent: follow what others deliver to the state folder.")
 		},
 		MaxArgs:     -1,
+		Complete:    completeLocks,
 		CommandLine: true,
 		Run: func(ctx context.Context, in *input) error {
 			if err := o.check(in); err != nil {

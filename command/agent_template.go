@@ -88,6 +88,7 @@ rendered once.`,
 			fs.DurationVar(&o.timeout, "timeout", o.timeout, "Wait for Consul for at most `DURATION`, up to 25s.")
 		},
 		MinArgs: 2, MaxArgs: 2,
+		Complete: completeInOrder(completeTopics, completeLocks),
 		Run: func(ctx context.Context, in *input) error {
 			return m.agentTemplate(ctx, in.Args[0], in.Args[1], &o)
 		},

@@ -11,7 +11,6 @@ import (
 
 	"github.com/agext/levenshtein"
 	"github.com/hashicorp/cli"
-	"github.com/posener/complete"
 
 	"github.com/aim-control/aimlock/policies"
 )
@@ -54,8 +53,10 @@ type command struct {
 	// CommandLine allows a command line after `--`. Without it, what stands
 	// after `--` counts as positional arguments.
 	CommandLine bool
-	Hidden      bool
-	Run         func(context.Context, *input) error
+	// Complete says what a shell proposes for the arguments; nil for nothing.
+	Complete completer
+	Hidden   bool
+	Run      func(context.Context, *input) error
 
 	name string // the key in commands, set before use
 }
@@ -208,14 +209,6 @@ func suggest(given string, candidates []string) string {
 		}
 	}
 	return best
-}
-
-func (v verb) AutocompleteArgs() complete.Predictor { return complete.PredictFiles("*") }
-
-func (v verb) AutocompleteFlags() complete.Flags {
-	flags := complete.Flags{}
-	v.flagSet().VisitAll(func(f *flag.Flag) { flags["-"+f.Name] = complete.PredictAnything })
-	return flags
 }
 
 // Help is the whole help text but for the list of subcommands, which cli adds.

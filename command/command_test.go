@@ -141,6 +141,9 @@ func TestCommands(t *testing.T) {
 			if !slices.ContainsFunc(c.Examples, func(e example) bool { return strings.Contains(e.Line, "aimlock "+name) }) {
 				t.Errorf("no example runs aimlock %s", name)
 			}
+			if c.MaxArgs != 0 && c.Complete == nil {
+				t.Error("nothing completes its arguments")
+			}
 			for _, e := range c.Examples {
 				if e.Title == "" {
 					t.Errorf("example %q has no title", e.Line)

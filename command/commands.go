@@ -26,6 +26,7 @@ func commands() map[string]constructor {
 		"agent status":     newAgentStatus,
 		"agent template":   newAgentTemplate,
 		"agent":            newAgent,
+		"completion":       newCompletion,
 		"demo":             newDemo,
 		"dev":              newDev,
 		"doctor":           newDoctor,

@@ -32,6 +32,7 @@ be broken now (approval, budget, freeze, other policies applied) is exit code 5.
 			fs.BoolVar(&force, "force", false, "Destroy the old session also where it holds other keys, or deletes its\nkeys when it ends. It never overrides the verdict or the policy.")
 		},
 		MinArgs: 1, MaxArgs: 1,
+		Complete: completeLocks,
 		Run: m.onLock(func(ctx context.Context, c *locksmith.Client, name string) error {
 			out, err := c.Break(ctx, locksmith.BreakRequest{Name: name, DryRun: dryRun, Force: force, Notify: m.notices()})
 			if errors.Is(err, locksmith.ErrNotHeld) {

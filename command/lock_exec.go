@@ -65,6 +65,7 @@ and losses print ERROR: first and exit with 4, 5 or 7.`,
 			fs.DurationVar(&o.grace, "grace", o.grace, "Time, a `DURATION`, between SIGTERM and SIGKILL when the command must end.")
 		},
 		MinArgs: 1, MaxArgs: -1,
+		Complete:    completeInOrder(completeLocks),
 		CommandLine: true,
 		Run: func(ctx context.Context, in *input) error {
 			argv := in.Command

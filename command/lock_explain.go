@@ -45,7 +45,8 @@ It changes nothing and exits 0 whatever the lock's state is.`,
 			fs.StringVar(&dir, "journal", "", "Tell the story from the locksmith's journal in `DIR` too. Or set\nAIMLOCK_JOURNAL, or journal in the config file.")
 			fs.StringVar(&file, "file", "", "Explain the kernel's locks on the file `PATH` of this machine.")
 		},
-		MaxArgs: 1,
+		MaxArgs:  1,
+		Complete: completeLocks,
 		Run: func(ctx context.Context, in *input) error {
 			switch {
 			case in.Set("file") && len(in.Args) > 0:

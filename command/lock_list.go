@@ -31,7 +31,8 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 			fs.BoolVar(&all, "all", false, "List aimlock's own locks that are free as well.")
 			fs.BoolVar(&verbose, "verbose", false, "With -json, list the evidence of each verdict as well.")
 		},
-		MaxArgs: 1,
+		MaxArgs:  1,
+		Complete: completeLocks,
 		Run: func(ctx context.Context, in *input) error {
 			c, err := m.Locksmith()
 			if err != nil {

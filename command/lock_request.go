@@ -56,7 +56,7 @@ type tellFunc func(c *locksmith.Client, ctx context.Context, name, reason string
 // tellHolder fills in a command that writes a record naming a lock's holder.
 func tellHolder(m *Meta, c *command, valid time.Duration, done string, tell tellFunc, doubt doubtFunc) *command {
 	reason := ""
-	c.Meta, c.Usage, c.MinArgs, c.MaxArgs = m, "[options] NAME", 1, 1
+	c.Meta, c.Usage, c.MinArgs, c.MaxArgs, c.Complete = m, "[options] NAME", 1, 1, completeLocks
 	c.Groups = groupConsul | groupPolicy
 	c.Flags = func(fs *flag.FlagSet) {
 		fs.DurationVar(&valid, "for", valid, "How long it is valid, a `DURATION`.")

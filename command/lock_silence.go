@@ -45,6 +45,7 @@ break; -end ends it at once.`,
 			fs.BoolVar(&end, "end", false, "End the silence.")
 		},
 		MinArgs: 1, MaxArgs: 1,
+		Complete: completeLocks,
 		Run: func(ctx context.Context, in *input) error {
 			name, err := lockName(in.Args[0])
 			if err != nil {

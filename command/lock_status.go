@@ -32,6 +32,7 @@ It changes nothing and exits 0 whatever the lock's state is.`,
 			fs.BoolVar(&now, "now", false, "Do not watch: show what can be said at once.")
 		},
 		MinArgs: 1, MaxArgs: 1,
+		Complete: completeLocks,
 		Run: m.onLock(func(ctx context.Context, c *locksmith.Client, name string) error {
 			_, st, err := watched(ctx, m, c, name, now)
 			if err != nil {

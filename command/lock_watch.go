@@ -33,8 +33,9 @@ It changes nothing, ends with ^C, and then exits 0.`,
 			{"All locks", "aimlock lock watch"},
 			{"One of them, for a program", "aimlock lock watch -json aim_lock_config.conf"},
 		},
-		Groups:  groupConsul | groupJSON | groupPolicy,
-		MaxArgs: -1,
+		Groups:   groupConsul | groupJSON | groupPolicy,
+		MaxArgs:  -1,
+		Complete: completeLocks,
 		Run: func(ctx context.Context, in *input) error {
 			names := make([]string, len(in.Args))
 			for i, a := range in.Args {

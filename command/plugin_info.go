@@ -26,6 +26,7 @@ PATH, which has a slash, is a file that need not be in any configuration.`,
 		},
 		Groups:  groupJSON | groupPlugin,
 		MinArgs: 1, MaxArgs: 1,
+		Complete: completeFiles("*"),
 		Run: func(ctx context.Context, in *input) error {
 			p, err := m.findPlugin(in.Args[0])
 			if err != nil {

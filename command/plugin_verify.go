@@ -24,6 +24,7 @@ Exits 1 if anything is wrong, and says what.`,
 		Examples: []example{{"Before the daemons are started", "aimlock plugin verify -config aimlock.hcl"}},
 		Groups:   groupJSON | groupPlugin,
 		MaxArgs:  -1,
+		Complete: completeFiles("*"),
 		Run: func(ctx context.Context, in *input) error {
 			return m.verifyPlugins(ctx, in.Args)
 		},

@@ -54,7 +54,8 @@ config file name, or else the shipped default.`,
 			fs.BoolVar(&skip, "skip-tests", false, "Apply though test blocks fail, or without waiting for them.")
 			fs.StringVar(&req.Reason, "reason", "", "Why, in `WORDS`: it stands in the history.")
 		},
-		MaxArgs: -1,
+		MaxArgs:  -1,
+		Complete: completeFiles("*.hcl"),
 		Run: func(ctx context.Context, in *input) error {
 			if err := checkReason(req.Reason, false); err != nil {
 				return err

@@ -38,8 +38,9 @@ shipped default. Exit code 0 with warnings only, 2 with an error.`,
 			{"Before a merge", "aimlock policy check policies/"},
 			{"For a machine", "aimlock policy check -json policies/"},
 		},
-		Groups:  groupJSON | groupPolicy,
-		MaxArgs: -1,
+		Groups:   groupJSON | groupPolicy,
+		MaxArgs:  -1,
+		Complete: completeFiles("*.hcl"),
 		Run: func(_ context.Context, in *input) error {
 			set, diags := m.loadPolicySet(in.Args)
 			if !diags.HasErrors() {

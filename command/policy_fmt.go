@@ -42,8 +42,9 @@ prints what changes, or would.`,
 			fs.BoolVar(&check, "check", false, "Change nothing; print the names of what would change.")
 			fs.BoolVar(&diff, "diff", false, "Print the changes as unified diffs.")
 		},
-		MinArgs: 1,
-		MaxArgs: -1,
+		MinArgs:  1,
+		MaxArgs:  -1,
+		Complete: completeFiles("*.hcl"),
 		Run: func(_ context.Context, in *input) error {
 			if len(in.Args) == 1 && in.Args[0] == "-" {
 				return m.formatStream(check, diff)

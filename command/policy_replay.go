@@ -40,7 +40,8 @@ Exit code 0 if the journal could be replayed, whatever it shows; with
 			fs.StringVar(&lock, "lock", "", "Judge only the lock called `NAME`.")
 			fs.BoolVar(&detailed, "detailed-exitcode", false, "Exit with 3 if something differs.")
 		},
-		MaxArgs: 1,
+		MaxArgs:  1,
+		Complete: completeFiles("*"),
 		Run: func(_ context.Context, in *input) error {
 			path := m.journalDir("")
 			if len(in.Args) > 0 {

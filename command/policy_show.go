@@ -126,7 +126,8 @@ of them. Without these it needs no Consul.`,
 			fs.BoolVar(&history, "history", false, "List what was applied and by whom, the last first.")
 			fs.Uint64Var(&serial, "serial", 0, "Print the application of serial `N`.")
 		},
-		MaxArgs: 1,
+		MaxArgs:  1,
+		Complete: completeLocks,
 		Run: func(ctx context.Context, in *input) error {
 			if n := countTrue(active, history, in.Set("serial")); n > 1 || n == 1 && (len(in.Args) > 0 || in.Set("policy") || in.Set("var") || in.Set("var-file")) {
 				return usagef("-active, -history and -serial each stand alone: they print what is in Consul, whatever the files say")

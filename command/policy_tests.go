@@ -82,7 +82,8 @@ Exit code 0 if all pass, 1 if one fails, 2 if a file is invalid.`,
 			fs.StringVar(&run, "run", "", "Run only the tests whose name matches the regular `EXPRESSION`.")
 			fs.BoolVar(&verbose, "v", false, "Print the tests that pass as well.")
 		},
-		MaxArgs: -1,
+		MaxArgs:  -1,
+		Complete: completeFiles("*.hcl"),
 		Run: func(_ context.Context, in *input) error {
 			match, err := regexp.Compile(run)
 			if err != nil {

@@ -64,7 +64,8 @@ Without an argument the only unfinished rollout is meant.`,
 				fs.StringVar(&stage, "stage", "", "Skip all nodes of the stage of this `NAME` that have no order yet.")
 			}
 		},
-		MaxArgs: 1,
+		MaxArgs:  1,
+		Complete: completeInOrder(completeRollouts),
 	}
 	if nodes {
 		c.Usage, c.MinArgs, c.MaxArgs = "[options] ID|NAME [NODE…]", 1, -1

@@ -41,6 +41,7 @@ It changes nothing, and exits 0 whatever it shows.`,
 			fs.BoolVar(&nodes, "nodes", false, "Name every node of each stage.")
 		},
 		MinArgs: 1, MaxArgs: 1,
+		Complete: completeFiles("*.hcl"),
 		Run: func(ctx context.Context, in *input) error {
 			want, err := m.loadRollout(in.Args[0])
 			if err != nil {

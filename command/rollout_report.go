@@ -33,7 +33,8 @@ changes nothing in Consul. With -json it writes the same as data.`,
 		Flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&path, "o", "", "Write to `FILE`, which is replaced at once and as a whole. Default: stdout.")
 		},
-		MaxArgs: 1,
+		MaxArgs:  1,
+		Complete: completeRollouts,
 		Run: func(ctx context.Context, in *input) error {
 			r, id, err := m.rolloutOf(ctx, in.Args)
 			if err != nil {

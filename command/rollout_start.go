@@ -32,6 +32,7 @@ It ends when the rollout does, or when a failure or a gate pauses it (exit code
 			fs.BoolVar(&detailed, "detailed-exitcode", false, "Exit with 3 where more is left to do.")
 		},
 		MinArgs: 1, MaxArgs: 1,
+		Complete: completeFiles("*.hcl"),
 		Run: func(ctx context.Context, in *input) error {
 			return m.runRollout(ctx, in.Args[0], detailed, false, (*runner.Runner).Start)
 		},
@@ -60,6 +61,7 @@ With -detailed-exitcode it exits 3 where more is left to do, and 6 or 1 where
 			fs.BoolVar(&detailed, "detailed-exitcode", false, "Exit with 3 where more is left to do; 0 means converged.")
 		},
 		MinArgs: 1, MaxArgs: 1,
+		Complete: completeFiles("*.hcl"),
 		Run: func(ctx context.Context, in *input) error {
 			return m.runRollout(ctx, in.Args[0], detailed, !detailed, (*runner.Runner).Tick)
 		},

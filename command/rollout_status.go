@@ -27,7 +27,8 @@ It changes nothing and exits 0 whatever the state is.`,
 		Flags: func(fs *flag.FlagSet) {
 			fs.BoolVar(&verbose, "verbose", false, "Show the rollout's log as well.")
 		},
-		MaxArgs: 1,
+		MaxArgs:  1,
+		Complete: completeRollouts,
 		Run: func(ctx context.Context, in *input) error {
 			r, id, err := m.rolloutOf(ctx, in.Args)
 			if err != nil {

@@ -36,6 +36,7 @@ It ends with the rollout, and changes nothing.`,
 		Examples: []example{{"Look on", "aimlock rollout watch"}, {"In a job's log", "aimlock rollout watch aim-lock-config | cat"}},
 		Groups:   groupConsul | groupJSON,
 		MaxArgs:  1,
+		Complete: completeRollouts,
 		Run: func(ctx context.Context, in *input) error {
 			r, id, err := m.rolloutOf(ctx, in.Args)
 			if err != nil {

@@ -31,6 +31,8 @@ func Run(ctx context.Context, args []string, stdio IO) int {
 func newCLI(m *Meta, args []string) *cli.CLI {
 	c := cli.NewCLI("aimlock", version.Get().String())
 	c.Args = args
+	// "aimlock completion" prints what these would write into files of a shell.
+	c.AutocompleteNoDefaultFlags = true
 	c.HelpWriter = m.Stdout
 	c.ErrorWriter = m.Stderr
 	c.HelpFunc = rootHelp
@@ -59,6 +61,9 @@ func newCLI(m *Meta, args []string) *cli.CLI {
 // runCLI checks what cli would answer with exit codes of its own, then hands
 // over to it.
 func runCLI(c *cli.CLI, args []string) (int, error) {
+	if completing() {
+		return c.Run()
+	}
 	if len(args) > 0 && args[0] == "help" {
 		// `aimlock help lock list` is `aimlock lock list -h`.
 		args = append(slices.Clone(args[1:]), "-h")
@@ -69,7 +74,7 @@ func runCLI(c *cli.CLI, args []string) (int, error) {
 		return 0, unknownCommand("", sub, subcommands(c.Commands, ""))
 	}
 	if sub == "" && !c.IsHelp() && !c.IsVersion() {
-		if len(args) > 0 && !strings.HasPrefix(strings.TrimLeft(args[0], "-"), "autocomplete-") {
+		if len(args) > 0 {
 			return 0, usagef("%q stands where a command is expected. Run \"aimlock help\" for the commands", args[0])
 		}
 		if len(args) == 0 {

@@ -53,6 +53,7 @@ func TestScript(t *testing.T) {
 			"exits":      exits,
 			"flocked":    flocked,
 			"goplugin":   goPlugin,
+			"words":      words,
 		},
 		Setup: func(e *testscript.Env) error {
 			// The race detector waits a second at the exit of each program.
