@@ -327,6 +327,9 @@ type Given struct {
 	Restore      bool
 	// Attempt is that of the Assign; 0 is the first.
 	Attempt int
+	// Void: the node refused it because Consul had lost the one before it, and the
+	// epoch was raised since. The node has its turn again.
+	Void bool
 }
 
 // ErrDataLost is returned where Consul holds less than was written to it.
@@ -407,6 +410,7 @@ func Recover(plan *Plan, h Header, given []Given, reports []Report) (*State, err
 // configs have: they are written in one transaction.
 func (s *State) recoverOrders(given []Given, confirmed int) error {
 	seen := make(map[int]uint64, len(given))
+	var void []int
 	all := uint64(1)<<len(s.plan.Spec.Configs) - 1
 	for _, g := range given {
 		if g.Node < 0 || g.Node >= len(s.nodes) || g.Config < 0 || g.Config >= len(s.plan.Spec.Configs) || g.Order.IsZero() {
@@ -421,6 +425,9 @@ func (s *State) recoverOrders(given []Given, confirmed int) error {
 			n.tries = uint8(min(max(g.Attempt, 1), MaxAttempts))
 		}
 		seen[g.Node] |= 1 << g.Config
+		if g.Void {
+			void = append(void, g.Node)
+		}
 	}
 	for _, i := range slices.Sorted(maps.Keys(seen)) {
 		if seen[i] != all {
@@ -428,6 +435,9 @@ func (s *State) recoverOrders(given []Given, confirmed int) error {
 		}
 		s.nodes[i].confirmed = true
 		s.nConfirmed++
+	}
+	for _, i := range void {
+		s.nodes[i].order, s.nodes[i].restore, s.nodes[i].tries = Order{}, false, 0
 	}
 	if s.nConfirmed < confirmed {
 		return fmt.Errorf("orders were given to %s, and Consul holds %d: %w", countNodes(confirmed), s.nConfirmed, ErrDataLost)

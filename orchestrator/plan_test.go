@@ -144,7 +144,7 @@ func TestRecoverRefuses(t *testing.T) {
 	h := NewHeader(p.ID, spec, t0)
 	h.State = Running
 	o := Order{1, 5, 1}
-	both := []Given{{0, 0, o, false, 0}, {0, 1, o, false, 0}}
+	both := []Given{{Config: 0, Order: o}, {Config: 1, Order: o}}
 	if _, err := Recover(p, h, both, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -363,6 +363,10 @@ type Desired struct {
 	Revision string `json:"revision"`
 	orchestrator.Order
 	Rollout string `json:"rollout"`
+	// After is the order that stood here when this one was given: zero where none
+	// did, nil from a giver of before there was this. A node that has accepted a
+	// newer one than that, in the same epoch, has one that Consul lost, and refuses.
+	After *orchestrator.Order `json:"after,omitempty"`
 	// Chunks is how many values under configs/<config>/<sha256>/ hold it.
 	Chunks int   `json:"chunks"`
 	Size   int64 `json:"size"`

@@ -63,19 +63,51 @@ type outcome struct {
 	Changed bool
 }
 
-// OlderError is an entry whose order is older than one accepted before.
+// OlderError is an entry whose order is older than one accepted before, or was
+// given by somebody who cannot have known of that one.
 type OlderError struct {
 	Config         string
 	Order, Highest orchestrator.Order
+	// After, with an Order above Highest, is what stood for the node when Order was
+	// given: older than Highest, which stood there before.
+	After *orchestrator.Order
 	// Target is the target that refused it; empty: this node did.
 	Target string
 }
 
 func (e *OlderError) Error() string {
+	if e.After != nil {
+		return fmt.Sprintf("%s: order %s (epoch.token.seq) was given after %s, and this node has accepted %s, which is newer: Consul has lost it, or was restored from a snapshot: refused until `aimlock recover`",
+			e.Config, e.Order, told(*e.After), e.Highest)
+	}
 	if e.Target != "" {
 		return fmt.Sprintf("%s: order %s (epoch.token.seq) is older than %s, which target %s has seen: refused", e.Config, e.Order, e.Highest, e.Target)
 	}
 	return fmt.Sprintf("%s: order %s (epoch.token.seq) is older than %s, which this node has accepted: refused", e.Config, e.Order, e.Highest)
+}
+
+func told(o orchestrator.Order) string {
+	if o.IsZero() {
+		return "none"
+	}
+	return o.String()
+}
+
+// behind says why the entry d is refused although its order is not older than the
+// mark; nil where it is not.
+//
+// Invariant: within an epoch each order that a node accepts was given by somebody
+// who knew of the one before it. Who gives orders holds the lock, and reads what
+// stands for the node: of a Consul that lost its data, or was restored, that is
+// older than the mark, and what is decided there was decided before (a revision that
+// was taken back since, a rollout that was aborted). The index of the restored
+// Consul may be above all former ones, so that its orders are no older.
+func (w *work) behind(d *records.Desired) *OlderError {
+	mark := w.st.Mark
+	if d.After == nil || d.Epoch > mark.Epoch || !mark.Less(d.Order) || !d.After.Less(mark) {
+		return nil
+	}
+	return &OlderError{Config: w.config, Order: d.Order, Highest: mark, After: d.After}
 }
 
 // configDir is the state folder of one config.
@@ -132,6 +164,9 @@ func (f *fence) apply(ctx context.Context, config string, d *records.Desired, co
 		return w.refuse(d, &OlderError{Config: config, Order: d.Order, Highest: w.st.Mark})
 	case c == 0 && w.st.Phase == phaseDone:
 		return outcome{Standing: w.st.Report}, nil
+	}
+	if lost := w.behind(d); lost != nil {
+		return w.refuse(d, lost)
 	}
 	if err := w.accept(d); err != nil {
 		return outcome{}, err
@@ -319,10 +354,13 @@ func (w *work) recheck() error {
 }
 
 // refuse answers an order that is older than the mark, of this config or of one
-// that belongs with it, once for each.
+// that belongs with it, or that was given in ignorance of it, once for each.
 func (w *work) refuse(d *records.Desired, older *OlderError) (outcome, error) {
 	said := w.st.Refused != nil && *w.st.Refused == d.Order
-	if !said {
+	if !said && older.After != nil {
+		w.log.Warn("refused an order: Consul has lost the one before it, or was restored from a snapshot; `aimlock recover` makes the next ones pass", "config", w.config,
+			"order", d.Order.String(), "after", older.After.String(), "mark", older.Highest.String(), "rollout", d.Rollout)
+	} else if !said {
 		w.log.Warn("refused an older order", "config", w.config, "order", d.Order.String(), "newer", older.Config, "mark", older.Highest.String(), "rollout", d.Rollout)
 	}
 	rep := w.report(records.ResultRefused, d.Rollout, older.Error(), "")

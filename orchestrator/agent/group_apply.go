@@ -180,9 +180,9 @@ func (f *fence) applyGroup(ctx context.Context, configs []string, ds []*records.
 			f.log.Warn("an unfinished order could not be ended", "config", w.config, "order", w.st.Mark.String(), "error", err)
 		}
 	}
-	for _, w := range g.ws {
-		if o.Less(w.st.Mark) {
-			return g.refuse(ds, w)
+	for i, w := range g.ws {
+		if o.Less(w.st.Mark) || w.behind(ds[i]) != nil {
+			return g.refuse(ds, i)
 		}
 	}
 	var answered, open []*work
@@ -251,9 +251,10 @@ func (g *group) join(ds []*records.Desired, open []*work, verdict *records.Actua
 	return outs, nil
 }
 
-// refuse answers a group's entries of which one is older than the mark of its
-// config: none is taken.
-func (g *group) refuse(ds []*records.Desired, newer *work) (outcomes, error) {
+// refuse answers a group's entries of which one, that of config at, is older than
+// its mark or was given in ignorance of it: none is taken.
+func (g *group) refuse(ds []*records.Desired, at int) (outcomes, error) {
+	newer := g.ws[at]
 	outs := make(outcomes, len(g.ws))
 	for i, w := range g.ws {
 		if w.st.Mark == ds[i].Order && w.st.Phase == phaseDone {
@@ -262,7 +263,9 @@ func (g *group) refuse(ds []*records.Desired, newer *work) (outcomes, error) {
 		}
 		older := &OlderError{Config: w.config, Order: ds[i].Order, Highest: w.st.Mark}
 		if !ds[i].Less(w.st.Mark) {
-			older = &OlderError{Config: newer.config, Order: ds[i].Order, Highest: newer.st.Mark}
+			if older = newer.behind(ds[at]); older == nil {
+				older = &OlderError{Config: newer.config, Order: ds[i].Order, Highest: newer.st.Mark}
+			}
 		}
 		out, err := w.refuse(ds[i], older)
 		if err != nil {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/records"
-	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
@@ -56,6 +55,7 @@ type drive struct {
 	state *orchestrator.State
 	prev  previous
 	seen  seen
+	after after
 	// entries is how many answers stand under the configs, those of nodes that
 	// are not in the plan too.
 	entries int
@@ -80,24 +80,18 @@ type drive struct {
 	took  orchestrator.Answers
 }
 
-// ErrRestored: nodes have accepted orders that are newer than what the present
-// hold can give.
-var ErrRestored = errors.New("Consul was restored to an older state: nothing is assigned; run `aimlock recover`")
-
 // recover makes the state, new or out of what stands in Consul.
 func (d *drive) recover(ctx context.Context, fresh bool) error {
-	st, err := d.r.standing(ctx, d.plan, fresh)
+	hold := orchestrator.Order{Epoch: d.h.Epoch(), Token: d.h.Token()}
+	st, err := d.r.standing(ctx, d.plan, fresh, hold.Epoch)
 	if err != nil {
 		return err
 	}
-	// Each of these nodes refuses whatever it is told. A few are a matter for
-	// the failure budget: one node must not be able to stop all others.
-	hold := orchestrator.Order{Epoch: d.h.Epoch(), Token: d.h.Token()}
-	if n := st.newer(hold); n > d.plan.Spec.Failure.MaxFailed {
-		return fmt.Errorf("orders that are newer than token %d of epoch %d have been accepted by %s: %w", hold.Token, hold.Epoch, text.Count(n, "node"), ErrRestored)
+	if err := st.restored(hold, d.plan.Spec.Failure.MaxFailed); err != nil {
+		return err
 	}
 	d.prev, d.chunks = st.prev, d.header.PlanChunks
-	d.seen, d.entries = st.seen, st.entries
+	d.seen, d.entries, d.after = st.seen, st.entries, st.after
 	if fresh {
 		epoch := d.h.Epoch()
 		same, err := d.r.unchanged(ctx, d.plan, &epoch, st.answers)
@@ -116,13 +110,8 @@ func (d *drive) recover(ctx context.Context, fresh bool) error {
 	}
 	d.header.Baked = bakedBy(&d.header, d.r.clock)
 	d.header.Elapsed = elapsedBy(&d.header, d.r.clock)
-	if d.state, err = orchestrator.Recover(d.plan, d.header, st.given, st.reports); err != nil {
-		return err
-	}
-	if n := st.gone(hold); n > d.plan.Spec.Failure.MaxFailed {
-		return fmt.Errorf("Consul has no more the orders that %s answered: %w", text.Count(n, "node"), ErrRestored)
-	}
-	return nil
+	d.state, err = orchestrator.Recover(d.plan, d.header, st.given, st.reports)
+	return err
 }
 
 func (d *drive) now() time.Time {
@@ -306,13 +295,17 @@ func (d *drive) answers(ctx context.Context) (orchestrator.Event, error) {
 		return nil, err
 	}
 	var out orchestrator.Reports
+	var lost []witness
 	fresh := 0
 	for _, a := range found {
 		if d.seen[a.config][a.node] == a.pair.ModifyIndex {
 			continue
 		}
 		d.seen[a.config][a.node] = a.pair.ModifyIndex
-		if rep, _, ok := d.r.answer(a.pair, d.plan.ID, a.node, a.config, d.prev); ok {
+		if rep, t, ok := d.r.answer(a.pair, d.plan.ID, a.node, a.config, d.prev); ok {
+			if w, is := d.witness(rep, t.mark); is {
+				lost = append(lost, w)
+			}
 			out = append(out, rep)
 			if o, restore := d.state.Order(a.node); o == rep.Order && a.config == 0 {
 				fresh++
@@ -323,7 +316,22 @@ func (d *drive) answers(ctx context.Context) (orchestrator.Event, error) {
 		}
 	}
 	d.reader.read(len(nodes), fresh, d.state.Backlog())
+	if len(lost) > 0 {
+		// What these nodes have accepted they had not said yet when this drive began.
+		return nil, errRestored(lost)
+	}
 	return out, nil
+}
+
+// witness tells whether a node refused what this drive gave it because Consul has
+// lost what it accepted before.
+func (d *drive) witness(rep orchestrator.Report, mark orchestrator.Order) (witness, bool) {
+	given := d.after[rep.Config][rep.Node]
+	c := &d.plan.Spec.Configs[rep.Config]
+	if rep.Result != orchestrator.ResultRefused || rep.Order != given.Order || c.Target != nil || !given.before.Less(mark) || mark == rep.Order {
+		return witness{}, false
+	}
+	return witness{node: d.plan.Nodes[rep.Node], config: c.Name, mark: mark, stood: given.before}, true
 }
 
 // step feeds one event and does the effects in their order.
@@ -384,6 +392,7 @@ func (d *drive) give(ctx context.Context, o orchestrator.Order, nodes []int, act
 				want = d.r.desired(ctx, d.plan, i, ci, o)
 				want.Attempt = attempt
 			}
+			want.After = d.after.give(ci, i, o)
 			ops[ci] = consulkv.Set(d.r.keys.Desired(c.Name, d.plan.Nodes[i]), records.Encode(want))
 		}
 		b.add(ops...)

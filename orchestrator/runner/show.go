@@ -68,7 +68,7 @@ func (r *Runner) live(ctx context.Context, h *orchestrator.Header) (*orchestrato
 	if err != nil {
 		return nil, err
 	}
-	st, err := r.standing(ctx, plan, false)
+	st, err := r.standing(ctx, plan, false, 0)
 	if err != nil {
 		return nil, err
 	}

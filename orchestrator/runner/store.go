@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
-	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
@@ -318,101 +317,6 @@ func (r *Runner) scanAnew(ctx context.Context, what, prefix string, begin func()
 
 func every(*consulkv.Head) bool { return true }
 
-// standing is what stands in Consul of a rollout besides its plan and header.
-type standing struct {
-	given   []orchestrator.Given
-	reports []orchestrator.Report
-	prev    previous
-	// newest are the newest orders that nodes say they have accepted, by
-	// config and node.
-	newest []orchestrator.Order
-	seen   seen
-	// lost are the orders that nodes have answered and that Consul has no more:
-	// what stands for the node is older, or nothing does.
-	lost []orchestrator.Order
-	// entries is how many answers there are, of nodes outside of the plan too.
-	entries int
-	// answers are the entries themselves, by config, of a fresh rollout.
-	answers []api.KVPairs
-}
-
-// newer is how many answers name an order that no hold up to the present one
-// can have given.
-func (s *standing) newer(hold orchestrator.Order) int {
-	n := 0
-	for _, o := range s.newest {
-		if o.Epoch > hold.Epoch || o.Epoch == hold.Epoch && o.Token > hold.Token {
-			n++
-		}
-	}
-	return n
-}
-
-// gone is how many orders Consul has lost since the last `aimlock recover`.
-func (s *standing) gone(hold orchestrator.Order) int {
-	n := 0
-	for _, o := range s.lost {
-		if o.Epoch >= hold.Epoch {
-			n++
-		}
-	}
-	return n
-}
-
-// standing reads the orders of a rollout that stand in Consul, and the answers
-// of its nodes. Of a fresh rollout there are no orders.
-func (r *Runner) standing(ctx context.Context, plan *orchestrator.Plan, fresh bool) (*standing, error) {
-	index := plan.Index()
-	out := &standing{prev: previous{}, seen: newSeen(plan)}
-	for ci, c := range plan.Spec.Configs {
-		stands := map[int]orchestrator.Order{}
-		if !fresh {
-			list, err := r.scan(ctx, "read the orders", r.keys.DesiredAll(c.Name), every)
-			if err != nil {
-				return nil, err
-			}
-			for _, p := range list {
-				i, ours := index[keys.LastSegment(p.Key)]
-				if !ours {
-					continue
-				}
-				var d records.Desired
-				if err := records.Decode(p.Key, p.Value, &d); err != nil {
-					return nil, err
-				}
-				stands[i] = d.Order
-				if d.Rollout == plan.ID {
-					out.given = append(out.given, orchestrator.Given{Node: i, Config: ci, Order: d.Order, Restore: d.Action == records.ActionRestore, Attempt: d.Attempt})
-				}
-			}
-		}
-		answers, err := r.scan(ctx, readAnswers, r.keys.ActualAll(c.Name), every)
-		if err != nil {
-			return nil, err
-		}
-		out.entries += len(answers)
-		if fresh {
-			out.answers = append(out.answers, answers)
-		}
-		for _, p := range answers {
-			i, ours := index[keys.LastSegment(p.Key)]
-			if !ours {
-				continue
-			}
-			out.seen[ci][i] = p.ModifyIndex
-			rep, mark, ok := r.answer(p, plan.ID, i, ci, out.prev)
-			if ok && !fresh {
-				out.reports = append(out.reports, rep)
-			}
-			out.newest = append(out.newest, mark)
-			if !fresh && stands[i].Less(mark) {
-				out.lost = append(out.lost, mark)
-			}
-		}
-	}
-	return out, nil
-}
-
 // seen has the index of the last answer that was read, by config and node: what
 // stands unchanged need not be decoded again.
 type seen [][]uint64
@@ -429,16 +333,24 @@ func newSeen(plan *orchestrator.Plan) seen {
 // its answers told: what a restore brings back.
 type previous map[[2]int]string
 
+// told is what an answer says of the node beside its report.
+type told struct {
+	// mark is the newest order that the node has accepted, rollout the one that
+	// gave the order answered.
+	mark    orchestrator.Order
+	rollout string
+}
+
 // answer makes a report of an actual entry; ok is false for one that says
-// nothing about an order. mark is the newest order that the node has accepted.
-// Whatever a node wrote is foreign: what cannot be read counts as no answer,
-// and the deadline deals with the node.
-func (r *Runner) answer(p *api.KVPair, rollout string, node, config int, prev previous) (rep orchestrator.Report, mark orchestrator.Order, ok bool) {
+// nothing about an order. Whatever a node wrote is foreign: what cannot be read
+// counts as no answer, and the deadline deals with the node.
+func (r *Runner) answer(p *api.KVPair, rollout string, node, config int, prev previous) (rep orchestrator.Report, t told, ok bool) {
 	var a records.Actual
 	if err := records.Decode(p.Key, p.Value, &a); err != nil {
 		r.log.Warn("a node's answer cannot be read", "key", p.Key, "error", err)
-		return rep, mark, false
+		return rep, t, false
 	}
+	t = told{a.Order, a.Rollout}
 	rep = orchestrator.Report{Node: node, Config: config, Order: a.Order, Why: why(&a)}
 	if a.Rollout != rollout {
 		prev[[2]int{node, config}] = a.Revision
@@ -454,13 +366,13 @@ func (r *Runner) answer(p *api.KVPair, rollout string, node, config int, prev pr
 		rep.Result = orchestrator.ResultRolledBack
 	case records.ResultRefused:
 		if a.Refused == nil {
-			return rep, a.Order, false
+			return rep, t, false
 		}
 		rep.Result, rep.Order = orchestrator.ResultRefused, *a.Refused
 	default:
-		return rep, a.Order, false
+		return rep, t, false
 	}
-	return rep, a.Order, true
+	return rep, t, true
 }
 
 func why(a *records.Actual) string {

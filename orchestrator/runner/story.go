@@ -97,7 +97,7 @@ func (r *Runner) classes(ctx context.Context, s *Story) error {
 		}
 		return nil
 	}
-	st, err := r.standing(ctx, s.Plan, false)
+	st, err := r.standing(ctx, s.Plan, false, 0)
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func (r *Runner) unchanged(ctx context.Context, plan *orchestrator.Plan, epoch *
 			}
 			a := have[ci][i]
 			want := r.desired(ctx, plan, i, ci, d.Order)
-			want.Rollout, want.Attempt = d.Rollout, d.Attempt
+			want.Rollout, want.Attempt, want.After = d.Rollout, d.Attempt, d.After
 			now := machines[name]
 			found[i] = a.Order == d.Order && (now == "" || a.Instance == "" || now == a.Instance) && bytes.Equal(records.Encode(want), records.Encode(&d))
 		}

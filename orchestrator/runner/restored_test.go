@@ -1,0 +1,135 @@
+package runner_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/orchestrator/runner"
+)
+
+// A restore into the running cluster leaves the Raft index where it was, so that
+// new orders are above all former ones: nothing but what the nodes have accepted
+// tells that Consul went back.
+
+// yesterday is what stands in Consul now, to be put back by restore.
+func (f *fleet) yesterday() api.KVPairs {
+	f.t.Helper()
+	list, _, err := f.kv.API().KV().List(keys.DefaultPrefix, nil)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return list
+}
+
+func (f *fleet) restore(list api.KVPairs) {
+	f.t.Helper()
+	if _, err := f.kv.API().KV().DeleteTree(keys.DefaultPrefix, nil); err != nil {
+		f.t.Fatal(err)
+	}
+	for _, p := range list {
+		if err := f.kv.Put(f.t.Context(), p.Key, p.Value); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+}
+
+func (f *fleet) recover() {
+	f.t.Helper()
+	c, err := locksmith.New(locksmith.Config{Consul: f.kv, Prefix: prefix})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if _, err := c.Recover(f.t.Context(), locksmith.RecoverRequest{}); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// said waits until a node has said what it accepted: it is newer than what stands.
+func (f *fleet) said(node string) {
+	f.t.Helper()
+	f.until(node+" to say what it has accepted", func() bool {
+		var d records.Desired
+		var a records.Actual
+		p, err := f.kv.Get(f.t.Context(), prefix.Desired(config, node))
+		if err != nil || p != nil && records.Decode(p.Key, p.Value, &d) != nil {
+			return false
+		}
+		p, err = f.kv.Get(f.t.Context(), prefix.Actual(config, node))
+		return err == nil && p != nil && records.Decode(p.Key, p.Value, &a) == nil && d.Less(a.Order)
+	})
+}
+
+func (f *fleet) stopAll() {
+	for n, stop := range f.stop {
+		stop()
+		<-f.done[n]
+	}
+}
+
+func TestRestoredToYesterday(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		// heard: the nodes have said what they accepted before the next rollout.
+		heard bool
+		// lost: Consul lost all of it.
+		lost bool
+	}{
+		"to yesterday": {heard: true}, "to yesterday, and nobody has said so": {}, "of all its data": {heard: true, lost: true},
+		"of all its data, and nobody has said so": {lost: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, 3)
+			if _, err := f.runner().Start(t.Context(), f.input("one", rest)); err != nil {
+				t.Fatal(err)
+			}
+			past := f.yesterday()
+			if tc.lost {
+				past = nil
+			}
+			// Only the canary has had the next one.
+			bake := canary
+			bake.Bake = time.Hour
+			in := f.input("two", bake, rest)
+			if out, err := f.runner().Tick(t.Context(), in); err != nil || out.Header.State != orchestrator.Baking || f.file("n00") != "two" {
+				t.Fatalf("%+v, %v", out, err)
+			}
+			if !tc.heard {
+				f.stopAll()
+			}
+			f.restore(past)
+			in = f.input("three", canary, rest)
+			in.Spec.Failure.MaxFailed = 2
+			if tc.heard {
+				f.said("n00")
+			} else {
+				// It begins, and the agents come back then.
+				f.t.Cleanup(f.stopAll)
+				for _, n := range f.nodes {
+					f.startAgent(n.Name)
+				}
+			}
+			for range 2 {
+				if _, err := f.runner().Start(t.Context(), in); !errors.Is(err, runner.ErrRestored) || !strings.Contains(err.Error(), "n0") {
+					t.Fatalf("%v", err)
+				}
+			}
+			if f.file("n00") != "two" || f.file("n01") != "one" || f.file("n02") != "one" {
+				t.Fatal("something was applied")
+			}
+			f.recover()
+			out, err := f.runner().Start(t.Context(), in)
+			if err != nil || out.Header.State != orchestrator.Succeeded || out.Header.Counts[orchestrator.ClassFailed] != 0 || f.count("three") != 3 {
+				t.Fatalf("%+v, %v", out, err)
+			}
+		})
+	}
+}
