@@ -139,6 +139,24 @@ func (f *fleet) afterRestore(want uint64, old map[string][]byte) recovery {
 	return done
 }
 
+// stops rolls a content out that must not go anywhere: the rollout sees that Consul
+// went back, gives no order, and names the way out.
+func (f *fleet) stops(content, stands string) {
+	f.t.Helper()
+	f.write("app.conf", content)
+	orders := f.orders()
+	r := harness.Run(f.t, fleetLimit, f.rollout())
+	if r.Code != 1 || !strings.Contains(r.Stderr, "aimlock recover") || !strings.Contains(r.Stderr, "has accepted") {
+		f.t.Errorf("a rollout before the recovery: exit %d\n%s\n%s", r.Code, r.Stdout, r.Stderr)
+	}
+	for _, node := range f.nodes {
+		f.has(node, stands)
+		if o := f.order(node); o != orders[node] {
+			f.t.Errorf("%s was given %s", node, o)
+		}
+	}
+}
+
 // raw are the orders that stand, as they are written.
 func (f *fleet) raw() map[string][]byte {
 	f.t.Helper()
@@ -174,6 +192,9 @@ func TestRestoreIntoTheSameServer(t *testing.T) {
 	if p, err := f.client.Get(t.Context(), f.prefix.Lock("deploy")); err != nil || p.Session == "" {
 		t.Fatalf("the holder lost by the restore alone: %+v, %v", p, err)
 	}
+	// The index goes on, so that a new order would be in order; yet it is given by
+	// who does not know what was given since.
+	f.stops("three\n", "two\n")
 	done := f.afterRestore(1, old)
 	if len(done.Holds) != 1 || done.Holds[0].Lock != "deploy" || !done.Holds[0].Voided || !strings.Contains(done.Holds[0].Detail, "destroyed") {
 		t.Errorf("%+v", done)
@@ -206,15 +227,7 @@ func TestRestoreIntoAFreshCluster(t *testing.T) {
 	f.freshConsul()
 	restore(t, c, snapshot)
 	f.refuses(newest)
-	// A rollout sees it, gives no order, and names the way out.
-	f.write("app.conf", "three\n")
-	r := harness.Run(t, fleetLimit, f.rollout())
-	if r.Code == 0 || !strings.Contains(r.Stdout+r.Stderr, "aimlock recover") {
-		t.Errorf("a rollout before the recovery: exit %d\n%s\n%s", r.Code, r.Stdout, r.Stderr)
-	}
-	for _, node := range f.nodes {
-		f.has(node, "two\n")
-	}
+	f.stops("three\n", "two\n")
 	f.afterRestore(1, old)
 
 	// The same snapshot once more, from before the first recovery: nodes have

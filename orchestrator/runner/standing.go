@@ -74,7 +74,7 @@ type witness struct {
 
 // ErrRestored: nodes have accepted orders that Consul does not have, or that no
 // hold up to the present one can have given.
-var ErrRestored = errors.New("Consul has lost orders, or was restored to an older state: nothing is assigned; run `aimlock recover`")
+var ErrRestored = errors.New("Consul has lost orders, or was restored to an older state: nothing more is assigned; run `aimlock recover`")
 
 // restored returns an error that wraps ErrRestored where a node tells of an order
 // that Consul has lost since the epoch of the hold began. One honest node is
