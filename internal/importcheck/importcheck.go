@@ -78,6 +78,11 @@ func rules() []rule {
 			deny: func(imp string, _ bool) bool { return within(imp, own("internal/sim")) },
 		},
 		{
+			why:  "what is left to chance in what is simulated comes from internal/fate, or a seed has two histories",
+			from: under("orchestrator/agent", "orchestrator/guard", "orchestrator/locksmith", "orchestrator/runner", "orchestrator/evidence", "internal/consulkv"),
+			deny: func(imp string, _ bool) bool { return within(imp, "math/rand") },
+		},
+		{
 			why:  "chance and durability are below everything",
 			from: under("internal/fate", "internal/durable"),
 			deny: func(imp string, _ bool) bool { return within(imp, Module) },

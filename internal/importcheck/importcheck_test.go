@@ -56,6 +56,7 @@ func TestRules(t *testing.T) {
 		{"text", mod("internal/text", own("internal/keys")), "internal/text imports"},
 		{"devconsul", mod("internal/devconsul", own("internal/consulkv")), "internal/devconsul imports"},
 		{"runner parses", mod("orchestrator/runner", "github.com/hashicorp/hcl/v2/gohcl"), "orchestrator/runner imports github.com/hashicorp/hcl/v2/gohcl: HCL is read"},
+		{"locksmith draws lots", mod("orchestrator/locksmith", "math/rand/v2"), "orchestrator/locksmith imports math/rand/v2: what is left to chance"},
 		{"a name is no folder", mod("internal/keysmith", own("orchestrator/runner")), ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/fate"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/plugin"
 )
@@ -101,16 +101,16 @@ func (d *driftWatch) lookThere(ctx context.Context, config string, f *watchedFil
 	now, mark := time.Now(), st.Mark.String()
 	if mark != f.mark {
 		// Where there was another one before, the target was just written to.
-		f.next = now.Add(pollAfter())
+		f.next = now.Add(pollAfter(ctx))
 		if f.mark == "" {
-			f.next = now.Add(rand.N(targetFirst))
+			f.next = now.Add(fate.N(ctx, "first look at a target", targetFirst))
 		}
 		f.mark, f.tries = mark, 0
 	}
 	if f.due = f.next; now.Before(f.next) {
 		return
 	}
-	f.busy, f.next = true, now.Add(pollAfter())
+	f.busy, f.next = true, now.Add(pollAfter(ctx))
 	d.wg.Go(func() {
 		found, err := d.a.fence.lookThere(ctx, config)
 		select {
@@ -120,7 +120,7 @@ func (d *driftWatch) lookThere(ctx context.Context, config string, f *watchedFil
 	})
 }
 
-func pollAfter() time.Duration { return targetPoll*4/5 + rand.N(targetPoll*2/5) }
+func pollAfter(ctx context.Context) time.Duration { return targetPoll*4/5 + fate.N(ctx, "look at a target", targetPoll*2/5) }
 
 // lookedThere is what came of asking a target.
 type lookedThere struct {

@@ -2,11 +2,11 @@ package locksmith
 
 import (
 	"context"
-	"math/rand/v2"
 	"strings"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/fate"
 )
 
 // outlast runs an acquisition, and runs it again where it ended because Consul
@@ -30,7 +30,7 @@ func outlast(ctx context.Context, req *Request, start time.Time, run func() (_ *
 			told = true
 			req.Notify(Notice{Kind: NoticeOutage, Lock: req.Names[0], Text: err.Error()})
 		}
-		if serr := sleep(ctx, time.Second+rand.N(time.Second)); serr != nil {
+		if serr := sleep(ctx, time.Second+fate.N(ctx, "outlast", time.Second)); serr != nil {
 			return nil, serr
 		}
 	}
