@@ -97,16 +97,13 @@ func (c *checker) reset() {
 
 // sent looks at a request as a process sends it.
 func (c *checker) sent(x *exchange) {
-	if x.req.Method != http.MethodPut || !strings.HasPrefix(x.req.URL.Path, "/v1/txn") {
-		return
-	}
-	if !bytes.Contains(x.body, []byte(`"check-session"`)) {
+	if x.ops == nil {
 		return
 	}
 	inc := x.inc
 	inc.mu.Lock()
 	defer inc.mu.Unlock()
-	for _, op := range txnOf(x.body) {
+	for _, op := range x.ops {
 		if op.KV == nil || op.KV.Verb != "check-session" {
 			continue
 		}
@@ -186,7 +183,7 @@ func (c *checker) committed(s state.Commit, x *exchange, meddled bool) {
 	if x == nil && !meddled {
 		c.timedOut(s, now)
 	}
-	if x != nil && strings.HasPrefix(x.req.URL.Path, "/v1/txn") {
+	if x != nil && x.ops != nil {
 		c.guarded(s, x)
 	}
 	// Breaks first: a hold ends in the same write as its record is completed.
@@ -252,10 +249,9 @@ func sub[T any](m map[string]map[string]T, key string) map[string]T {
 // guarded: every transaction that gives an order, or says what a hold has done,
 // begins with the guards of its lock.
 func (c *checker) guarded(s state.Commit, x *exchange) {
-	ops := txnOf(x.body)
 	var session, index, writes bool
 	var key string
-	for _, op := range ops {
+	for _, op := range x.ops {
 		if op.KV == nil {
 			continue
 		}

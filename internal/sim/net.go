@@ -37,6 +37,8 @@ type exchange struct {
 	what   string
 	sentAt time.Time
 	answer chan answer
+	// ops of a transaction; nil: it is none, or nonsense.
+	ops []txnOp
 	// given: its sender has given it up.
 	given atomic.Bool
 }
@@ -65,6 +67,9 @@ func (inc *incarnation) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	x := &exchange{inc: inc, req: req, body: body, sentAt: time.Now(), answer: make(chan answer, 1)}
 	x.what = inc.String() + " " + req.Method + " " + req.URL.RequestURI()
+	if req.Method == http.MethodPut && strings.HasPrefix(req.URL.Path, "/v1/txn") {
+		x.ops = txnOf(body)
+	}
 	if len(body) > 0 {
 		x.what += " " + shortHash(body)
 	}

@@ -1,10 +1,15 @@
 package sim
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,7 +23,8 @@ var (
 	from    = flag.Uint64("from", 1, "the first seed")
 	trace   = flag.Bool("trace", false, "print the whole history of each seed, not only what went wrong")
 	shrink  = flag.Bool("shrink", true, "look for the shortest story of a violation")
-	workers = flag.Int("workers", 2, "how many seeds run at the same time")
+	workers = flag.Int("workers", runtime.NumCPU(), "how many processes run seeds at the same time")
+	stride  = flag.Uint64("stride", 0, "a worker's own: it runs every so many-th seed")
 )
 
 func TestMain(m *testing.M) {
@@ -52,43 +58,79 @@ func TestQuiet(t *testing.T) {
 // TestSeeds runs the seeds until one breaks an invariant. Without the overlay of
 // `make sim`, which has them replay, it is not run.
 func TestSeeds(t *testing.T) {
-	if *seeds == 0 {
+	switch {
+	case *seeds == 0:
 		t.Skip("make sim runs it")
-	}
-	opts := Options{Dir: memDir(t), Trace: *trace}
-	start := time.Now()
-	var next, steps, done atomic.Uint64
-	var found atomic.Pointer[Result]
-	next.Store(*from)
-	t.Run("run", func(t *testing.T) {
-		for i := range *workers {
-			t.Run(fmt.Sprint(i), func(t *testing.T) {
-				t.Parallel()
-				for found.Load() == nil {
-					s := next.Add(1) - 1
-					if s >= *from+*seeds {
-						return
-					}
-					r := Run(t, s, NewPlan(s), opts)
-					steps.Add(uint64(r.Steps))
-					if n := done.Add(1); n%1000 == 0 {
-						t.Logf("%d seeds, %s", n, time.Since(start).Round(time.Second))
-					}
-					switch {
-					case r.Violation != nil:
-						found.CompareAndSwap(nil, r)
-					case *trace:
-						t.Log("\n" + strings.Join(r.Trace, "\n"))
-					}
-				}
-			})
-		}
-	})
-	if r := found.Load(); r != nil {
-		tell(t, r, opts)
+	case *stride > 0:
+		work(t)
+		return
+	case *workers < 2 || *seeds < 2:
+		*stride = 1
+		work(t)
 		return
 	}
-	t.Logf("%d seeds from %d on, %d steps, no violation, %s", done.Load(), *from, steps.Load(), time.Since(start).Round(time.Second))
+	start := time.Now()
+	var done, steps atomic.Uint64
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var wg sync.WaitGroup
+	for i := range uint64(*workers) {
+		wg.Go(func() {
+			cmd := worker(ctx, *from+i, (*seeds+uint64(*workers)-1-i)/uint64(*workers))
+			out, err := cmd.Output()
+			if m := summary.FindSubmatch(out); m != nil && err == nil {
+				n, _ := strconv.ParseUint(string(m[1]), 10, 64)
+				s, _ := strconv.ParseUint(string(m[2]), 10, 64)
+				done.Add(n)
+				steps.Add(s)
+				return
+			}
+			if ctx.Err() == nil { // nobody else found anything before
+				cancel()
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	wg.Wait()
+	if !t.Failed() {
+		t.Logf("%d seeds from %d on, %d steps, no violation, %s", done.Load(), *from, steps.Load(), time.Since(start).Round(time.Second))
+	}
+}
+
+var summary = regexp.MustCompile(`(\d+) seeds from \d+ on, (\d+) steps, no violation`)
+
+// worker is a process that runs a share of the seeds. Nothing in a world happens at
+// the same time, so a world has one processor; and nothing there is to be preempted.
+func worker(ctx context.Context, first, n uint64) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestSeeds$", "-test.v", "-test.timeout=0",
+		fmt.Sprint("-from=", first), fmt.Sprint("-seeds=", n), fmt.Sprint("-stride=", *workers), fmt.Sprint("-shrink=", *shrink), fmt.Sprint("-trace=", *trace))
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1,adaptivestackstart=1")
+	cmd.Stderr = os.Stderr
+	cmd.WaitDelay = time.Second
+	return cmd
+}
+
+// work runs seeds in this process.
+func work(t *testing.T) {
+	t.Helper()
+	opts := Options{Dir: memDir(t), Trace: *trace}
+	start, steps := time.Now(), 0
+	for i := range *seeds {
+		s := *from + i**stride
+		r := Run(t, s, NewPlan(s), opts)
+		if r.Violation != nil {
+			tell(t, r, opts)
+			return
+		}
+		steps += r.Steps
+		if *trace {
+			t.Log("\n" + strings.Join(r.Trace, "\n"))
+		}
+		if *from == 1 && (i+1)*max(1, *stride)%1000 == 0 {
+			fmt.Fprintf(os.Stderr, "%d seeds, %s\n", (i+1)**stride, time.Since(start).Round(time.Second))
+		}
+	}
+	t.Logf("%d seeds from %d on, %d steps, no violation, %s", *seeds, *from, steps, time.Since(start).Round(time.Second))
 }
 
 // tell tells of a violation: where it was found, the shortest story of it, and how
