@@ -120,7 +120,9 @@ func (d *driftWatch) lookThere(ctx context.Context, config string, f *watchedFil
 	})
 }
 
-func pollAfter(ctx context.Context) time.Duration { return targetPoll*4/5 + fate.N(ctx, "look at a target", targetPoll*2/5) }
+func pollAfter(ctx context.Context) time.Duration {
+	return targetPoll*4/5 + fate.N(ctx, "look at a target", targetPoll*2/5)
+}
 
 // lookedThere is what came of asking a target.
 type lookedThere struct {
