@@ -342,13 +342,23 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 		}
 	}
 	st.Next = c.Next(v, p)
-	if n, one := c.SlotsHeld(ctx, v); n > 0 {
-		m.Notef("Hint: %s is not held, but %s: lock exec -n takes the locks %[1]s.0, %[1]s.1 and so on.\n", text.Printable(st.Name), heldSlots(n, one))
-	}
-	if other, how := c.HeldBeside(ctx, v); other != "" {
-		m.Notef("Hint: %s is not held, but %s is: %s.\n", text.Printable(st.Name), text.Printable(other), how)
+	if hint := meantInstead(ctx, c, v); hint != "" {
+		m.Notef("Hint: %s\n", hint)
 	}
 	return v, st, nil
+}
+
+// meantInstead names a held lock that whoever names this free one may have meant; ""
+// if there is none.
+func meantInstead(ctx context.Context, c *locksmith.Client, v *locksmith.Verdict) string {
+	name := text.Printable(v.Snapshot.Name)
+	if n, one := c.SlotsHeld(ctx, v); n > 0 {
+		return fmt.Sprintf("%s is not held, but %s: lock exec -n takes the locks %[1]s.0, %[1]s.1 and so on.", name, heldSlots(n, one))
+	}
+	if other, how := c.HeldBeside(ctx, v); other != "" {
+		return fmt.Sprintf("%s is not held, but %s is: %s.", name, text.Printable(other), how)
+	}
+	return ""
 }
 
 // onLock makes the Run of a command whose one argument is a lock's name.

@@ -108,8 +108,12 @@ func (b *lockBoard) missing(ctx context.Context, names []string) ([]*locksmith.V
 		if err != nil {
 			return nil, err
 		}
-		if !v.Occupied() {
-			out = append(out, v)
+		if v.Occupied() {
+			continue
+		}
+		out = append(out, v)
+		if hint := meantInstead(ctx, b.c, v); hint != "" {
+			b.note("Hint: " + hint)
 		}
 	}
 	if b.all && b.screen == nil && !b.m.JSON && len(b.rows) == 0 {
@@ -218,7 +222,7 @@ func (b *lockBoard) line(st *locksmith.Status, now time.Time) error {
 	return err
 }
 
-// note tells of what cannot be read.
+// note tells of what cannot be read, or of what may have been meant.
 func (b *lockBoard) note(what string) {
 	what = text.Printable(what)
 	if b.screen == nil {

@@ -228,6 +228,7 @@ func (d *decoder) policy(b *hcl.Block) *Policy {
 	if p.Break != nil && len(content.Blocks.OfType("hot")) == 0 {
 		d.warn(p.Break.Range, "Nothing to break", "Policy %q has a break block and no hot rule, so that none of its locks is ever broken.", p.Name)
 	}
+	d.tooYoung(p)
 	return p
 }
 

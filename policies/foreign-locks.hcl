@@ -14,7 +14,8 @@
 # Or copy it, narrow the patterns to the keys that you mean, and apply it with
 # aimlock policy apply.
 
-# Vault settles its own leadership within its session's TTL. Two active nodes are
+# Vault settles its own leadership within its session's TTL. The key is core/lock under
+# the path of its storage, which is vault/ by default. Two active nodes are
 # worse than none: watched, and never broken.
 policy "vault" {
   locks = ["/vault/core/lock", "/**/core/lock"]
@@ -26,9 +27,9 @@ policy "vault" {
 }
 
 # A dead leader of consul-template's de-duplication is replaced within its TTL, and
-# meanwhile everybody goes on with the last template.
+# meanwhile everybody goes on with the last template. It locks the key of the data.
 policy "consul-template" {
-  locks = ["/**/dedup/*/lock"]
+  locks = ["/**/dedup/*/data", "/**/dedup/*/lock"]
 
   warm "node-down" {
     when = node.exists == false || contains(["failed", "left"], node.serf)
@@ -146,7 +147,7 @@ test "Vault's leadership is watched and never hot" {
 }
 
 test "consul-template's leader is never hot" {
-  lock = "/consul-template/dedup/8a3f/lock"
+  lock = "/consul-template/dedup/8a3f/data"
   facts = {
     node = { name = "n1", exists = false, serf = null }
   }

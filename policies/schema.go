@@ -36,7 +36,7 @@ var schema = map[string]map[string]FactDef{
 	"lock": {
 		"name":       {Type: cty.String, Doc: "the lock's name; the whole key where it is not aimlock's own"},
 		"key":        {Type: cty.String, Doc: "the lock's whole key in Consul"},
-		"held_for":   {Type: cty.Number, Doc: "seconds since this hold was first seen or, on its own host, was acquired", Age: true},
+		"held_for":   {Type: cty.Number, Doc: "seconds since this hold was first seen or, on its own host, was acquired, without the pause that it first waits out for the last holder", Age: true},
 		"token":      {Type: cty.Number, Doc: "the fencing token: the key's ModifyIndex while it is held"},
 		"waiters":    {Type: cty.Number, Doc: "how many wait for it, where an observer counted"},
 		"delay_left": {Type: cty.Number, Doc: "seconds of lock-delay left, where an observer saw it begin"},

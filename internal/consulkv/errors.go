@@ -132,6 +132,12 @@ func KindOf(err error) Kind {
 	return ""
 }
 
+// Silent reports whether nothing of an answer came: no connection was made, or it
+// brought none in time.
+func Silent(err error) bool {
+	return KindOf(err) == Unreachable || KindOf(err) == Broken && errors.Is(err, context.DeadlineExceeded)
+}
+
 // Ambiguous reports whether a write that failed with err may stand all the
 // same. Only a connection that was never made, and a refusal by Consul
 // itself, prove that it does not.

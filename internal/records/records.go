@@ -82,7 +82,10 @@ type Holder struct {
 	// Quiesce is the pause in seconds that the next holder owes unless this
 	// one released cleanly: 0 where every participant is fenced.
 	Quiesce float64 `json:"quiesce"`
-	TTL     float64 `json:"ttl,omitempty"`
+	// Pause is for how long in seconds, from AcquiredAt, this holder waits out
+	// what the last one left before it does any work.
+	Pause float64 `json:"pause,omitempty"`
+	TTL   float64 `json:"ttl,omitempty"`
 	// Check is the id of the service check that the session is bound to;
 	// empty where the session's TTL alone serves.
 	Check string `json:"check,omitempty"`

@@ -232,12 +232,17 @@ func (r *Reader) lockFacts(n *factsAsk) map[string]policies.Fact {
 	return f.facts
 }
 
+// heldFor leaves out the pause that a holder first waits out for the one before it:
+// a policy that gives holders less time than that would break one after the other,
+// each before it did anything, and each would leave the pause to the next.
 func (r *Reader) heldFor(f *set, s *Snapshot, mem *Memory, now time.Time) {
+	pause := s.Pause()
 	if s.Holder != nil && r.sameBoot(s.Holder.BootID) && s.Holder.AcquiredBoot > 0 {
-		f.num("held_for", max(0, hostproc.BootSeconds()-s.Holder.AcquiredBoot), srcRecord)
+		f.num("held_for", max(0, hostproc.BootSeconds()-s.Holder.AcquiredBoot-pause.Seconds()), srcRecord)
 		return
 	}
 	d, whole, src := r.stood(s, mem, "hold", now)
+	d = max(0, d-pause)
 	if whole {
 		f.num("held_for", d.Seconds(), src)
 	} else {

@@ -10,6 +10,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 
 	"github.com/aim-control/aimlock/internal/devconsul"
+	"github.com/aim-control/aimlock/internal/hostproc"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 	"github.com/aim-control/aimlock/policies"
@@ -298,4 +299,44 @@ func TestFactsOfTheClock(t *testing.T) {
 	w := newWorld(t)
 	at := time.Date(2026, 3, 1, 23, 30, 0, 0, time.FixedZone("ahead", 2*3600))
 	want{"now.unix": int(at.Unix()), "now.hour": 21, "now.weekday": "sunday"}.check(t, w.reader.Facts(w.read("a"), nil, nil, at))
+}
+
+// For how long a lock is held leaves out the pause that its holder first waits out,
+// by the record on the same boot and by what was seen elsewhere, and no record can
+// make that more than an hour.
+func TestHeldForWithoutThePause(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		ago, pause float64
+		least      float64
+	}{
+		"no pause":       {20, 0, 20},
+		"after it":       {20, 15, 5},
+		"in it":          {10, 15, 0},
+		"of the longest": {7200, 1e300, 3600},
+		"of less than 0": {20, -1000, 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.holdOwn(func(h *records.Holder) {
+				h.AcquiredBoot, h.Pause = hostproc.BootSeconds()-tc.ago, tc.pause
+			})
+			f, _ := w.facts(w.read("a")).Lookup("lock.held_for")
+			if !f.Value.IsKnown() {
+				t.Fatalf("it is not known: %s", f.Why)
+			}
+			// The machine may be slow, and only ever shows more.
+			if n, _ := f.Value.AsBigFloat().Float64(); n < tc.least-0.001 || n > tc.least+4 {
+				t.Errorf("held for %v, want %v", n, tc.least)
+			}
+
+			elsewhere := newWorld(t)
+			elsewhere.holdOwn(func(h *records.Holder) { h.Host, h.BootID, h.Pause = "elsewhere", "another-boot", tc.pause })
+			s, mem := elsewhere.read("a"), &evidence.Memory{}
+			mem.Observe(s, elsewhere.reader)
+			later := elsewhere.reader.Facts(s, mem, nil, s.ReadAt.Add(time.Duration(tc.ago*float64(time.Second))))
+			atLeast(t, later, "lock.held_for", int64(tc.least))
+		})
+	}
 }

@@ -136,7 +136,9 @@ func (s *Snapshot) takeInfo(info *api.KVPair) {
 	s.Info = i
 }
 
-// Names of sessions by which their tools are known, wherever they hold a key.
+// Names of sessions by which their tools are known, wherever they hold a key: by
+// LockWith of physical/consul/consul.go of Vault, the commands lock of Consul, and
+// manager/dedup.go of consul-template.
 const (
 	vaultSession          = "Vault Lock"
 	consulLockSession     = "Consul lock for "

@@ -15,6 +15,7 @@ import (
 	"github.com/aim-control/aimlock/internal/hostproc"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/policies"
 )
 
 // Snapshot is what Consul says about one lock: each part was read
@@ -112,6 +113,15 @@ func (s *Snapshot) Index() uint64 {
 // and when anybody rewrites its key.
 func (s *Snapshot) Hold() string {
 	return s.SessionID() + "@" + version(s.Index())
+}
+
+// Pause is for how long from its beginning the hold of the snapshot waits out what
+// the last one left; 0 where it does not, or its record does not say.
+func (s *Snapshot) Pause() time.Duration {
+	if !s.Held() || s.Holder == nil {
+		return 0
+	}
+	return time.Duration(min(max(0, s.Holder.Pause), policies.MaxQuiesce.Seconds()) * float64(time.Second))
 }
 
 // RolloutHead is the part of a rollout's record that evidence needs.

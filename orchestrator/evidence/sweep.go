@@ -131,7 +131,7 @@ func (s *Sweep) Read(ctx context.Context) ([]*Snapshot, error) {
 	return out, nil
 }
 
-// readSessions fails only if ctx ends or Consul cannot be reached: without sessions,
+// readSessions fails only if ctx ends or Consul does not answer: without sessions,
 // facts are unknown.
 func (s *Sweep) readSessions(ctx context.Context, p *picture) error {
 	list, err := consulkv.Retry(ctx, s.r.Consul, "list sessions", func(ctx context.Context) (sessionList, error) {
@@ -141,8 +141,10 @@ func (s *Sweep) readSessions(ctx context.Context, p *picture) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case consulkv.KindOf(err) == consulkv.Unreachable:
-		return err // nothing else is to be had then
+	case consulkv.Silent(err):
+		// Nothing else is to be had then, and a read of all of KV would be waited
+		// for very much longer.
+		return err
 	}
 	p.tookSessions(list, err)
 	return nil

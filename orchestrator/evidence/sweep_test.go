@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -335,3 +336,30 @@ func TestSweepWithoutAnswers(t *testing.T) {
 	mend()
 	run.until("its session", func(m map[string]*evidence.Snapshot) bool { return m["a"].Session != nil })
 }
+
+// A Consul that takes connections and answers nothing is an error after the tries of
+// one operation, and the reads that may take minutes are not begun.
+func TestSweepOfAConsulThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		mute := func(http.RoundTripper) http.RoundTripper {
+			return roundTripper(func(req *http.Request) (*http.Response, error) {
+				<-req.Context().Done()
+				return nil, req.Context().Err()
+			})
+		}
+		kv, err := consulkv.New(consulkv.Config{Address: "consul.test:8500", Wrap: mute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		_, err = (&evidence.Reader{Consul: kv, Keys: prefix}).NewSweep([]string{""}).Read(t.Context())
+		if took := time.Since(start); !consulkv.Silent(err) || took > 30*time.Second {
+			t.Errorf("after %s: %v", took, err)
+		}
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }

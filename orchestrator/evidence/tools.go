@@ -47,6 +47,9 @@ func toolOf(p *api.KVPair, info bool) string {
 	case base == lockBase:
 		return ToolConsulLock
 	case base == "lock" && path.Base(dir) == "core":
+		// coreLockPath of vault/core.go under the storage's path, vault/ by default,
+		// which may be empty too (physical/consul/consul.go of Vault: NewConsulBackend,
+		// LockWith).
 		return ToolVault
 	case (base == "lock" || base == "data") && path.Base(path.Dir(dir)) == "dedup":
 		// data by manager/dedup.go of consul-template v0.41.

@@ -162,9 +162,12 @@ func (g *Guard) finished(r result) {
 	same := l.snap.Hold() == r.hold
 	name := printable(l.snap.Name)
 	switch r.outcome {
-	case ActBroken, ActLetGo:
+	case ActBroken:
 		l.ended = r.hold
 		g.log.Warn("broke a HOT lock", "lock", name, "outcome", r.outcome, "rule", l.rule, "took", r.took.Round(time.Millisecond))
+	case ActLetGo:
+		l.ended = r.hold
+		g.log.Info("the holder of a HOT lock let go before it was broken", "lock", name, "rule", l.rule, "took", r.took.Round(time.Millisecond))
 	case ActWould:
 		l.askAt = now.Add(refusedPauseMax)
 		if told := r.outcome + l.rule; l.told != told {

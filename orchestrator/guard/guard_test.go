@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/policies"
 )
 
@@ -198,6 +200,27 @@ func TestSlowBreakHoldsNobodyUp(t *testing.T) {
 		w.freed("job-a", 5*time.Second)
 		for i := range 10 {
 			w.freed(fmt.Sprintf("slow-%d", i), 6*time.Minute)
+		}
+	})
+}
+
+// A holder that lets go when it is asked was not broken, and the log does not say so.
+func TestLetGo(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		asks := strings.Replace(always, `approval = "auto"`, "approval = \"auto\"\nstep \"request\" {\n wait = \"1m\"\n }\nstep \"take\" {\n }", 1)
+		s := w.start(asks)
+		s.leads(10 * time.Second)
+		h := w.hold(w.client(asElsewhere), "job-a")
+		<-h.Context().Done()
+		if err := context.Cause(h.Context()); !errors.Is(err, locksmith.ErrRequested) {
+			t.Fatalf("got %v", err)
+		}
+		if err := h.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.until(10*time.Second, "it says so", func() bool { return s.log.has("let go before it was broken") })
+		if s.log.has("broke a HOT lock") {
+			t.Error("it says that it broke the lock")
 		}
 	})
 }

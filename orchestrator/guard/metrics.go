@@ -73,9 +73,11 @@ func NewMetrics() *Metrics {
 
 // acted counts how an attempt came out.
 func (m *Metrics) acted(r result) {
-	switch r.outcome {
-	case ActWould, ActCooled:
-	case ActRefused:
+	switch {
+	case r.outcome == ActWould, r.outcome == ActCooled:
+	case r.outcome == ActLetGo && r.err != nil:
+		// Nobody held it any more, and no break was begun.
+	case r.outcome == ActRefused:
 		m.refusals.WithLabelValues(r.policy).Inc()
 	default:
 		m.breaks.WithLabelValues(r.policy, r.outcome).Inc()

@@ -197,8 +197,9 @@ func flags(op consulkv.Op, s *evidence.Snapshot) consulkv.Op {
 
 // take acquires all locks of the request in one transaction. snaps are what
 // was just read of them, and the transaction fails if anything of it changed.
-// ended are locks among them whose hold this transaction ends (a break).
-func (a *attempt) take(ctx context.Context, snaps map[string]*evidence.Snapshot, ended map[string]*ending) (*Hold, time.Duration, error) {
+// ended are locks among them whose hold this transaction ends (a break). free is for
+// how long all of them were seen to be free.
+func (a *attempt) take(ctx context.Context, snaps map[string]*evidence.Snapshot, ended map[string]*ending, free time.Duration) (*Hold, time.Duration, error) {
 	c := a.c
 	if err := a.sess.dead(); err != nil {
 		return nil, 0, fmt.Errorf("%w: %w", errNotOurs, err)
@@ -227,23 +228,17 @@ func (a *attempt) take(ctx context.Context, snaps map[string]*evidence.Snapshot,
 	epochKey, pen := c.keys.Epoch(), c.keys.Writes(a.req.Names[0])
 	ops = append(ops, consulkv.GetOrEmpty(epochKey), consulkv.GetOrEmpty(pen))
 	now, boot := time.Now().UTC(), c.boot()
-	var owe time.Duration
-	for _, n := range a.req.Names {
-		s, e := snaps[n], ended[n]
-		var fence *records.Fence
+	fences, owe := a.fences(snaps, ended)
+	for i, n := range a.req.Names {
+		s, e, fence := snaps[n], ended[n], fences[i]
 		if e != nil {
 			ops = append(ops, e.end)
-			fence = e.fence
-		} else {
-			fence, _ = c.owed(s)
 		}
 		rec := a.recs[n]
-		rec.AcquiredAt, rec.AcquiredBoot = now, boot
+		rec.AcquiredAt, rec.AcquiredBoot, rec.Pause = now, boot, max(0, owe-free).Seconds()
 		a.recs[n] = rec
 		ops = append(ops, flags(consulkv.Lock(s.Key, records.Encode(&rec), a.sess.id), s))
-		if fence != nil {
-			owe = max(owe, seconds(fence.Owed))
-		} else {
+		if fence == nil {
 			fence = leaving(&rec, now)
 		}
 		ops = append(ops, c.setFence(s, fence)...)
@@ -262,6 +257,23 @@ func (a *attempt) take(ctx context.Context, snaps map[string]*evidence.Snapshot,
 	}
 	h, err := a.taken(ctx, snaps, res.Find(snaps[a.req.Names[0]].Key).ModifyIndex, res.Find(epochKey).Value, res.Find(pen).ModifyIndex)
 	return h, owe, err
+}
+
+// fences are what the last holds of the locks, in the order of the request, leave to
+// this one, nil where that is nothing; owe is the longest pause of them.
+func (a *attempt) fences(snaps map[string]*evidence.Snapshot, ended map[string]*ending) (fences []*records.Fence, owe time.Duration) {
+	fences = make([]*records.Fence, len(a.req.Names))
+	for i, n := range a.req.Names {
+		if e := ended[n]; e != nil {
+			fences[i] = e.fence
+		} else {
+			fences[i], _ = a.c.owed(snaps[n])
+		}
+		if fences[i] != nil {
+			owe = max(owe, seconds(fences[i].Owed))
+		}
+	}
+	return fences, owe
 }
 
 // readsEpoch makes sure, once, that the epoch can be read: Consul takes a lock in a

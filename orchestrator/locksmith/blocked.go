@@ -225,7 +225,7 @@ func (w *waiter) finishTake(ctx, patience context.Context, b *breaking, att *att
 		}
 		snaps[n] = s
 	}
-	h, owe, err := att.take(ctx, snaps, ended)
+	h, owe, err := att.take(ctx, snaps, ended, 0)
 	return h, owe, w.outcome(ctx, err)
 }
 

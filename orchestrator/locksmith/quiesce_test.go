@@ -387,3 +387,44 @@ func TestQuiesceWhileTheLockCools(t *testing.T) {
 		})
 	}
 }
+
+// A rule that gives a holder less time than the pause which it first serves breaks
+// nobody before they could do anything, and what it does not count is shown.
+func TestHeldForLeavesThePauseOut(t *testing.T) {
+	t.Parallel()
+	const long = `policy "p" {
+	locks = ["**"]
+	hot "long" { when = lock.held_for > 5 }
+	break { approval = "auto" }
+}`
+	run(t, func(t *testing.T, w *world) {
+		w.acquire(w.client(asElsewhere), unfenced("a")).Abandon(t.Context())
+		cooled()
+		second := w.acquiring(w.client(asElsewhere), unfenced("a"))
+		second.waits(time.Second)
+		start := time.Now()
+		c := w.client(withPolicy(t, long))
+		third := w.acquiring(c, unfenced("a"))
+		third.waits(12 * time.Second)
+		v, err := c.NewObserver("a", nil).Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := c.Status(v); st.HeldFor == nil || *st.HeldFor < 10 || *st.HeldFor > 15 {
+			t.Errorf("in its pause it is shown to be held for %v s", st.HeldFor)
+		}
+		h := second.wait(10 * time.Second)
+		if took := time.Since(start); took < 13*time.Second || took > 16*time.Second {
+			t.Errorf("it had its hold after %s", took)
+		}
+		third.waits(4 * time.Second)
+		w.stillHolds(h)
+		if err := waitDone(t, h.Context(), 3*time.Second); !errors.Is(err, ErrLost) {
+			t.Fatalf("got %v", err)
+		}
+		third.wait(time.Minute)
+		if got := w.outcomes("a"); got != "taken" {
+			t.Errorf("breaks: %s", got)
+		}
+	})
+}

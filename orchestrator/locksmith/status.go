@@ -393,11 +393,14 @@ func progressView(f policies.Facts) *ProgressView {
 	}
 }
 
-// heldFor is the fact where it is known. Where it is not, it is what the
-// holder's clock says against ours: shown to people, never judged by.
+// heldFor is the fact where it is known, with the pause that it leaves out. Where it
+// is not, it is what the holder's clock says against ours: shown to people, never
+// judged by.
 func heldFor(v *Verdict) *float64 {
-	if n := factFloat(v.Facts, "lock.held_for"); n != nil {
-		return n
+	pause := v.Snapshot.Pause()
+	if n := factFloat(v.Facts, "lock.held_for"); n != nil && (*n > 0 || pause == 0) {
+		d := *n + pause.Seconds()
+		return &d
 	}
 	at, ok := foreignSince(v.Snapshot)
 	if h := v.Snapshot.Holder; h != nil {

@@ -374,7 +374,7 @@ func (w *waiter) take(ctx context.Context, verdicts []*Verdict) (*Hold, time.Dur
 	if err != nil {
 		return nil, 0, err
 	}
-	h, owe, err := att.take(ctx, w.snapshots(verdicts), nil)
+	h, owe, err := att.take(ctx, w.snapshots(verdicts), nil, w.seenFree())
 	return h, owe, w.outcome(ctx, err)
 }
 
