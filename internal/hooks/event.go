@@ -77,7 +77,7 @@ func OfBreak(key string, r *records.Break) Event {
 	switch r.Outcome {
 	case records.OutcomeIntent:
 		e.Kind, e.Outcome = BreakBegun, ""
-	case records.OutcomeTaken, records.OutcomeUnlocked, records.OutcomeReleased:
+	case records.OutcomeTaken, records.OutcomeUnlocked, records.OutcomeEnded, records.OutcomeReleased:
 		e.Kind = BreakDone
 	}
 	if h := r.Holder; h != nil {

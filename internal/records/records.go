@@ -187,7 +187,7 @@ type Break struct {
 	Who
 	StartedAt  time.Time   `json:"started_at"`
 	Steps      []BreakStep `json:"steps,omitempty"`
-	Outcome    string      `json:"outcome"` // intent, taken, unlocked, released, aborted
+	Outcome    string      `json:"outcome"` // one of the outcomes below
 	Detail     string      `json:"detail,omitempty"`
 	EndedAt    *time.Time  `json:"ended_at,omitempty"`
 	NewSession string      `json:"new_session,omitempty"`
@@ -306,6 +306,9 @@ const (
 	OutcomeIntent   = "intent"
 	OutcomeTaken    = "taken"
 	OutcomeUnlocked = "unlocked"
+	// OutcomeEnded: a step of it ended the hold, such as destroy_session.
+	OutcomeEnded = "ended"
+	// OutcomeReleased: the holder let go, asked or not.
 	OutcomeReleased = "released"
 	OutcomeAborted  = "aborted"
 )

@@ -68,8 +68,10 @@ type target struct {
 	rec   records.Break
 	key   string
 	index uint64 // of the break record
-	// letGo: its hold ended by itself.
-	letGo bool
+	// letGo: its hold ended before the break ended it. clean is that its record is
+	// marked released, and step the last one done by then that can end a hold.
+	letGo, clean bool
+	step         string
 	// leave says why the old session is left alone; empty: it is destroyed.
 	leave string
 }
@@ -82,7 +84,8 @@ func (t *target) look(ctx context.Context) error {
 		return err
 	}
 	if v.Snapshot.Hold() != t.v.Snapshot.Hold() {
-		t.letGo = true
+		h := v.Snapshot.Holder
+		t.letGo, t.clean = true, !v.Snapshot.Held() && h != nil && h.Released && h.Broken == "" && h.Session == t.v.Snapshot.SessionID()
 		return errLetGo
 	}
 	if !stillHot(v, t.rule) {
@@ -90,6 +93,14 @@ func (t *target) look(ctx context.Context) error {
 	}
 	t.v = v
 	return nil
+}
+
+// ended is the outcome of a break whose target's hold is over, and what did it.
+func (t *target) ended() (outcome, detail string) {
+	if t.step == "" || t.clean {
+		return records.OutcomeReleased, ""
+	}
+	return records.OutcomeEnded, "its hold ended by the step " + t.step
 }
 
 func stillHot(v *Verdict, rule string) bool {

@@ -56,7 +56,7 @@ func (b *breaking) endings(ctx context.Context, outcome, newSession string) (map
 func (b *breaking) ending(t *target, outcome, newSession string) *ending {
 	s := t.v.Snapshot
 	e := &ending{guards: append(b.guards(t), t.permit.guards...), fence: b.c.leaves(t.v)}
-	e.end = flags(consulkv.Unlock(s.Key, t.ended(), s.SessionID()), s)
+	e.end = flags(consulkv.Unlock(s.Key, t.endedRecord(), s.SessionID()), s)
 	now := time.Now().UTC()
 	rec := t.rec
 	rec.Steps = append(slices.Clone(t.rec.Steps), records.BreakStep{Step: policies.StepTake, At: now, Result: "done"})
@@ -99,9 +99,9 @@ func (c *Client) leaves(v *Verdict) *records.Fence {
 	return &records.Fence{Version: records.Version, UnsafeSince: time.Now().UTC(), Owed: owed.Seconds(), Why: why, Session: s.SessionID(), Token: s.Index()}
 }
 
-// ended is the lock's value after its hold was broken: a record that owes
+// endedRecord is the lock's value after its hold was broken: a record that owes
 // nothing by itself, since the fence record does.
-func (t *target) ended() []byte {
+func (t *target) endedRecord() []byte {
 	s, now := t.v.Snapshot, time.Now().UTC()
 	if s.Holder == nil {
 		return s.Pair.Value
@@ -139,7 +139,11 @@ func (b *breaking) finish(ctx context.Context, detail string) {
 	for _, t := range b.targets {
 		outcome, why := records.OutcomeAborted, detail
 		if t.letGo {
-			outcome, why = records.OutcomeReleased, ""
+			if outcome, why = t.ended(); outcome == records.OutcomeEnded {
+				if f := b.c.leaves(t.v); f != nil {
+					t.rec.Quiesce = f.Owed
+				}
+			}
 		} else if why == "" {
 			why = "another lock of the break was let go"
 		}

@@ -189,7 +189,7 @@ func (c *Client) breakOnly(ctx context.Context, t *target, req BreakRequest, out
 	switch {
 	case errors.Is(err, errLetGo):
 		b.finish(ctx, "")
-		t.rec.Outcome = records.OutcomeReleased
+		t.rec.Outcome, out.Dismissed = t.ended()
 		out.Record = &t.rec
 		return nil
 	case err != nil:

@@ -181,8 +181,14 @@ func TestPolicyRaisesTheQuiesce(t *testing.T) {
 			run(t, func(t *testing.T, w *world) {
 				w.acquire(w.client(asElsewhere), tc.req)
 				c := w.client(withPolicy(t, strings.Replace(alwaysHot, `approval = "auto"`, "\napproval = \"auto\"\n"+tc.brk+"\n", 1)))
-				if _, err := c.Break(t.Context(), BreakRequest{Name: "a"}); err != nil {
+				out, err := c.Break(t.Context(), BreakRequest{Name: "a"})
+				if err != nil {
 					t.Fatal(err)
+				}
+				// Who reads it must not think that the holder let go of its own will.
+				if strings.Contains(tc.brk, "destroy_session") && (out.Record.Outcome != records.OutcomeEnded || !strings.Contains(out.Dismissed, "destroy_session") ||
+					w.outcomes("a") != records.OutcomeEnded || w.breaks("a")[0].Quiesce != tc.want.Seconds()) {
+					t.Errorf("%s, %q; in Consul %+v", out.Record.Outcome, out.Dismissed, w.breaks("a"))
 				}
 				cooled()
 				w.owes(w.client(), tc.want)

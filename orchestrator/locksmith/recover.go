@@ -500,7 +500,7 @@ func (r *recovering) ending(ctx context.Context, s *evidence.Snapshot) ([]consul
 	t := &target{v: &Verdict{Snapshot: s}, key: key}
 	return []consulkv.Op{
 		consulkv.CheckSession(s.Key, s.SessionID()), consulkv.CheckIndex(s.Key, s.Index()),
-		flags(consulkv.Unlock(s.Key, t.ended(), s.SessionID()), s), r.fenceOp(s),
+		flags(consulkv.Unlock(s.Key, t.endedRecord(), s.SessionID()), s), r.fenceOp(s),
 		consulkv.Delete(c.keys.Request(s.Name)), consulkv.Delete(c.keys.Approval(s.Name)),
 		consulkv.CAS(key, records.Encode(rec), 0),
 	}, h, nil

@@ -98,6 +98,11 @@ func (b *breaking) stepsOf(ctx context.Context, g *group) (take bool, err error)
 			}
 		} else {
 			g.log(st.Kind, "done", detail)
+			if st.Destroys() {
+				for _, t := range g.targets {
+					t.step = st.Kind
+				}
+			}
 		}
 		s := first.v.Snapshot
 		if err := b.c.await(ctx, st.Wait, map[string]uint64{s.Key: s.Index()}); err != nil {

@@ -238,7 +238,7 @@ func (t *storyteller) breakRecord(key string, b *records.Break) {
 	}
 	end := e
 	end.At, end.What, end.Detail = *b.EndedAt, "break "+b.Outcome, b.Detail
-	if b.Outcome == records.OutcomeTaken || b.Outcome == records.OutcomeUnlocked {
+	if b.Outcome == records.OutcomeTaken || b.Outcome == records.OutcomeUnlocked || b.Outcome == records.OutcomeEnded {
 		end.phase = phaseEnded
 		t.known[fmt.Sprintf("over %d", b.Token)] = true
 	}
