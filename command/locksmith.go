@@ -188,7 +188,7 @@ func (m *Meta) recorder(f *locksmithFlags) (*locksmith.Recorder, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("journal %s: %w", dir, err)
+		return nil, err
 	}
 	return locksmith.NewRecorder(w), nil
 }

@@ -10,15 +10,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/aim-control/aimlock/e2e/harness"
 	"github.com/aim-control/aimlock/plugin/nomaddevice"
 )
 
-// nomadLimit bounds a change of a device until it steers placement: Nomad's
-// client collects changes for five to ten seconds.
-const nomadLimit = 90 * time.Second
 
 // contentOfDigits is a content whose revision Nomad takes for a number.
 func contentOfDigits(t *testing.T) (content, revision string) {

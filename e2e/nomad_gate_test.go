@@ -27,7 +27,7 @@ func gatesOfNomad(t *testing.T, c *nomadCluster, rec *recordings) {
 	answers := func(name string, q orchestrator.GateNomadDeployment, want orchestrator.Answer, why string) {
 		t.Helper()
 		var a gates.Answer
-		harness.Eventually(t, 30*time.Second, name+" answers "+string(want)+": "+why, func() bool {
+		harness.Eventually(t, nomadLimit, name+" answers "+string(want)+": "+why, func() bool {
 			rec.Drop()
 			before := a
 			if a = ask(q); a != before {
@@ -37,9 +37,11 @@ func gatesOfNomad(t *testing.T, c *nomadCluster, rec *recordings) {
 		})
 		rec.keep(name)
 	}
+	// A deployment that has failed stays so: no deadline of it is one that a busy
+	// machine can miss.
 	quick := map[string]any{
 		"MaxParallel": 1, "HealthCheck": "task_states", "MinHealthyTime": int64(100 * time.Millisecond),
-		"HealthyDeadline": int64(20 * time.Second), "ProgressDeadline": int64(40 * time.Second),
+		"HealthyDeadline": int64(20 * time.Minute), "ProgressDeadline": int64(30 * time.Minute),
 	}
 	with := func(key string, v any) map[string]any {
 		m := maps.Clone(quick)
@@ -55,10 +57,8 @@ func gatesOfNomad(t *testing.T, c *nomadCluster, rec *recordings) {
 	c.register(nomadJob("web", "service", quick, "sleep", "600"))
 	// A busy client tells of the end of a task long after it has told that it runs: to be
 	// healthy takes more than that.
-	c.register(nomadJob("bad", "service", with("MinHealthyTime", int64(10*time.Second)), "false"))
-	slow := with("MinHealthyTime", int64(10*time.Minute))
-	slow["HealthyDeadline"], slow["ProgressDeadline"] = int64(20*time.Minute), int64(30*time.Minute)
-	c.register(nomadJob("slow", "service", slow, "sleep", "600"))
+	c.register(nomadJob("bad", "service", with("MinHealthyTime", int64(10*time.Minute)), "false"))
+	c.register(nomadJob("slow", "service", with("MinHealthyTime", int64(10*time.Minute)), "sleep", "600"))
 	c.register(nomadJob("canary", "service", with("Canary", 1), "sleep", "600"))
 
 	answers("deployment-none", job("ends"), orchestrator.Unknown, "has no deployment")

@@ -58,7 +58,7 @@ func startNomadJobs(t *testing.T) *nomadJobs {
 	})
 	ports := harness.FreePorts(t, 3)
 	consul := harness.StartConsul(t, harness.WithACL("root"))
-	c := &nomadCluster{t: t, addr: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
+	c := &nomadCluster{t: t, region: "global", addr: fmt.Sprintf("http://127.0.0.1:%d", ports[0])}
 	c.client = nomadAgent(t, bin, dir, "a", nomadServer+fmt.Sprintf(nomadClient, ports[1], nomadDenied)+fmt.Sprintf(`acl {
   enabled = true
 }
@@ -97,7 +97,7 @@ consul {
 // sh runs a script that must succeed.
 func (j *nomadJobs) sh(script string) string {
 	j.t.Helper()
-	return harness.Output(j.t, time.Minute, harness.Spec{Path: "/bin/bash", Args: []string{"-euo", "pipefail", "-c", script}, Dir: j.dir, Env: j.env})
+	return harness.Output(j.t, nomadLimit, harness.Spec{Path: "/bin/bash", Args: []string{"-euo", "pipefail", "-c", script}, Dir: j.dir, Env: j.env})
 }
 
 // holder waits until a lock is held, and returns the record.
@@ -105,7 +105,7 @@ func (j *nomadJobs) holder(name string) records.Holder {
 	j.t.Helper()
 	var rec records.Holder
 	kv := j.consul.Client().KV()
-	harness.Eventually(j.t, time.Minute, "lock "+name+" is held", func() bool {
+	harness.Eventually(j.t, nomadLimit, "lock "+name+" is held", func() bool {
 		p, _, err := kv.Get(keys.Prefix("aimlock/").Lock(name), nil)
 		return err == nil && p != nil && p.Session != "" && json.Unmarshal(p.Value, &rec) == nil
 	})
@@ -159,7 +159,7 @@ func TestNomadJobs(t *testing.T) {
 	force := func() { j.sh("nomad job periodic force aimlock-tick") }
 	state := func() string {
 		var st struct{ State string }
-		if r := harness.Run(t, time.Minute, harness.Spec{Path: harness.Aimlock.Path(t), Args: []string{"rollout", "status", "-json", "aim-lock-config"}, Env: j.env}); r.Code == 0 {
+		if r := harness.Run(t, cmdLimit, harness.Spec{Path: harness.Aimlock.Path(t), Args: []string{"rollout", "status", "-json", "aim-lock-config"}, Env: j.env}); r.Code == 0 {
 			_ = json.Unmarshal([]byte(r.Stdout), &st)
 		}
 		return st.State
@@ -169,7 +169,7 @@ func TestNomadJobs(t *testing.T) {
 	drives := func(want string) {
 		t.Helper()
 		next, look := time.Now().Add(3*time.Second), time.Now()
-		harness.Eventually(t, 2*time.Minute, "the ticks bring the rollout to "+want, func() bool {
+		harness.Eventually(t, nomadLimit, "the ticks bring the rollout to "+want, func() bool {
 			if time.Now().Before(look) {
 				return false
 			}
@@ -209,7 +209,7 @@ func TestNomadJobs(t *testing.T) {
 
 	j.sh(blocks["sweep"][0])
 	j.sh("nomad job periodic force aimlock-sweep")
-	harness.Eventually(t, time.Minute, "the sweep is done", func() bool {
+	harness.Eventually(t, nomadLimit, "the sweep is done", func() bool {
 		l := j.launches("aimlock-sweep")
 		return len(l) > 0 && l[0].ClientStatus == "complete"
 	})
@@ -237,7 +237,7 @@ nomad job run tick.nomad.hcl`, sure))
 	}
 	var busy []launch
 	next := time.Now()
-	harness.Eventually(j.t, time.Minute, "a second launch leaves with 0 while the first works", func() bool {
+	harness.Eventually(j.t, nomadLimit, "a second launch leaves with 0 while the first works", func() bool {
 		if time.Now().After(next) {
 			force()
 			next = time.Now().Add(10 * time.Second)
@@ -275,7 +275,7 @@ func rightsOfNomad(j *nomadJobs) {
 	job["Namespace"] = "prod"
 	j.register(job)
 	var allocs []struct{ ID string }
-	harness.Eventually(j.t, time.Minute, "the victim runs", func() bool {
+	harness.Eventually(j.t, nomadLimit, "the victim runs", func() bool {
 		return j.get("/v1/job/victim/allocations?namespace=prod", &allocs) == nil && len(allocs) > 0
 	})
 	ref := evidence.AllocRef{ID: allocs[0].ID, Region: "global"}
@@ -315,7 +315,7 @@ func rightsOfNomad(j *nomadJobs) {
 		j.t.Errorf("stop with the least rights: %v", err)
 	}
 	enough.keep("acl-stop")
-	harness.Eventually(j.t, time.Minute, "the victim is stopped", func() bool {
+	harness.Eventually(j.t, nomadLimit, "the victim is stopped", func() bool {
 		a, _, err := n.Alloc(j.t.Context(), ref, evidence.Since{})
 		return err == nil && a.DesiredStatus == "stop"
 	})

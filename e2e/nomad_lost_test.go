@@ -23,7 +23,9 @@ type nomadHold struct {
 	t     *testing.T
 	kv    *api.KV
 	alloc string
-	pid   int
+	// region is where the task runs.
+	region string
+	pid    int
 	watch *harness.Process
 }
 
@@ -44,32 +46,32 @@ const lostPolicy = `policy "lost" {
 }
 `
 
-// holdInNomad runs `lock exec` as a task, and sees that its record names the
-// allocation.
-func holdInNomad(t *testing.T, c *nomadCluster) *nomadHold {
+// holdInNomad runs `lock exec` as a task of c, and sees that its record names the
+// allocation. Those who look on ask the Nomad at asked, and break by policy.
+func holdInNomad(t *testing.T, c *nomadCluster, asked, policy string) *nomadHold {
 	t.Helper()
 	consul := harness.StartConsul(t)
-	h := &nomadHold{t: t, kv: consul.Client().KV()}
+	h := &nomadHold{t: t, kv: consul.Client().KV(), region: c.region}
 	aimlock := harness.Aimlock.Path(t)
 	h.alloc = c.run("holder", "service", "env", "CONSUL_HTTP_ADDR="+consul.Addr, aimlock, "lock", "exec", "app.conf", "--", "sleep", "600")
 	var rec records.Holder
-	harness.Eventually(t, time.Minute, "the task holds the lock", func() bool {
+	harness.Eventually(t, nomadLimit, "the task holds the lock", func() bool {
 		p, _, err := h.kv.Get(keys.Prefix("aimlock/").Lock("app.conf"), nil)
 		return err == nil && p != nil && p.Session != "" && json.Unmarshal(p.Value, &rec) == nil
 	})
-	if rec.AllocID != h.alloc || rec.AllocRegion != "global" || rec.AllocNamespace != "default" || rec.AllocJob != "holder" {
+	if rec.AllocID != h.alloc || rec.AllocRegion != c.region || rec.AllocNamespace != "default" || rec.AllocJob != "holder" {
 		t.Errorf("the holder record names %+v, want allocation %s", rec, h.alloc)
 	}
 	h.pid = rec.PID
-	policy := filepath.Join(t.TempDir(), "lost.hcl")
-	if err := os.WriteFile(policy, []byte(lostPolicy), 0o600); err != nil {
+	file := filepath.Join(t.TempDir(), "policy.hcl")
+	if err := os.WriteFile(file, []byte(policy), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	env := append(consul.Env(), "NOMAD_ADDR="+c.addr)
-	harness.Start(t, harness.Spec{Path: aimlock, Args: []string{"locksmith", "-policy", policy}, Env: env})
+	env := append(consul.Env(), "NOMAD_ADDR="+asked)
+	harness.Start(t, harness.Spec{Path: aimlock, Args: []string{"locksmith", "-policy", file}, Env: env})
 	// By the shipped policy: it says the same of an allocation that is lost.
 	h.watch = harness.Start(t, harness.Spec{Path: aimlock, Args: []string{"lock", "watch", "-json", "app.conf"}, Env: env})
-	harness.Eventually(t, time.Minute, "the lock is seen to be held", func() bool { return h.seen("HELD", "") })
+	harness.Eventually(t, nomadLimit, "the lock is seen to be held", func() bool { return h.seen("HELD", "") })
 	return h
 }
 
@@ -94,7 +96,7 @@ func (h *nomadHold) isLost(n evidence.Nomad) {
 	go func() {
 		index := uint64(0)
 		for h.t.Context().Err() == nil {
-			a, next, err := n.Alloc(h.t.Context(), evidence.AllocRef{ID: h.alloc, Region: "global"}, evidence.Since{Index: index, Wait: 5 * time.Second})
+			a, next, err := n.Alloc(h.t.Context(), evidence.AllocRef{ID: h.alloc, Region: h.region}, evidence.Since{Index: index, Wait: 5 * time.Second})
 			if err == nil && a.ClientStatus == "lost" {
 				verdict <- time.Now()
 				return
@@ -103,7 +105,7 @@ func (h *nomadHold) isLost(n evidence.Nomad) {
 		}
 	}()
 	var hot, broken time.Time
-	harness.Eventually(h.t, time.Minute, "the lock is HOT by the rule alloc-lost, and broken", func() bool {
+	harness.Eventually(h.t, nomadLimit, "the lock is HOT by the rule alloc-lost, and broken", func() bool {
 		if hot.IsZero() && h.seen("HOT", "alloc-lost") {
 			hot = time.Now()
 		}
@@ -116,19 +118,34 @@ func (h *nomadHold) isLost(n evidence.Nomad) {
 	at := <-verdict
 	h.t.Logf("Nomad's verdict came %.1f s after the client's end; the lock was HOT %.2f s and free %.2f s after the verdict",
 		at.Sub(killed).Seconds(), hot.Sub(at).Seconds(), broken.Sub(at).Seconds())
-	if late := hot.Sub(at); late > 5*time.Second {
+	// On a calm machine it is well below a second.
+	if late := hot.Sub(at); late > 20*time.Second {
 		h.t.Errorf("HOT only %s after Nomad's verdict", late)
 	}
+	if b := h.broken(); b.Rule != "alloc-lost" {
+		h.t.Errorf("break %+v", b)
+	}
+	h.ends()
+}
+
+// broken is the one break of the lock.
+func (h *nomadHold) broken() records.Break {
+	h.t.Helper()
 	breaks, _, err := h.kv.List("aimlock/breaks/app.conf/", nil)
 	if err != nil || len(breaks) != 1 {
 		h.t.Fatalf("%d breaks, %v", len(breaks), err)
 	}
 	var b records.Break
-	if err := json.Unmarshal(breaks[0].Value, &b); err != nil || b.Rule != "alloc-lost" {
-		h.t.Errorf("break %s, %v", breaks[0].Value, err)
+	if err := json.Unmarshal(breaks[0].Value, &b); err != nil {
+		h.t.Fatalf("break %s: %v", breaks[0].Value, err)
 	}
-	// The holder, which had run on, learns that its lock is gone, and ends.
-	harness.Eventually(h.t, time.Minute, "the old holder ends", func() bool {
+	return b
+}
+
+// ends waits for the end of the holder, which learns that its lock is gone.
+func (h *nomadHold) ends() {
+	h.t.Helper()
+	harness.Eventually(h.t, nomadLimit, "the old holder ends", func() bool {
 		_, err := os.Stat(fmt.Sprintf("/proc/%d", h.pid))
 		return os.IsNotExist(err)
 	})

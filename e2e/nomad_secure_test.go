@@ -163,7 +163,7 @@ tls {
 		"NOMAD_ADDR": c.addr, "NOMAD_TOKEN": token, "NOMAD_CACERT": dir + "/ca.pem", "NOMAD_CLIENT_CERT": dir + "/client.pem", "NOMAD_CLIENT_KEY": dir + "/client-key.pem",
 	}
 	const none = "it is empty"
-	harness.Eventually(t, time.Minute, "a token is expired", func() bool {
+	harness.Eventually(t, nomadLimit, "a token is expired", func() bool {
 		c := *c
 		c.token = expired
 		return c.get("/v1/nodes", nil) != nil

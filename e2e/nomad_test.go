@@ -29,7 +29,7 @@ func TestNomad(t *testing.T) {
 		t.Helper()
 		last := ""
 		index := uint64(0)
-		harness.Eventually(t, time.Minute, "allocation is "+what, func() bool {
+		harness.Eventually(t, nomadLimit, "allocation is "+what, func() bool {
 			a, next, err := n.Alloc(t.Context(), ref(id), evidence.Since{Index: index, Wait: 5 * time.Second})
 			if err != nil {
 				last = err.Error()
@@ -44,8 +44,8 @@ func TestNomad(t *testing.T) {
 			return last == what
 		})
 	}
-	stays := c.run("stays", "service", "sleep", "60")
-	stopped := c.run("stopped", "batch", "sleep", "60")
+	stays := c.run("stays", "service", "sleep", "3600")
+	stopped := c.run("stopped", "batch", "sleep", "3600")
 	ended, failed := c.run("ends", "batch", "true"), c.run("fails", "batch", "false")
 	becomes(stays, "running run ready")
 	becomes(stopped, "running run ready")
@@ -99,7 +99,7 @@ func TestNomad(t *testing.T) {
 	}
 	rec.keep("fleet-bad-filter")
 
-	held := holdInNomad(t, c)
+	held := holdInNomad(t, c, c.addr, lostPolicy)
 	c.client.Kill()
 	held.isLost(n)
 	becomes(stays, "lost stop down")
@@ -115,7 +115,7 @@ func TestNomad(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	harness.Eventually(t, time.Minute, "the allocation is collected", func() bool {
+	harness.Eventually(t, nomadLimit, "the allocation is collected", func() bool {
 		if err := c.call(http.MethodPut, "/v1/system/gc", nil, nil); err != nil {
 			return false
 		}

@@ -244,7 +244,7 @@ func TestProblems(t *testing.T) {
 	got, problems := read(t, dir)
 	same(t, "entries", got, []string{"one", "two"})
 	same(t, "problems", problems, []string{
-		"journal-00000002.jsonl:1: is a directory",
+		"journal-00000002.jsonl: is not a regular file; it is skipped",
 		"journal-00000003.jsonl:2: not an entry of a journal: not a JSON object; it is skipped",
 		"journal-00000003.jsonl:3: not an entry of a journal: not a JSON object; it is skipped",
 		"journal-00000003.jsonl:4: not an entry of a journal: it has no version or no kind; it is skipped",

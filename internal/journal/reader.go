@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"syscall"
 
 	"github.com/aim-control/aimlock/internal/text"
 )
@@ -53,13 +54,17 @@ func ReadLock(path, lock string) iter.Seq2[Entry, error] {
 // readAll reads the lines that want picks, nil for all.
 func readAll(path string, want func(line []byte) bool) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		files, err := filesOf(path)
+		files, folder, err := filesOf(path)
 		if err != nil {
 			yield(Entry{}, err)
 			return
 		}
+		open := os.Open // a pipe that is named is meant
+		if folder {
+			open = openFile
+		}
 		for _, name := range files {
-			f, err := os.Open(name)
+			f, err := open(name)
 			if errors.Is(err, fs.ErrNotExist) && len(files) > 1 {
 				continue // it was the oldest, and went meanwhile
 			}
@@ -78,28 +83,46 @@ func readAll(path string, want func(line []byte) bool) iter.Seq2[Entry, error] {
 	}
 }
 
-func filesOf(path string) ([]string, error) {
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("%s: %w", path, ErrNone)
-	case err != nil:
-		return nil, err
-	case !info.IsDir():
-		return []string{path}, nil
-	}
-	list, err := segments(path)
+// openFile opens a file that was found in a folder. A pipe would be waited for, and a
+// device may have no end.
+func openFile(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("is not a regular file; it is skipped")
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// filesOf are the files of the journal at path, and whether that is a folder.
+func filesOf(path string) (files []string, folder bool, err error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, false, fmt.Errorf("%s: %w", path, ErrNone)
+	case err != nil:
+		return nil, false, err
+	case !info.IsDir():
+		return []string{path}, false, nil
+	}
+	list, err := segments(path)
+	if err != nil {
+		return nil, true, err
+	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("%s: %w: the folder has no %s*%s", path, ErrNone, filePrefix, fileSuffix)
+		return nil, true, fmt.Errorf("%s: %w: the folder has no %s*%s", path, ErrNone, filePrefix, fileSuffix)
 	}
-	var out []string
 	for _, s := range list {
-		out = append(out, s.path)
+		files = append(files, s.path)
 	}
-	return out, nil
+	return files, true, nil
 }
 
 func reason(err error) string {

@@ -14,10 +14,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
 
+	"github.com/aim-control/aimlock/internal/securefile"
 	"github.com/aim-control/aimlock/internal/text"
 )
 
@@ -85,6 +87,11 @@ func (e *InUseError) Error() string {
 
 // Open opens the journal in the folder dir for writing, and makes it if it is
 // not there. A *InUseError says that another process has it open.
+//
+// A folder that another account can change is refused, and what stands in it is
+// written only where it is a file of this process's user or of root with no other
+// name: whoever could put a link, a pipe or a device there would have another file
+// written, cut short or waited for.
 func Open(dir string, opts Options) (*Writer, error) {
 	if dir == "" {
 		return nil, errors.New("the journal has no folder")
@@ -104,7 +111,17 @@ func Open(dir string, opts Options) (*Writer, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
+	if why := securefile.Writable(dir); why != "" {
+		return nil, fmt.Errorf("journal: %s", why)
+	}
 	w := &Writer{dir: dir, opts: opts, begun: time.Now(), lock: flock.New(filepath.Join(dir, lockFile), flock.SetPermissions(0o640))}
+	// Made here, as the lock's own open would follow a link and wait for a pipe. Nobody
+	// else can change it from now on.
+	f, err := openOwn(w.lock.Path(), os.O_CREATE|os.O_RDWR)
+	if err != nil {
+		return nil, fmt.Errorf("journal %s: %w", dir, err)
+	}
+	_ = f.Close()
 	ok, err := w.lock.TryLock()
 	if err != nil {
 		return nil, fmt.Errorf("journal %s: %w", dir, err)
@@ -126,6 +143,44 @@ func user(path string) string {
 		return ""
 	}
 	return " (" + text.Printable(strings.TrimSpace(string(b))) + ")"
+}
+
+// openOwn opens a file of the journal for writing. What stands there already must be
+// a file of this process's user or of root, and not have another name.
+func openOwn(path string, flag int) (*os.File, error) {
+	f, err := os.OpenFile(path, flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o640)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, fmt.Errorf("%s is a symlink: a journal is not written through one; remove it", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := checkOwn(f); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func checkOwn(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file: remove it", f.Name())
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("%s: whose it is cannot be told: %w", f.Name(), errors.ErrUnsupported)
+	}
+	if st.Nlink > 1 {
+		return fmt.Errorf("%s is a hard link: another file would be written with it; remove it", f.Name())
+	}
+	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s belongs to user %d, who can change it: remove it", f.Name(), st.Uid)
+	}
+	return nil
 }
 
 func (w *Writer) open() error {
@@ -162,15 +217,12 @@ func (w *Writer) path(number uint64) string {
 // openFile opens the file that w.number names and finds out whether it ends in
 // half a line.
 func (w *Writer) openFile() error {
-	f, err := os.OpenFile(w.path(w.number), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o640)
+	f, err := openOwn(w.path(w.number), os.O_CREATE|os.O_RDWR|os.O_APPEND)
 	if err != nil {
 		return err
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", f.Name())
-	}
 	last := []byte{'\n'}
+	info, err := f.Stat()
 	if err == nil && info.Size() > 0 {
 		_, err = f.ReadAt(last, info.Size()-1)
 	}

@@ -30,7 +30,10 @@ func (e *Error) Unwrap() error { return e.err }
 
 // Texts by which Nomad and Go's TLS tell what no type tells.
 const (
-	noRegion     = "No path to region"
+	noRegion = "No path to region"
+	// Of a server that could not ask the one that knows: its own leader, or a server of
+	// another region, which it forgets some seconds later.
+	notForwarded = "failed to get conn"
 	tellsNoAuth  = "ACL token not found"
 	tellsExpired = "ACL token expired"
 	// To a token that may not read the namespace of an allocation, with 500.
@@ -47,7 +50,9 @@ func (e *Error) hint() string {
 	var name x509.HostnameError
 	switch {
 	case has(noRegion):
-		return "check the region and NOMAD_REGION"
+		return "check the region and NOMAD_REGION, and whether its servers can be reached"
+	case has(notForwarded):
+		return "it cannot reach the server that knows, of this region or of the one that is asked for"
 	case has(hiddenAlloc):
 		return "the token may not read its namespace: docs/nomad.md lists what it needs"
 	case has(tellsExpired), has(tellsNoAuth):

@@ -66,3 +66,38 @@ func TestRecordedNomad(t *testing.T) {
 		t.Errorf("stop without alloc-lifecycle: %v", err)
 	}
 }
+
+// What a real Nomad answered that was asked about another region: by the region that
+// a holder recorded, and by none.
+func TestRecordedNomadRegion(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ recording, region, is string }{
+		{"region-alloc", "west", "running run ready victim"},
+		{"region-alloc-stopped", "west", "complete stop ready victim"},
+		{"region-alloc-lost", "west", "lost stop down holder"},
+		{"region-alloc-gone", "west", "gone"},
+		{"region-alloc-not-told", "", "it was collected, or it runs in another region; the holder did not record which"},
+		// A region that cannot be asked has lost nobody.
+		{"region-alloc-cut", "west", "it cannot reach the server that knows, of this region or of the one that is asked for"},
+		{"region-alloc-down", "west", "No path to region; check the region and NOMAD_REGION, and whether its servers can be reached"},
+	} {
+		ref := evidence.AllocRef{ID: nomadtest.AllocOf(t, tc.recording), Region: tc.region}
+		a, _, err := evidence.NewNomad(nomadtest.Replay(t, tc.recording)).Alloc(t.Context(), ref, evidence.Since{})
+		is := ""
+		switch {
+		case err != nil:
+			is = err.Error()
+		case a.Gone:
+			is = "gone"
+		default:
+			is = strings.Join([]string{a.ClientStatus, a.DesiredStatus, a.NodeStatus, a.Job}, " ")
+		}
+		if !strings.HasSuffix(is, tc.is) {
+			t.Errorf("%s: %s, want %s", tc.recording, is, tc.is)
+		}
+	}
+	ref := evidence.AllocRef{ID: nomadtest.AllocOf(t, "region-stop"), Region: "west"}
+	if err := evidence.NewNomad(nomadtest.Replay(t, "region-stop")).Stop(t.Context(), ref); err != nil {
+		t.Error(err)
+	}
+}

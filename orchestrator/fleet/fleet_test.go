@@ -368,4 +368,15 @@ func TestRecordedClients(t *testing.T) {
 	if s, err := survey("fleet-down", orchestrator.NomadSource{}); err != nil || len(s.Nodes) != 1 {
 		t.Errorf("of a client that is down: %+v, %v", s, err)
 	}
+	// Of the other of two regions, of the one that is asked, and when the other is gone.
+	meta := map[string]string{"rack": "r1"}
+	if s, err := survey("region-fleet", orchestrator.NomadSource{Region: "west", Meta: meta}); err != nil || len(s.Nodes) != 1 || s.Nodes[0].Meta["rack"] != "r1" {
+		t.Errorf("of another region: %+v, %v", s, err)
+	}
+	if s, err := survey("region-fleet-here", orchestrator.NomadSource{Meta: meta}); err == nil || !strings.Contains(err.Error(), "it is empty") {
+		t.Errorf("of a region without clients: %+v, %v", s, err)
+	}
+	if s, err := survey("region-fleet-down", orchestrator.NomadSource{Region: "west", Meta: meta}); err == nil || !strings.Contains(err.Error(), "whether its servers can be reached") {
+		t.Errorf("of a region that is gone: %+v, %v", s, err)
+	}
 }

@@ -28,6 +28,9 @@ func TestRecordedDeployments(t *testing.T) {
 		{"deployment-other-namespace", "error", `read job "api"`, orchestrator.GateNomadDeployment{Job: "api"}},
 		{"deployment-no-job", "error", "HTTP 404: job not found; check its name, NOMAD_NAMESPACE", orchestrator.GateNomadDeployment{Job: "nope"}},
 		{"deployment-region", "error", `in region "mars": Nomad at`, orchestrator.GateNomadDeployment{Job: "web", Region: "mars"}},
+		{"region-deployment", "pass", `of job "web" in region "west", version 0, is successful`, orchestrator.GateNomadDeployment{Job: "web", Region: "west"}},
+		{"region-deployment-here", "error", "HTTP 404: job not found; check its name, NOMAD_NAMESPACE and NOMAD_REGION", orchestrator.GateNomadDeployment{Job: "web"}},
+		{"region-deployment-down", "error", "No path to region", orchestrator.GateNomadDeployment{Job: "web", Region: "west"}},
 	} {
 		t.Run(tc.recording, func(t *testing.T) {
 			t.Parallel()
