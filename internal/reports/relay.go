@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -176,8 +177,12 @@ const lookEvery = 500 * time.Millisecond
 // File follows the file at path: whenever it changed, its last whole line is the
 // report. It need not exist yet, and may be appended to, rewritten, or replaced
 // by another. What stands there already is from an earlier run, and is left.
+//
+// A symlink, a file with another name, and in a folder that everybody may write to
+// the file of another account are not read: whoever could put one there would have a
+// command look alive that is not, or have another file's text shown.
 func (r *Relay) File(path string) {
-	last, err := os.Stat(path)
+	last, err := os.Lstat(path)
 	if err != nil {
 		last = nil // look tells why, if it stays so
 	}
@@ -197,20 +202,23 @@ func (r *Relay) File(path string) {
 
 // look reports the last line of a file if it changed since last.
 func (r *Relay) look(path string, last os.FileInfo) os.FileInfo {
-	info, err := os.Stat(path)
+	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return last
 	case err != nil:
 		r.complain(fmt.Errorf("the progress file: %w", err))
 		return last
-	case !info.Mode().IsRegular():
-		r.complain(fmt.Errorf("the progress file %s is not a regular file: it is not read", path))
-		return last
 	case last != nil && os.SameFile(info, last) && info.ModTime().Equal(last.ModTime()) && info.Size() == last.Size():
 		return last
 	}
-	line, err := lastLine(path)
+	f, err := openReport(path)
+	if err != nil {
+		r.complain(fmt.Errorf("the progress file %w", err))
+		return info
+	}
+	defer f.Close()
+	line, err := lastLine(f)
 	if err != nil {
 		r.complain(fmt.Errorf("the progress file: %w", err))
 		return info
@@ -227,14 +235,56 @@ func (r *Relay) look(path string, last os.FileInfo) os.FileInfo {
 	return info
 }
 
-// lastLine reads the last line that is ended and not empty; nil if there is none.
-func lastLine(path string) ([]byte, error) {
+// openReport opens a progress file. Its error begins with the path.
+func openReport(path string) (*os.File, error) {
 	// What was a file a moment ago may be a pipe by now, and must not block.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, fmt.Errorf("%s is a symlink: it is not read; name the file itself", path)
 	}
-	defer f.Close()
+	if err != nil {
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
+			err = pe.Err
+		}
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	why := ""
+	switch info, err := f.Stat(); {
+	case err != nil:
+		why = err.Error()
+	case !info.Mode().IsRegular():
+		why = "is not a regular file"
+	default:
+		why = notOurs(path, info)
+	}
+	if why != "" {
+		_ = f.Close()
+		return nil, fmt.Errorf("%s %s: it is not read", path, why)
+	}
+	return f, nil
+}
+
+// notOurs says why a file may be somebody's who has nothing to report; "" if not. The
+// command may run as another account, in a folder of its own.
+func notOurs(path string, info os.FileInfo) string {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "is of nobody that can be told"
+	}
+	if st.Nlink > 1 {
+		return "has another name, by a hard link"
+	}
+	if st.Uid == 0 || int(st.Uid) == os.Geteuid() {
+		return ""
+	}
+	if dir, err := os.Stat(filepath.Dir(path)); err != nil || dir.Mode().Perm()&0o002 != 0 {
+		return fmt.Sprintf("belongs to user %d, in a folder that everybody can write to", st.Uid)
+	}
+	return ""
+}
+
+// lastLine reads the last line that is ended and not empty; nil if there is none.
+func lastLine(f *os.File) ([]byte, error) {
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, err

@@ -131,9 +131,12 @@ func (cfg *Config) prepare() (string, error) {
 		return "", fmt.Errorf("state folder: %w", err)
 	}
 	// Who can change the marks decides which orders pass, and the copies are
-	// what a file is put back from.
-	if why := securefile.Writable(filepath.Join(cfg.StateDir, "configs")); why != "" {
-		return "", fmt.Errorf("state folder: %s", why)
+	// what a file is put back from. In a folder such as /tmp what is ours stays, but
+	// others put beside it what this agent would wait for.
+	for _, dir := range []string{cfg.StateDir, filepath.Join(cfg.StateDir, "configs")} {
+		if why := securefile.Writable(dir); why != "" {
+			return "", fmt.Errorf("state folder: %s", why)
+		}
 	}
 	if err := claim(cfg.StateDir, cfg.Node); err != nil {
 		return "", err

@@ -283,7 +283,7 @@ func TestOwnerIsNotInherited(t *testing.T) {
 
 // Marks and copies that another account can change are no ground to stand on.
 func TestStateFolderOfOthers(t *testing.T) {
-	for _, mode := range []fs.FileMode{0o700, 0o755, 0o777} {
+	for _, mode := range []fs.FileMode{0o700, 0o755, 0o777, 0o777 | fs.ModeSticky} {
 		dir := t.TempDir()
 		do(t, os.Chmod(filepath.Dir(dir), 0o755))
 		state := filepath.Join(dir, "state")
@@ -292,7 +292,7 @@ func TestStateFolderOfOthers(t *testing.T) {
 		kv, err := consulkv.New(consulkv.Config{Address: "127.0.0.1:1"})
 		do(t, err)
 		_, err = New(Config{Node: "n1", StateDir: state, Consul: kv})
-		if (err == nil) != (mode != 0o777) || err != nil && !strings.Contains(err.Error(), "can be written by everybody (mode 0777): chmod go-w it") {
+		if (err == nil) != (mode.Perm() != 0o777) || err != nil && !strings.Contains(err.Error(), "can be written by everybody (mode 0777): chmod go-w it") {
 			t.Errorf("%04o: %v", mode, err)
 		}
 		fi, err := os.Stat(filepath.Join(state, "configs"))

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -226,28 +227,39 @@ func (s *sockets) remove() {
 // maxStale bounds what is cleaned up at one start.
 const maxStale = 50
 
-// removeStale removes what hosts left that were killed.
+// removeStale removes what hosts of the same user left that were killed. Everybody
+// can make a folder of such a name in /tmp, with a pipe in it to wait for.
 func removeStale(in string) {
 	dirs, err := filepath.Glob(filepath.Join(in, socketsPrefix+"*"))
 	if err != nil {
 		return
 	}
-	for i, dir := range dirs {
+	n := 0
+	for _, dir := range dirs {
 		fi, err := os.Lstat(dir)
-		if i == maxStale || err != nil || !fi.IsDir() || time.Since(fi.ModTime()) < time.Minute {
+		if err != nil || !isOwn(fi) || time.Since(fi.ModTime()) < time.Minute {
 			continue // one that is being made is not locked yet
 		}
+		if n++; n > maxStale {
+			return
+		}
 		path := filepath.Join(dir, "lock")
-		if _, err := os.Lstat(path); err != nil {
+		if fi, err := os.Lstat(path); err != nil || !fi.Mode().IsRegular() {
 			continue
 		}
-		// Only its owner can open it.
+		// Nobody else can have changed it meanwhile.
 		lock := flock.New(path)
 		if ok, err := lock.TryLock(); err == nil && ok {
 			_ = os.RemoveAll(dir)
 		}
 		_ = lock.Close()
 	}
+}
+
+// isOwn is true for a folder that is this user's, and that nobody else can enter.
+func isOwn(fi os.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && fi.IsDir() && fi.Mode().Perm()&0o077 == 0 && int(st.Uid) == os.Geteuid()
 }
 
 // kinds says what a plugin is.
