@@ -15,7 +15,6 @@ import (
 	"github.com/aim-control/aimlock/plugin/nomaddevice"
 )
 
-
 // contentOfDigits is a content whose revision Nomad takes for a number.
 func contentOfDigits(t *testing.T) (content, revision string) {
 	t.Helper()

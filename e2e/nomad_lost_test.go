@@ -26,7 +26,7 @@ type nomadHold struct {
 	// region is where the task runs.
 	region string
 	pid    int
-	watch *harness.Process
+	watch  *harness.Process
 }
 
 // lostPolicy breaks on Nomad's word alone.
