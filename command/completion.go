@@ -188,7 +188,8 @@ func (v verb) predictor(what completer) complete.Predictor {
 			return completeFiles("*")(c.ctx, c, nil, a.Last)
 		}
 		// Neither a log nor a note may come between a person and the line.
-		c.Stderr, c.Log = io.Discard, hclog.NewNullLogger()
+		defer c.stderr.divert(io.Discard)()
+		c.Log = hclog.NewNullLogger()
 		in, err := parse(c.flagSet(), a.Completed)
 		if err != nil {
 			// The flag whose value is being typed is the last one.

@@ -77,15 +77,34 @@ func (m *Meta) explainLock(ctx context.Context, c *locksmith.Client, name, dir s
 			Timeline []locksmith.Event `json:"timeline"`
 		}{withEvidence(st), orNull(story.Cause), append([]locksmith.Event{}, story.Events...)})
 	}
-	m.Printf("%s: %s\n", st.Name, st.State)
-	if story.Cause != "" {
-		m.Printf("  %-9s %s\n", "cause", story.Cause)
-	}
-	m.Printf("%s", statusLines(st, "", "  "))
-	m.Printf("%s", rulesText(v))
-	m.Printf("%s", evidenceText(st))
-	m.Printf("%s", timelineText(story.Events))
+	m.Printf("%s", storyText(v, st, story))
 	return nil
+}
+
+// explainText is what lock explain prints.
+func (m *Meta) explainText(ctx context.Context, c *locksmith.Client, name, dir string, now bool) (string, error) {
+	v, st, err := watched(ctx, m, c, name, now)
+	if err != nil {
+		return "", err
+	}
+	story, err := m.story(ctx, c, v, dir)
+	if err != nil {
+		return "", err
+	}
+	return storyText(v, st, story), nil
+}
+
+func storyText(v *locksmith.Verdict, st *locksmith.Status, story *locksmith.Story) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s\n", st.Name, st.State)
+	if story.Cause != "" {
+		fmt.Fprintf(&b, "  %-9s %s\n", "cause", story.Cause)
+	}
+	b.WriteString(statusLines(st, "", "  "))
+	b.WriteString(rulesText(v))
+	b.WriteString(evidenceText(st))
+	b.WriteString(timelineText(story.Events))
+	return b.String()
 }
 
 // story tells a lock's story. A journal that was not named on the command line

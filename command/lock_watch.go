@@ -5,13 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
-	"strings"
 	"time"
 
-	"golang.org/x/term"
+	tea "charm.land/bubbletea/v2"
 
 	"github.com/aim-control/aimlock/internal/signals"
 	"github.com/aim-control/aimlock/internal/text"
@@ -23,12 +20,15 @@ func newLockWatch(m *Meta) *command {
 		Meta:     m,
 		Synopsis: "Look on as locks change",
 		Usage:    "[options] [NAME…]",
-		Description: `Shows locks and their verdicts as they change, by blocking queries: a table that
-is redrawn in place on a terminal, one line for each change elsewhere, and with
--json one object a line. Without a NAME it shows every held lock of this Consul,
-those of other tools included.
+		Description: `Shows locks and their verdicts as they change, by blocking queries: on a terminal
+a full-screen table, one line for each change elsewhere, and with -json one object
+a line. Without a NAME it shows every held lock of this Consul, those of other
+tools included.
 
-It changes nothing, ends with ^C, and then exits 0.`,
+In the table, arrows choose a lock, e or Enter explains it, p holds the table
+still and lets it go on, and q leaves.
+
+It changes nothing. Stopped by a signal it exits 0.`,
 		Examples: []example{
 			{"All locks", "aimlock lock watch"},
 			{"One of them, for a program", "aimlock lock watch -json aim_lock_config.conf"},
@@ -56,13 +56,36 @@ It changes nothing, ends with ^C, and then exits 0.`,
 
 func (m *Meta) watchLocks(ctx context.Context, c *locksmith.Client, names []string) error {
 	b := &lockBoard{m: m, c: c, all: len(names) == 0, rows: map[string]*lockRow{}}
-	if _, ok := Terminal(m.Stdout); ok && !m.JSON && m.Env("TERM") != "dumb" {
-		b.screen = m.Stdout
+	var err error
+	if m.live() {
+		b.live = true
+		view := m.newLockScreen(ctx, b)
+		err = m.onScreen(ctx, view, &view.screen, func(ctx context.Context, send func(tea.Msg)) error {
+			return b.follow(ctx, names, func(changed []*locksmith.Verdict) error {
+				send(lockNews{changed})
+				return nil
+			}, func(note string) { send(screenNote{text.Printable(note)}) })
+		})
+		if view.left != "" {
+			return nil
+		}
+	} else {
+		err = b.follow(ctx, names,
+			func(changed []*locksmith.Verdict) error { return b.tell(changed, time.Now()) },
+			func(note string) { m.Notef("%s\n", text.Printable(note)) })
 	}
+	if _, stopped := errors.AsType[signals.Error](err); stopped || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// follow tells of changes until ctx ends, which is no error, or tell fails.
+func (b *lockBoard) follow(ctx context.Context, names []string, tell func([]*locksmith.Verdict) error, note func(string)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ticks := 0
-	err := c.Follow(ctx, locksmith.Following{
+	return b.c.Follow(ctx, locksmith.Following{
 		Names: names,
 		Tell: func(changed []*locksmith.Verdict) {
 			if ticks++; ticks <= 2 && len(changed) == 0 {
@@ -71,29 +94,25 @@ func (m *Meta) watchLocks(ctx context.Context, c *locksmith.Client, names []stri
 			}
 			if ticks < notYet {
 				ticks = notYet
-				missing, err := b.missing(ctx, names)
+				missing, err := b.missing(ctx, names, len(changed) == 0, note)
 				if err != nil {
 					cancel(err)
 					return
 				}
 				changed = append(changed, missing...)
 			}
-			if err := b.tell(changed, time.Now()); err != nil {
+			if err := tell(changed); err != nil {
 				cancel(err)
 			}
 		},
 		Failed: func(part string, err error) {
 			if err == nil {
-				b.note("reading " + part + " goes on")
+				note("reading " + part + " goes on")
 				return
 			}
-			b.note(err.Error())
+			note(err.Error())
 		},
 	})
-	if _, stopped := errors.AsType[signals.Error](err); stopped || errors.Is(err, context.Canceled) {
-		return nil
-	}
-	return err
 }
 
 // notYet is more ticks than the first reading is waited for.
@@ -101,7 +120,7 @@ const notYet = 1000
 
 // missing are the verdicts on named locks that a sweep does not know, for they
 // were never taken.
-func (b *lockBoard) missing(ctx context.Context, names []string) ([]*locksmith.Verdict, error) {
+func (b *lockBoard) missing(ctx context.Context, names []string, none bool, note func(string)) ([]*locksmith.Verdict, error) {
 	var out []*locksmith.Verdict
 	for _, name := range names {
 		v, err := b.c.NewObserver(name, nil).Observe(ctx)
@@ -113,10 +132,10 @@ func (b *lockBoard) missing(ctx context.Context, names []string) ([]*locksmith.V
 		}
 		out = append(out, v)
 		if hint := meantInstead(ctx, b.c, v); hint != "" {
-			b.note("Hint: " + hint)
+			note("Hint: " + hint)
 		}
 	}
-	if b.all && b.screen == nil && !b.m.JSON && len(b.rows) == 0 {
+	if b.all && !b.live && !b.m.JSON && none {
 		b.m.Notef("Waiting for changes.\n")
 	}
 	return out, nil
@@ -129,10 +148,8 @@ type lockBoard struct {
 	// all: what nobody holds is not shown.
 	all  bool
 	rows map[string]*lockRow // by key
-	// screen is the terminal to draw on; nil: lines are written.
-	screen io.Writer
-	drawn  int
-	notes  []string
+	// live: a view is drawn, and no lines are written.
+	live bool
 }
 
 type lockRow struct {
@@ -188,9 +205,6 @@ func (b *lockBoard) tell(changed []*locksmith.Verdict, now time.Time) error {
 			delete(b.rows, st.Key)
 		}
 	}
-	if b.screen != nil {
-		return b.draw(now)
-	}
 	return nil
 }
 
@@ -202,7 +216,7 @@ func (b *lockBoard) line(st *locksmith.Status, now time.Time) error {
 			At time.Time `json:"at"`
 			*locksmith.Status
 		}{now.UTC(), st})
-	case b.screen != nil:
+	case b.live:
 		return nil
 	}
 	words := st.Name + ": " + st.State
@@ -220,121 +234,4 @@ func (b *lockBoard) line(st *locksmith.Status, now time.Time) error {
 	}
 	_, err := fmt.Fprintf(b.m.Stdout, "%s  %s\n", now.UTC().Format("15:04:05"), text.Printable(words))
 	return err
-}
-
-// note tells of what cannot be read, or of what may have been meant.
-func (b *lockBoard) note(what string) {
-	what = text.Printable(what)
-	if b.screen == nil {
-		b.m.Notef("%s\n", what)
-		return
-	}
-	b.notes = []string{what}
-}
-
-// draw redraws the table in place, by one write, so that nothing flickers. It
-// never fills the terminal, so that what stood above it stays.
-func (b *lockBoard) draw(now time.Time) error {
-	width, height := 80, 24
-	if f, ok := b.screen.(*os.File); ok {
-		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 && h > 0 {
-			width, height = w, h
-		}
-	}
-	var frame strings.Builder
-	if b.drawn > 0 {
-		fmt.Fprintf(&frame, "\x1b[%dA\r", min(b.drawn, height-1))
-	}
-	lines := b.table(now, width-1, max(3, height-2))
-	for _, l := range lines {
-		frame.WriteString(l + "\x1b[K\n")
-	}
-	frame.WriteString("\x1b[J")
-	b.drawn = len(lines)
-	_, err := io.WriteString(b.screen, frame.String())
-	return err
-}
-
-// table is the locks as lines no wider than width, the gravest first.
-func (b *lockBoard) table(now time.Time, width, height int) []string {
-	rows := make([]*lockRow, 0, len(b.rows))
-	for _, r := range b.rows {
-		rows = append(rows, r)
-	}
-	slices.SortFunc(rows, func(x, y *lockRow) int {
-		return cmp.Or(cmp.Compare(locksmith.Gravity(y.st.State), locksmith.Gravity(x.st.State)), cmp.Compare(x.st.Key, y.st.Key))
-	})
-	name := 4
-	for _, r := range rows {
-		name = max(name, len([]rune(text.Printable(r.st.Name))))
-	}
-	name = min(name, max(12, width/3))
-	color := b.m.Color(b.screen)
-	out := []string{fit(fmt.Sprintf("%-*s %-8s %-9s %s", name, "LOCK", "STATE", "HELD FOR", "WHO AND WHY"), width)}
-	room := height - 1 - len(b.notes)
-	for i, r := range rows {
-		if i == room-1 && len(rows) > room {
-			out = append(out, fit(fmt.Sprintf("… and %d more", len(rows)-i), width))
-			break
-		}
-		line := fit(r.text(now, name), width)
-		if c := stateColor(r.st.State); color && c != "" {
-			line = c + line + "\x1b[0m"
-		}
-		out = append(out, line)
-	}
-	if len(rows) == 0 {
-		out = append(out, fit("no locks are held", width))
-	}
-	for _, n := range b.notes {
-		out = append(out, fit(n, width))
-	}
-	return out
-}
-
-// text is one row; ages go on between verdicts.
-func (r *lockRow) text(now time.Time, name int) string {
-	st, since := r.st, now.Sub(r.at).Seconds()
-	held := "-"
-	if st.Session != nil {
-		held = "?"
-	}
-	if st.HeldFor != nil {
-		held = showSeconds(float64(int(*st.HeldFor + since)))
-	}
-	who := ""
-	switch {
-	case st.Semaphore != nil:
-		who = st.Semaphore.SlotsText()
-	case st.Session != nil:
-		who = shortHolder(st)
-	}
-	if p := st.Progress; p != nil && p.Done != nil && p.Total != nil {
-		who += fmt.Sprintf("  %d/%d %s", *p.Done, *p.Total, deref(p.Unit))
-	}
-	if st.Rule != "" {
-		who += "  " + st.Rule + ": " + st.Reason
-	} else if len(st.Pending) > 0 {
-		who += "  " + st.Pending[0]
-	}
-	return fmt.Sprintf("%-*s %-8s %-9s %s", name, fit(text.Printable(st.Name), name), st.State, held, text.Printable(who))
-}
-
-// fit cuts a line to a number of characters.
-func fit(s string, n int) string {
-	r := []rune(strings.TrimRight(s, " "))
-	if len(r) <= n {
-		return string(r)
-	}
-	return string(r[:max(0, n-1)]) + "…"
-}
-
-func stateColor(state string) string {
-	switch state {
-	case locksmith.Hot:
-		return "\x1b[31m"
-	case locksmith.Warm, locksmith.Unknown:
-		return "\x1b[33m"
-	}
-	return ""
 }

@@ -45,6 +45,8 @@ func OS() IO {
 type Meta struct {
 	IO
 	ctx context.Context //nolint:containedctx // cli.Command.Run takes no context
+	// stderr is Stderr, but while a full-screen view stands.
+	stderr *diversion
 
 	// ----
 	Log    hclog.Logger // on Stderr
@@ -83,7 +85,7 @@ type Meta struct {
 type consulFlags struct{ httpAddr, tokenFile string }
 
 func newMeta(ctx context.Context, stdio IO) *Meta {
-	return &Meta{IO: stdio, ctx: ctx, Log: hclog.NewNullLogger(), Prefix: keys.DefaultPrefix, policyVars: policyVars{}}
+	return &Meta{IO: stdio, ctx: ctx, stderr: &diversion{to: stdio.Stderr}, Log: hclog.NewNullLogger(), Prefix: keys.DefaultPrefix, policyVars: policyVars{}}
 }
 
 // Env returns an environment variable, or "".
@@ -145,7 +147,7 @@ func (m *Meta) setUp(groups group) error {
 	m.Log = hclog.New(&hclog.LoggerOptions{
 		Name:       "aimlock",
 		Level:      level,
-		Output:     m.Stderr,
+		Output:     m.stderr,
 		JSONFormat: m.logJSON || m.Config.LogJSON,
 	})
 	return nil
@@ -201,7 +203,7 @@ func (m *Meta) Printf(format string, args ...any) {
 
 // Notef writes to Stderr what is not the result: progress, warnings, hints.
 func (m *Meta) Notef(format string, args ...any) {
-	_, _ = fmt.Fprintf(m.Stderr, format, args...)
+	_, _ = fmt.Fprintf(m.stderr, format, args...)
 }
 
 // PrintJSON writes v to Stdout as indented JSON. Text stays as it is: <, > and

@@ -4,19 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
-	"github.com/charmbracelet/colorprofile"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/term"
 
 	"github.com/aim-control/aimlock/internal/board"
 	"github.com/aim-control/aimlock/internal/records"
-	"github.com/aim-control/aimlock/internal/signals"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/runner"
@@ -29,12 +23,13 @@ func newRolloutWatch(m *Meta) *command {
 		Usage:    "[options] [ID|NAME]",
 		Description: `Follows a rollout by blocking queries. On a terminal it shows the stages as bars,
 the nodes that have been in flight for longest, failures with their output, how
-long it still takes, and the log; q leaves it, and the rollout goes on. Elsewhere
-it writes a plain line for each change, and with -json one object a line.
+long it still takes, and the log. There q leaves, and the rollout goes on; e
+explains the lock; p pauses the rollout or lets it go on, after a question.
+Elsewhere it writes a plain line for each change, and with -json one object a line.
 
-It ends with the rollout, and changes nothing.`,
+It ends with the rollout, and changes nothing but by p.`,
 		Examples: []example{{"Look on", "aimlock rollout watch"}, {"In a job's log", "aimlock rollout watch aim-lock-config | cat"}},
-		Groups:   groupConsul | groupJSON,
+		Groups:   groupConsul | groupJSON | groupPolicy,
 		MaxArgs:  1,
 		Complete: completeRollouts,
 		Run: func(ctx context.Context, in *input) error {
@@ -42,7 +37,7 @@ It ends with the rollout, and changes nothing.`,
 			if err != nil {
 				return err
 			}
-			if _, ok := Terminal(m.Stdout); ok && !m.JSON && m.Env("TERM") != "dumb" {
+			if m.live() {
 				return m.watchLive(ctx, r, id)
 			}
 			return m.watchPlain(ctx, r, id)
@@ -106,40 +101,33 @@ type (
 		events []records.RolloutEvent
 		err    error // of reading the events
 	}
-	watchSpec   struct{ spec *orchestrator.Spec }
-	watchSecond struct{}
+	watchSpec struct{ spec *orchestrator.Spec }
 )
 
 // watchModel is the live display: what was last told of the rollout.
 type watchModel struct {
-	board  board.Model
-	screen board.Screen
-	// key is what it was left by.
-	key string
+	screen
+	board board.Model
+	// asked is the order that waits for a yes.
+	asked orchestrator.Verb
+	// order gives it, and says how it went.
+	order func(orchestrator.Verb) tea.Cmd
+	// explain tells of the locks that the rollout needs.
+	explain func(*orchestrator.Header) tea.Cmd
 }
 
 // eventsKept bounds the log that is shown.
 const eventsKept = 200
 
-// everySecond redraws what only time changes.
-func everySecond() tea.Cmd {
-	return tea.Tick(time.Second, func(time.Time) tea.Msg { return watchSecond{} })
-}
-
 func (w *watchModel) Init() tea.Cmd { return everySecond() }
 
 func (w *watchModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	if cmd, done := w.handle(msg); done {
+		return w, cmd
+	}
 	switch msg := msg.(type) {
 	case tea.KeyPressMsg:
-		switch k := msg.String(); k {
-		case "q", "esc", "ctrl+c":
-			w.key = k
-			return w, tea.Quit
-		}
-	case tea.WindowSizeMsg:
-		w.screen.Width, w.screen.Height = msg.Width, msg.Height
-	case watchSecond:
-		return w, everySecond()
+		return w, w.key(msg.String())
 	case watchSpec:
 		w.board.Spec = msg.spec
 	case watchHeader:
@@ -155,57 +143,105 @@ func (w *watchModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	return w, nil
 }
 
-func (w *watchModel) View() tea.View {
-	v := tea.NewView("")
-	v.AltScreen = true
-	if w.board.Header != nil && w.screen.Width > 0 {
-		w.board.Now = time.Now()
-		v.SetContent(strings.Join(board.Render(w.board, w.screen), "\n"))
+func (w *watchModel) key(k string) tea.Cmd {
+	h := w.board.Header
+	if w.asked != "" {
+		verb := w.asked
+		if w.asked = ""; k == "y" || k == "Y" {
+			w.note = string(verb) + "…"
+			return w.order(verb)
+		}
+		w.note = "nothing was done"
+		return nil
 	}
-	return v
+	switch k {
+	case "q", "esc":
+		return w.quit(k)
+	case "e":
+		if h != nil {
+			w.note = "reading what is known of its lock…"
+			return w.explain(h)
+		}
+	case "p":
+		if h == nil || h.State.Terminal() {
+			break
+		}
+		// What ends a pause is promote where the rollout waits for that.
+		if w.asked = orchestrator.Pause; h.State == orchestrator.Paused {
+			w.asked = wayOn(h)
+		}
+	}
+	return nil
 }
 
-// watchLive draws on the terminal's other screen, and leaves it as it was,
-// whatever ends it.
-func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error {
-	model := &watchModel{screen: board.Screen{Color: m.Color(m.Stdout), UTF8: m.UTF8()}}
-	model.board.Hint = "q leaves; the rollout goes on"
-	profile := colorprofile.ASCII
-	if model.screen.Color {
-		profile = colorprofile.ANSI
+// hint is the last line: what keys do.
+func (w *watchModel) hint() string {
+	if w.asked != "" {
+		return fmt.Sprintf("%s the rollout? y: yes, any other key: no", w.asked)
 	}
-	opts := []tea.ProgramOption{
-		tea.WithOutput(m.Stdout), tea.WithoutSignalHandler(), tea.WithFPS(10), tea.WithColorProfile(profile),
-		tea.WithEnvironment([]string{"TERM=" + m.Env("TERM")}),
+	if !w.keys {
+		return "^C leaves; the rollout goes on"
 	}
-	if f, ok := m.Stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		opts = append(opts, tea.WithInput(m.Stdin))
-	} else {
-		opts = append(opts, tea.WithInput(nil))
-		model.board.Hint = "^C leaves; the rollout goes on"
-	}
-	p := tea.NewProgram(model, opts...)
-
-	// The feeder ends the display, and the display's end ends the feeder.
-	g, fctx := errgroup.WithContext(ctx)
-	fctx, stop := context.WithCancel(fctx)
-	g.Go(func() error {
-		defer p.Quit()
-		return feedWatch(fctx, r, id, p.Send)
-	})
-	_, drawErr := p.Run()
-	left := model.key != ""
-	stop()
-	err := g.Wait()
+	h := w.board.Header
 	switch {
-	case drawErr != nil:
-		return fmt.Errorf("draw on the terminal: %w", drawErr)
-	case model.key == "ctrl+c":
-		return exit(signals.Error{Signal: syscall.SIGINT}.ExitCode())
-	case left:
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case err != nil:
+	case h == nil || h.State.Terminal():
+		return "q quit, e explain"
+	case h.State == orchestrator.Paused:
+		return fmt.Sprintf("q quit, e explain, p %s", wayOn(h))
+	}
+	return "q quit (the rollout goes on), e explain, p pause"
+}
+
+func (w *watchModel) View() tea.View {
+	var lines []string
+	if w.board.Header != nil && w.Width > 0 {
+		w.board.Now = time.Now()
+		s := w.Screen
+		s.Height = max(1, s.Height-1-min(1, len(w.note)))
+		lines = board.Render(w.board, s)
+		for len(lines) < s.Height {
+			lines = append(lines, "")
+		}
+	}
+	return w.frame(lines, w.hint())
+}
+
+// watchLive follows a rollout in a full-screen view.
+func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error {
+	c, err := m.Locksmith()
+	if err != nil {
+		return err
+	}
+	model := &watchModel{screen: m.newScreen()}
+	model.order = func(verb orchestrator.Verb) tea.Cmd {
+		return asking(ctx, func(ctx context.Context) tea.Msg {
+			h, err := r.Command(ctx, runner.Order{ID: id, Verb: verb, Reason: "by a key of rollout watch"})
+			switch {
+			case err != nil:
+				return screenNote{text.Printable(rolloutError(err).Error())}
+			case h.Command != nil && !h.Command.OK:
+				return screenNote{fmt.Sprintf("%s was refused: %s", verb, h.Command.Result)}
+			}
+			return screenNote{fmt.Sprintf("%s: the rollout is %s", verb, h.State)}
+		})
+	}
+	model.explain = func(h *orchestrator.Header) tea.Cmd {
+		return asking(ctx, func(ctx context.Context) tea.Msg {
+			var all strings.Builder
+			for _, cfg := range h.Configs {
+				one, err := m.explainText(ctx, c, cfg.Name, "", true)
+				if err != nil {
+					return screenText{err: err}
+				}
+				all.WriteString(one + "\n")
+			}
+			return screenText{title: h.ID, text: rolloutText(h) + "\n" + all.String()}
+		})
+	}
+	err = m.onScreen(ctx, model, &model.screen, func(ctx context.Context, send func(tea.Msg)) error {
+		return feedWatch(ctx, r, id, send)
+	})
+	if err != nil {
 		return rolloutError(err)
 	}
 	if h := model.board.Header; h != nil {
