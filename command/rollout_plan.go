@@ -66,6 +66,9 @@ It changes nothing, and exits 0 whatever it shows.`,
 			v := planView{Name: want.Spec.Name, Resumes: p.Resumes, Supersedes: p.Supersedes, NothingToDo: p.NothingToDo, Note: p.Note, Total: len(p.Plan.Nodes)}
 			v.Warnings = slices.Concat(p.Plan.Warnings, m.unfenced(&want.Spec))
 			v.planned = len(p.Plan.Warnings)
+			if p.Behind != "" {
+				v.Warnings = append(v.Warnings, p.Behind)
+			}
 			v.Fleet = fl
 			for i, st := range p.Plan.Spec.Stages {
 				from, end := p.Plan.Stage(i)

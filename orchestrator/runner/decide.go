@@ -89,7 +89,9 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 	switch {
 	case hy.resume != nil:
 		j.resume, j.note = hy.resume, "resumed"
-		j.plan, err = r.plan(ctx, hy.resume)
+		if j.plan, err = r.plan(ctx, hy.resume); unreadable(err) {
+			err = fmt.Errorf("%w (`aimlock rollout abort %s` ends it where it stands; the next start begins anew)", err, hy.resume.ID)
+		}
 		return j, nil, err
 	case last != nil && seen != nil && !seen[last.ID]:
 		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: "another orchestrator brought it to its end"}, nil
@@ -121,7 +123,7 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 			return j, nil, nil
 		}
 	}
-	joiners, answers, err := r.joiners(ctx, hy.chain(last), fleet, wait != untilIdle)
+	joiners, answers, err := r.joiners(ctx, hy, hy.chain(last), fleet, wait != untilIdle)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -235,8 +237,9 @@ func (hy *history) chain(last *orchestrator.Header) []*orchestrator.Header {
 // nothing says that it should reach more. With retry, nodes are joiners too
 // that failed to apply their order or had it taken back: a person who starts a
 // rollout again wants that, a periodic job would never stop. Who was skipped
-// stays skipped.
-func (r *Runner) joiners(ctx context.Context, chain []*orchestrator.Header, fleet []orchestrator.Node, retry bool) ([]orchestrator.Node, map[string]api.KVPairs, error) {
+// stays skipped. Joiners are, too, those who had a newer order that a restore of Consul
+// took away, once the epoch was raised.
+func (r *Runner) joiners(ctx context.Context, hy *history, chain []*orchestrator.Header, fleet []orchestrator.Node, retry bool) ([]orchestrator.Node, map[string]api.KVPairs, error) {
 	plans, err := r.plans(ctx, chain)
 	if err != nil {
 		return nil, nil, err
@@ -263,6 +266,13 @@ func (r *Runner) joiners(ctx context.Context, chain []*orchestrator.Header, flee
 	answers, err := r.forgetFormer(ctx, plans, chain, retry, planned)
 	if err != nil {
 		return nil, nil, err
+	}
+	lost, err := r.ahead(ctx, &plans[0].Spec, hy.heads, answers)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range lost {
+		delete(planned, name)
 	}
 	late := slices.DeleteFunc(slices.Clone(fleet), func(n orchestrator.Node) bool { return planned[n.Name] })
 	match, err := selector.Of(&plans[0].Spec)

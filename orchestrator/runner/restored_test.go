@@ -133,3 +133,43 @@ func TestRestoredToYesterday(t *testing.T) {
 		})
 	}
 }
+
+// Who finds nothing to do says it too, and so does a plan.
+func TestRestoredWithNothingToDo(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	one := f.input("one", rest)
+	if _, err := f.runner().Start(t.Context(), one); err != nil {
+		t.Fatal(err)
+	}
+	past := f.yesterday()
+	if _, err := f.runner().Start(t.Context(), f.input("two", rest)); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := f.runner().Preview(t.Context(), f.input("three", rest)); err != nil || p.Behind != "" {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	f.restore(past)
+	for _, n := range f.nodes {
+		f.said(n.Name)
+	}
+	if out, err := f.runner().Tick(t.Context(), one); !errors.Is(err, runner.ErrRestored) || !strings.Contains(err.Error(), "the newest rollout is of token") {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	if p, err := f.runner().Preview(t.Context(), f.input("three", rest)); err != nil || !strings.Contains(p.Behind, "`aimlock recover`") {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	f.recover()
+	if p, err := f.runner().Preview(t.Context(), f.input("three", rest)); err != nil || p.Behind != "" {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	// What Consul remembers of these nodes is not what they have.
+	out, err := f.runner().Tick(t.Context(), one)
+	if err != nil || out.Header.Total != 2 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	f.until("the nodes to have it, and a tick to find nothing to do", func() bool {
+		out, err = f.runner().Tick(t.Context(), one)
+		return err == nil && out.Converged && f.count("one") == 2
+	})
+}

@@ -199,6 +199,8 @@ type Preview struct {
 	// Renderings are what the configs with templates come to, by config, those
 	// of most nodes first.
 	Renderings map[string][]Rendering
+	// Behind says what nodes tell of orders that Consul has lost; "" for nothing.
+	Behind string
 }
 
 // Preview says what Start would do. It changes nothing.
@@ -234,6 +236,9 @@ func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
 			return nil, err
 		}
 		p.Plan.SetUnchanged(same)
+	}
+	if p.Behind, err = r.behind(ctx, p.Plan); err != nil {
+		return nil, err
 	}
 	if p.Renderings, err = r.renderings(ctx, p.Plan, j.contents); err != nil {
 		return nil, err

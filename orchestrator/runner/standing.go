@@ -70,6 +70,8 @@ type witness struct {
 	// target: the node tells of a machine behind it, which may take orders from
 	// elsewhere.
 	target bool
+	// newest: stood is that of the newest rollout of the config.
+	newest bool
 }
 
 // ErrRestored: nodes have accepted orders that Consul does not have, or that no
@@ -106,7 +108,10 @@ func errRestored(told []witness) error {
 	var some []string
 	for _, w := range told[:min(len(told), most)] {
 		stood := "none stands"
-		if !w.stood.IsZero() {
+		switch {
+		case w.newest:
+			stood = fmt.Sprintf("the newest rollout is of token %d of epoch %d", w.stood.Token, w.stood.Epoch)
+		case !w.stood.IsZero():
 			stood = w.stood.String() + " stands"
 		}
 		some = append(some, fmt.Sprintf("%s has accepted %s of %s, where %s", text.Printable(w.node), w.mark, w.config, stood))

@@ -1,0 +1,105 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator"
+)
+
+// epoch is the one that stands. What is no number counts as 0: whoever acquires a
+// lock says so.
+func (r *Runner) epoch(ctx context.Context) (uint64, error) {
+	p, err := r.consul.Get(ctx, r.keys.Epoch())
+	if err != nil || p == nil {
+		return 0, err
+	}
+	n, _ := strconv.ParseUint(string(p.Value), 10, 64)
+	return n, nil
+}
+
+// ahead returns an error that wraps ErrRestored where nodes have answered an order
+// that is newer than every rollout of its config: for who would find nothing to do.
+// The newest rollout of a config is never deleted. answers are by config.
+//
+// Where the epoch was raised since, it returns those nodes: what they have is not
+// what Consul remembers to have given them.
+func (r *Runner) ahead(ctx context.Context, spec *orchestrator.Spec, heads []*orchestrator.Header, answers map[string]api.KVPairs) (nodes []string, err error) {
+	told := aheadOf(spec, heads, answers)
+	if len(told) == 0 {
+		return nil, nil
+	}
+	// One may have begun since they were read, and before the answers were.
+	if heads, err = r.Headers(ctx); err != nil {
+		return nil, err
+	}
+	epoch, err := r.epoch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	told = slices.DeleteFunc(aheadOf(spec, heads, answers), func(w witness) bool {
+		if w.mark.Epoch < epoch {
+			nodes = append(nodes, w.node)
+		}
+		return w.mark.Epoch < epoch
+	})
+	if len(told) > 0 {
+		return nil, errRestored(told)
+	}
+	return nodes, nil
+}
+
+func aheadOf(spec *orchestrator.Spec, heads []*orchestrator.Header, answers map[string]api.KVPairs) (told []witness) {
+	for _, c := range spec.Configs {
+		if c.Target != nil {
+			continue // a machine behind a node may have orders from elsewhere
+		}
+		newest := orchestrator.Order{}
+		for _, h := range heads {
+			o := orchestrator.Order{Epoch: h.Epoch, Token: h.Token}
+			if newest.Less(o) && slices.ContainsFunc(h.Configs, func(hc orchestrator.HeaderConfig) bool { return hc.Name == c.Name }) {
+				newest = o
+			}
+		}
+		for _, p := range answers[c.Name] {
+			var a struct{ orchestrator.Order }
+			if records.Decode(p.Key, p.Value, &a) == nil && (a.Epoch > newest.Epoch || a.Epoch == newest.Epoch && a.Token > newest.Token) {
+				told = append(told, witness{node: keys.LastSegment(p.Key), config: c.Name, mark: a.Order, stood: newest, newest: true})
+			}
+		}
+	}
+	return told
+}
+
+// behind says, for who only looks, what drive.recover would: what the nodes of a
+// plan tell of orders that Consul has lost; "" for nothing.
+//
+// Where somebody is at work meanwhile, an answer may be read whose order was not:
+// it counts where it is as new at a second look.
+func (r *Runner) behind(ctx context.Context, plan *orchestrator.Plan) (string, error) {
+	st, err := r.standing(ctx, plan, true, 0)
+	if err != nil || len(st.witnesses) == 0 {
+		return "", err
+	}
+	epoch, err := r.epoch(ctx)
+	if err != nil {
+		return "", err
+	}
+	again, err := r.standing(ctx, plan, true, 0)
+	if err != nil {
+		return "", err
+	}
+	again.witnesses = slices.DeleteFunc(again.witnesses, func(w witness) bool {
+		return !slices.ContainsFunc(st.witnesses, func(v witness) bool { return v.node == w.node && v.config == w.config && v.mark == w.mark })
+	})
+	if err := again.restored(orchestrator.Order{Epoch: epoch}, plan.Spec.Failure.MaxFailed); err != nil {
+		return fmt.Sprintf("it would not begin: %v", err), nil
+	}
+	return "", nil
+}
