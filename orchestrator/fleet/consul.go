@@ -46,7 +46,7 @@ func (l *consulLister) List(ctx context.Context) (*Listing, error) {
 	if !l.src.Consul.Nodes {
 		what, ask = "machines", l.instances
 	}
-	got, err := consulkv.Retry(ctx, l.consul, "list the fleet", func(ctx context.Context) (found, error) {
+	got, err := consulkv.Retry(ctx, l.consul.ForScan(), "list the fleet", func(ctx context.Context) (found, error) {
 		got, err := ask((&api.QueryOptions{RequireConsistent: true, Filter: l.src.Consul.Filter}).WithContext(ctx))
 		if err != nil && strings.Contains(err.Error(), badFilter) {
 			// Consul answers 500, as if another try could help.

@@ -57,7 +57,7 @@ func (r *Runner) forgetFormer(ctx context.Context, plans []*orchestrator.Plan, c
 // Of a node that several agents serve nothing is said, nor of one whose agent is
 // older than instances.
 func (r *Runner) instances(ctx context.Context) (map[string]string, error) {
-	list, err := consulkv.Retry(ctx, r.consul, "list agents", func(ctx context.Context) ([]*api.CatalogService, error) {
+	list, err := consulkv.Retry(ctx, r.consul.ForScan(), "list agents", func(ctx context.Context) ([]*api.CatalogService, error) {
 		l, _, err := r.consul.Services(ctx, AgentService, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
 		return l, err
 	})

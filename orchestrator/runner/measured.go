@@ -32,14 +32,14 @@ func (r *Runner) Measured(ctx context.Context, spec *orchestrator.Spec) (a orche
 // where that cannot be told: nothing is known where no agent at all is to be seen.
 func (r *Runner) AgentsDown(ctx context.Context, nodes []string) (down []string, ok bool, err error) {
 	opts := &api.QueryOptions{RequireConsistent: true}
-	agents, err := consulkv.Retry(ctx, r.consul, "list the agents", func(ctx context.Context) ([]*api.CatalogService, error) {
-		l, _, err := r.consul.API().Catalog().Service(AgentService, "", opts.WithContext(ctx))
+	agents, err := consulkv.Retry(ctx, r.consul.ForScan(), "list the agents", func(ctx context.Context) ([]*api.CatalogService, error) {
+		l, _, err := r.consul.Services(ctx, AgentService, opts.WithContext(ctx))
 		return l, err
 	})
 	if err != nil {
 		return nil, false, err
 	}
-	critical, err := consulkv.Retry(ctx, r.consul, "list critical checks", func(ctx context.Context) (api.HealthChecks, error) {
+	critical, err := consulkv.Retry(ctx, r.consul.ForScan(), "list critical checks", func(ctx context.Context) (api.HealthChecks, error) {
 		l, _, err := r.consul.API().Health().State(api.HealthCritical, opts.WithContext(ctx))
 		return l, err
 	})

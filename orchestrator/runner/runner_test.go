@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -350,6 +351,11 @@ func TestUnreachable(t *testing.T) {
 	}
 	if out.Header.State != orchestrator.Succeeded || out.Header.Counts[orchestrator.ClassUnreachable] != 1 || out.Header.Counts[orchestrator.ClassApplied] != 3 {
 		t.Fatalf("%s %v", out.Header.State, out.Header.Counts)
+	}
+	// What became of it is said once.
+	s, err := f.runner().Story(t.Context(), out.ID)
+	if err != nil || len(s.Failures) != 1 || s.Failures[0].Class != orchestrator.ClassUnreachable || s.Failures[0].Why == "" || strings.Contains(s.Failures[0].Why, "unreachable") {
+		t.Fatalf("%+v %v", s, err)
 	}
 	// It has its order all the same, and gets it when it comes.
 	p, err := f.kv.Get(t.Context(), keys.Prefix(keys.DefaultPrefix).Desired(config, "zz-never-there"))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/keys"
@@ -124,7 +125,12 @@ func (r *Runner) failures(ctx context.Context, s *Story) error {
 	}
 	for _, e := range s.Events {
 		if e.Kind == records.EventNode && e.Node != "" {
-			said[e.Node] = NodeFailure{Why: e.Text, At: e.At, Stage: e.Stage}
+			why := e.Text
+			for _, class := range []orchestrator.Class{orchestrator.ClassFailed, orchestrator.ClassUnreachable} {
+				// The log's lines begin with the class, which is told beside it here.
+				why = strings.TrimPrefix(why, class.String()+": ")
+			}
+			said[e.Node] = NodeFailure{Why: why, At: e.At, Stage: e.Stage}
 		}
 	}
 	var nodes []int
