@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 )
@@ -96,7 +97,8 @@ func answerMillion(b *testing.B, s *State, bad int) (peak uint64) {
 				rs[j].Result = ResultFailed
 			}
 		}
-		queue = queue[k:]
+		// In place: what is measured is the core, and not this queue's garbage.
+		queue = slices.Delete(queue, 0, k)
 		now = now.Add(time.Millisecond)
 		s, effects = Step(s, rs, now)
 	}
