@@ -15,6 +15,7 @@ import (
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/agent"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
@@ -65,14 +66,17 @@ type checker struct {
 
 	locks    map[string]*lockModel
 	progress map[string]time.Time // last change, by name
-	critical map[string]time.Time
 	work     map[string]workRecord
 	breaks   map[string]records.Break
 	// spent are when a hold was first meant to be broken, by its lock and token.
-	spent    map[string]time.Time
-	desired  map[string]map[string]records.Desired // by config and node
-	actual   map[string]map[string]records.Actual
-	given    map[string]time.Time // when a node's order was written
+	spent   map[string]time.Time
+	desired map[string]map[string]records.Desired // by config and node
+	actual  map[string]map[string]records.Actual
+	given   map[string]time.Time // when a node's order was written
+	// up are the nodes whose agent's check does not fail, and freed those, by config,
+	// that gave their place up: it failed at some moment since their order.
+	up       map[string]bool
+	freed    map[string]bool
 	silences map[string]time.Time
 	suspends bool
 
@@ -89,7 +93,8 @@ func newChecker(w *World) *checker {
 }
 
 func (c *checker) reset() {
-	c.locks, c.progress, c.critical = map[string]*lockModel{}, map[string]time.Time{}, map[string]time.Time{}
+	c.locks, c.progress = map[string]*lockModel{}, map[string]time.Time{}
+	c.up, c.freed = map[string]bool{}, map[string]bool{}
 	c.work, c.breaks, c.spent = map[string]workRecord{}, map[string]records.Break{}, map[string]time.Time{}
 	c.desired, c.actual = map[string]map[string]records.Desired{}, map[string]map[string]records.Actual{}
 	c.given, c.silences = map[string]time.Time{}, map[string]time.Time{}
@@ -116,7 +121,7 @@ func (c *checker) sent(x *exchange) {
 			end = at.Add(locksmith.CheckTTL)
 		}
 		if late := x.sentAt.Sub(end); late > 0 {
-			c.w.fail(InvLease, "%s sent a write of its hold of %s %s after its lease was over", inc, op.KV.Key, late)
+			c.w.fail(InvLease, "%s sent a write of its hold of %s %s after its lease was over: %.600s", inc, op.KV.Key, late, readable(x.body))
 		}
 	}
 }
@@ -198,8 +203,30 @@ func (c *checker) committed(s state.Commit, x *exchange, meddled bool) {
 			c.lock(k, s, before, now, x)
 		}
 	}
+	for _, k := range s.Checks {
+		c.health(k)
+	}
 	for _, k := range s.KV {
 		c.key(k, now, x)
+	}
+}
+
+// health looks at the check of an agent: a node whose agent is down is unreachable,
+// and gives its place to another one.
+func (c *checker) health(k state.CheckChange) {
+	chk := k.After
+	if chk == nil {
+		chk = k.Before
+	}
+	node, ok := strings.CutPrefix(chk.CheckID, agent.ServiceName+"-")
+	if !ok {
+		return
+	}
+	c.up[node] = k.After != nil && chk.Status != "critical"
+	for config := range c.desired {
+		if !c.up[node] {
+			c.freed[config+"/"+node] = true
+		}
 	}
 }
 
@@ -470,13 +497,13 @@ func (c *checker) ordered(k state.KVChange, now time.Time) {
 	c.underLock(config, "", d.Token, k.Key())
 	c.use(config, now)
 	sub(c.desired, config)[node] = d
-	c.given[config+"/"+node] = now
+	c.given[config+"/"+node], c.freed[config+"/"+node] = now, !c.up[node]
 	if d.Action != "" && d.Action != records.ActionApply {
 		return
 	}
 	flying := 0
 	for n, o := range c.desired[config] {
-		if o.Rollout == d.Rollout && o.Action != records.ActionRestore && now.Sub(c.given[config+"/"+n]) < nodeDeadline && !c.answeredOrder(config, n, o.Order) {
+		if id := config + "/" + n; o.Rollout == d.Rollout && o.Action != records.ActionRestore && now.Sub(c.given[id]) < nodeDeadline && !c.freed[id] && !c.answeredOrder(config, n, o.Order) {
 			flying++
 		}
 	}
@@ -547,14 +574,19 @@ func (c *checker) disk(a *actor) {
 
 // restored begins anew with what stands in the servers. What the nodes have accepted
 // stays what it is.
-func (c *checker) restored(entries []byte) {
+func (c *checker) restored() {
 	var list []struct {
 		Key, Session string
 		Value        []byte
 		ModifyIndex  uint64
 	}
-	_ = json.Unmarshal(entries, &list)
+	var checks []state.Check
+	_ = json.Unmarshal(c.w.read("/v1/kv/?recurse="), &list)
+	_ = json.Unmarshal(c.w.read("/v1/health/state/any"), &checks)
 	c.reset()
+	for _, chk := range checks {
+		c.health(state.CheckChange{After: &chk})
+	}
 	for _, e := range list {
 		if name, own := c.w.keys.LockName(e.Key); own && strings.HasPrefix(e.Key, c.w.keys.Locks()) {
 			// How long each pause has been owed the servers do not tell.

@@ -38,7 +38,9 @@ type Hold struct {
 
 	mu        sync.Mutex
 	requested *records.Request
-	released  bool
+	// lost is why it was lost; nil: it was not.
+	lost     *LostError
+	released bool
 	// served: nothing is owed any more that this hold found owed.
 	served    bool
 	processes []records.Process
@@ -107,7 +109,27 @@ func (h *Hold) Requested() *records.Request {
 }
 
 func (h *Hold) lose(why string) {
-	h.cancel(&LostError{Lock: strings.Join(h.names, ", "), Token: h.token, Why: why})
+	lost := &LostError{Lock: strings.Join(h.names, ", "), Token: h.token, Why: why}
+	h.mu.Lock()
+	if h.lost == nil {
+		h.lost = lost
+	}
+	h.mu.Unlock()
+	h.cancel(lost)
+}
+
+// over is why the hold no longer counts; nil: it does. One that was asked to let go
+// counts until it is released or lost, and its context has its cause by then.
+func (h *Hold) over() error {
+	if cause := context.Cause(h.ctx); cause != nil && !errors.Is(cause, ErrRequested) {
+		return cause
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lost != nil {
+		return h.lost
+	}
+	return nil
 }
 
 func (h *Hold) watchSession() {

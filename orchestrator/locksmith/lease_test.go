@@ -102,6 +102,37 @@ func TestNothingIsSentAfterTheLease(t *testing.T) {
 	}
 }
 
+// Who was asked to let go still writes, until the lease is over: from then on the
+// hold is lost, and what it was asked before is no answer any more.
+func TestNothingIsSentAfterTheLeaseOfAHoldThatWasAskedFor(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		jump := clocked(c)
+		h := w.acquire(c, one("a"))
+		if _, err := w.client().Request(t.Context(), "a", "", time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if cause := waitDone(t, h.Context(), time.Minute); !errors.Is(cause, ErrRequested) {
+			t.Fatalf("cause %v", cause)
+		}
+		if _, err := h.Txn(t.Context(), consulkv.Set("work", nil)); err != nil {
+			t.Fatalf("the last write before it lets go: %v", err)
+		}
+		jump.Store(int64(30 * time.Second))
+		before := w.net.sent.Load()
+		if _, err := h.Txn(t.Context(), consulkv.Set("work", nil)); !errors.Is(err, ErrLost) {
+			t.Errorf("write: %v", err)
+		}
+		if err := h.turnPen(t.Context()); !errors.Is(err, ErrLost) {
+			t.Errorf("pen: %v", err)
+		}
+		if n := w.net.sent.Load() - before; n > 0 {
+			t.Errorf("%d requests were sent after the lease", n)
+		}
+	})
+}
+
 // An answer that was on its way while the process was stopped does not bring
 // the lease back: it says nothing about the time in between.
 func TestAnswerOfBeforeDoesNotExtendALeaseThatIsOver(t *testing.T) {

@@ -120,12 +120,7 @@ func (h *Hold) alive() error {
 	if err := h.sess.dead(); err != nil {
 		h.lose(err.Error())
 	}
-	if h.ctx.Err() != nil {
-		if cause := context.Cause(h.ctx); !errors.Is(cause, ErrRequested) {
-			return cause
-		}
-	}
-	return nil
+	return h.over()
 }
 
 // above are the conditions of a transaction that is sent while h is held, though
@@ -152,7 +147,7 @@ func (h *Hold) lostBy(err error) error {
 		for _, n := range h.names {
 			if o.Key == h.c.keys.Lock(n) {
 				h.lose("Consul refused a write under its token: " + o.What)
-				return context.Cause(h.ctx)
+				return h.over()
 			}
 		}
 	}
@@ -179,7 +174,7 @@ func (h *Hold) refused(ref *consulkv.Refused, guards int) error {
 		switch {
 		case o.Index < len(h.guards):
 			h.lose("Consul refused a write under its token: " + o.What)
-			return context.Cause(h.ctx)
+			return h.over()
 		case o.Index < guards:
 			pen = true
 		}
@@ -237,7 +232,7 @@ func (h *Hold) readPen(ctx context.Context) error {
 	if p == nil {
 		// Nobody deletes it: the KV is not the one that this hold was made in.
 		h.lose("the key " + h.penKey() + " was deleted")
-		return context.Cause(h.ctx)
+		return h.over()
 	}
 	h.setPen(p.ModifyIndex)
 	return nil

@@ -13,7 +13,12 @@ type Commit struct {
 	KV    []KVChange
 	// Ended are the sessions that it ended.
 	Ended []*Session
+	// Checks are those that are new, or another status, or gone.
+	Checks []CheckChange
 }
+
+// CheckChange is a check before and after a write; nil: it was not there, or is not.
+type CheckChange struct{ Before, After *Check }
 
 // KVChange is a key before and after a write; nil: it was not there, or is not.
 type KVChange struct{ Before, After *KVEntry }
@@ -34,6 +39,12 @@ func commitOf(w *wtx) Commit {
 			before, _ := m.Before.(*KVEntry)
 			after, _ := m.After.(*KVEntry)
 			c.KV = append(c.KV, KVChange{before, after})
+		case tableChecks:
+			before, _ := m.Before.(*Check)
+			after, _ := m.After.(*Check)
+			if before == nil || after == nil || before.Status != after.Status {
+				c.Checks = append(c.Checks, CheckChange{before, after})
+			}
 		case tableSessions:
 			if sess, ok := m.Before.(*Session); ok && m.Deleted() {
 				c.Ended = append(c.Ended, sess)
