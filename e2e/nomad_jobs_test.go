@@ -44,7 +44,8 @@ type nomadJobs struct {
 	env    []string
 }
 
-func startNomadJobs(t *testing.T) *nomadJobs {
+// startNomadJobs adds config to that of the one agent of Nomad.
+func startNomadJobs(t *testing.T, config string) *nomadJobs {
 	t.Helper()
 	bin := nomadBin(t)
 	// The path of a task's socket is bounded by the kernel: 107 bytes.
@@ -66,7 +67,7 @@ consul {
   address = %q
   token   = "root"
 }
-`, consul.Addr), ports)
+`, consul.Addr)+config, ports)
 	c.bootstrap()
 	c.ready(1)
 	j := &nomadJobs{nomadCluster: c, consul: consul, dir: filepath.Join(dir, "examples")}
@@ -138,13 +139,12 @@ func (j *nomadJobs) logs(l launch) string {
 // its end, and two ticks at once.
 func TestNomadJobs(t *testing.T) {
 	t.Parallel()
-	j := startNomadJobs(t)
+	j := startNomadJobs(t, "")
 	blocks := readme(t, filepath.Join(j.dir, "README.md"))
-	if len(blocks["rights"]) != 2 || len(blocks["run"]) != 3 || len(blocks["sweep"]) != 1 || len(blocks["status"]) != 1 {
+	if len(blocks["rights"]) != 2 || len(blocks["run"]) != 3 || len(blocks["sweep"]) != 1 || len(blocks["status"]) != 1 || len(blocks["docker"]) != 2 {
 		t.Fatalf("the README has other steps: %v", blocks)
 	}
 	j.sh("nomad fmt -check .; for f in {agent,tick,locksmith,locksmith-once}{,-docker}.nomad.hcl; do nomad job validate $f; done; for f in {agent,tick,locksmith,locksmith-once}.nomad.hcl; do nomad job validate -var consul_acl=false $f; done")
-	t.Log("NOT RUN: agent-docker, tick-docker, locksmith-docker and locksmith-once-docker are validated only: they need a Docker daemon and an image of aimlock")
 	for _, b := range blocks["rights"] {
 		j.sh(b)
 	}
@@ -152,85 +152,110 @@ func TestNomadJobs(t *testing.T) {
 	j.sh(blocks["run"][0])
 	waitForAgents(t, j.consul, []string{"a"})
 	j.sh(blocks["run"][1])
-	if h := j.holder("aimlock.locksmith"); h.AllocJob != "aimlock-locksmith" || h.AllocID == "" || h.AllocNamespace != "default" || h.AllocRegion != "global" {
-		t.Errorf("the locksmith that leads is %+v", h)
-	}
+	j.leads()
 	j.sh(blocks["run"][2])
-	force := func() { j.sh("nomad job periodic force aimlock-tick") }
-	state := func() string {
-		var st struct{ State string }
-		if r := harness.Run(t, cmdLimit, harness.Spec{Path: harness.Aimlock.Path(t), Args: []string{"rollout", "status", "-json", "aim-lock-config"}, Env: j.env}); r.Code == 0 {
-			_ = json.Unmarshal([]byte(r.Stdout), &st)
-		}
-		return st.State
-	}
-	// drives forces launches, a second apart at least since Nomad names them by the
-	// second, until the rollout is as it shall be.
-	drives := func(want string) {
-		t.Helper()
-		next, look := time.Now().Add(3*time.Second), time.Now()
-		harness.Eventually(t, nomadLimit, "the ticks bring the rollout to "+want, func() bool {
-			if time.Now().Before(look) {
-				return false
-			}
-			if state() == want {
-				return true
-			}
-			look = time.Now().Add(time.Second)
-			if time.Now().After(next) {
-				force()
-				next = time.Now().Add(3 * time.Second)
-			}
-			return false
-		})
-	}
-	drives("succeeded")
-	file := filepath.Join(filepath.Dir(j.dir), "root/etc/aim/aim_lock_config.conf")
-	wants := func(content string) {
-		t.Helper()
-		if b, err := os.ReadFile(file); err != nil || string(b) != content {
-			t.Errorf("the client has %q, %v", b, err)
-		}
-	}
-	content, err := os.ReadFile(filepath.Join(j.dir, "rollout/aim_lock_config.conf"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	wants(string(content))
+	j.drives("succeeded")
+	j.delivered(j.read("rollout/aim_lock_config.conf"))
 	for _, b := range blocks["status"] {
 		if out := j.sh(b); !strings.Contains(out, "succeeded") {
 			t.Errorf("status: %s", out)
 		}
 	}
 
-	twoTicks(j, force)
-	drives("succeeded")
-	wants("aim_lock_enabled = false\n")
+	twoTicks(j)
+	j.drives("succeeded")
+	j.delivered("aim_lock_enabled = false\n")
 
 	j.sh(blocks["sweep"][0])
+	j.sweeps()
+	rightsOfNomad(j)
+}
+
+// force launches a tick.
+func (j *nomadJobs) force() {
+	j.t.Helper()
+	j.sh("nomad job periodic force aimlock-tick")
+}
+
+// leads waits for a locksmith that leads, as a task.
+func (j *nomadJobs) leads() {
+	j.t.Helper()
+	if h := j.holder("aimlock.locksmith"); h.AllocJob != "aimlock-locksmith" || h.AllocID == "" || h.AllocNamespace != "default" || h.AllocRegion != "global" {
+		j.t.Errorf("the locksmith that leads is %+v", h)
+	}
+}
+
+// drives forces launches, a second apart at least since Nomad names them by the
+// second, until the rollout is as it shall be.
+func (j *nomadJobs) drives(want string) {
+	j.t.Helper()
+	state := func() string {
+		var st struct{ State string }
+		if r := harness.Run(j.t, cmdLimit, harness.Spec{Path: harness.Aimlock.Path(j.t), Args: []string{"rollout", "status", "-json", "aim-lock-config"}, Env: j.env}); r.Code == 0 {
+			_ = json.Unmarshal([]byte(r.Stdout), &st)
+		}
+		return st.State
+	}
+	next, look := time.Now().Add(3*time.Second), time.Now()
+	harness.Eventually(j.t, nomadLimit, "the ticks bring the rollout to "+want, func() bool {
+		if time.Now().Before(look) {
+			return false
+		}
+		if state() == want {
+			return true
+		}
+		look = time.Now().Add(time.Second)
+		if time.Now().After(next) {
+			j.force()
+			next = time.Now().Add(3 * time.Second)
+		}
+		return false
+	})
+}
+
+// read is a file of the examples.
+func (j *nomadJobs) read(name string) string {
+	j.t.Helper()
+	b, err := os.ReadFile(filepath.Join(j.dir, name))
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// delivered checks what the client has.
+func (j *nomadJobs) delivered(content string) {
+	j.t.Helper()
+	if b, err := os.ReadFile(filepath.Join(filepath.Dir(j.dir), "root/etc/aim/aim_lock_config.conf")); err != nil || string(b) != content {
+		j.t.Errorf("the client has %q, %v", b, err)
+	}
+}
+
+// sweeps launches a sweep and sees it look at the lock.
+func (j *nomadJobs) sweeps() {
+	j.t.Helper()
 	j.sh("nomad job periodic force aimlock-sweep")
-	harness.Eventually(t, nomadLimit, "the sweep is done", func() bool {
+	harness.Eventually(j.t, nomadLimit, "the sweep is done", func() bool {
 		l := j.launches("aimlock-sweep")
 		return len(l) > 0 && l[0].ClientStatus == "complete"
 	})
 	for _, l := range j.launches("aimlock-sweep") {
 		if out := j.logs(l); !strings.Contains(out, "aim_lock_config.conf") {
-			t.Errorf("the sweep says %s", out)
+			j.t.Errorf("the sweep says %s", out)
 		}
 	}
-	rightsOfNomad(j)
 }
 
 // twoTicks has two launches of one tick at the same time: the node's check waits, so
 // that the first works on while the second comes.
-func twoTicks(j *nomadJobs, force func()) {
+func twoTicks(j *nomadJobs) {
 	j.t.Helper()
 	sure := filepath.Join(filepath.Dir(j.dir), "sure")
 	j.sh(fmt.Sprintf(`printf 'aim_lock_enabled = false\n' > rollout/aim_lock_config.conf
 sed -i 's|^    source .*|&\n    validate = ["sh", "-c", "until test -e %s; do sleep 0.1; done"]|' rollout/rollout.hcl
 nomad job run tick.nomad.hcl`, sure))
 	before := len(j.launches("aimlock-tick"))
-	force()
+	j.force()
 	first := j.holder("aim_lock_config.conf")
 	if !strings.HasPrefix(first.AllocJob, "aimlock-tick/periodic-") || first.AllocID == "" {
 		j.t.Errorf("the tick that works is %+v", first)
@@ -239,7 +264,7 @@ nomad job run tick.nomad.hcl`, sure))
 	next := time.Now()
 	harness.Eventually(j.t, nomadLimit, "a second launch leaves with 0 while the first works", func() bool {
 		if time.Now().After(next) {
-			force()
+			j.force()
 			next = time.Now().Add(10 * time.Second)
 		}
 		busy = slices.DeleteFunc(j.launches("aimlock-tick"), func(l launch) bool { return l.ID == first.AllocID || l.ClientStatus != "complete" })

@@ -20,6 +20,18 @@ variable "consul_acl" {
   default     = false
 }
 
+variable "state_dir" {
+  description = "Marks, journals and last good files, on the machine. It must outlive containers."
+  type        = string
+  default     = "/var/lib/aimlock"
+}
+
+variable "root" {
+  description = "A folder of the machine that stands before every destination, for trying it out."
+  type        = string
+  default     = ""
+}
+
 job "aimlock-agent" {
   type = "system"
 
@@ -57,8 +69,8 @@ job "aimlock-agent" {
         args         = ["agent", "-node", "${node.unique.name}", "-state-dir", "/var/lib/aimlock", "-root", "/host"]
         network_mode = "host" # to the Consul agent of this machine
         volumes = [
-          "/etc/aim:/host/etc/aim",
-          "/var/lib/aimlock:/var/lib/aimlock",
+          "${var.root}/etc/aim:/host/etc/aim",
+          "${var.state_dir}:/var/lib/aimlock",
         ]
       }
 

@@ -10,3 +10,12 @@ plugin "raw_exec" {
 consul {
   address = "127.0.0.1:8500"
 }
+
+# For agent-docker.nomad.hcl, which mounts folders of the machine.
+plugin "docker" {
+  config {
+    volumes {
+      enabled = true
+    }
+  }
+}
