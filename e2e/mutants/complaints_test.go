@@ -56,4 +56,18 @@ var complaints = []mutant{
 		new:  "case h.ID == plan.ID && h.Hash == \"\":",
 		run:  "TestNomad6392_KeyChangeReachesEveryNodeAtOnce",
 	},
+	{
+		name: "an order comes after the one that the node accepted",
+		file: agents + "/fence.go",
+		old:  "if d.After == nil || d.Epoch > mark.Epoch || !mark.Less(d.Order) || !d.After.Less(mark) {",
+		new:  "if d.After == nil || d.After != nil || mark.IsZero() {",
+		run:  "TestOrderGivenInIgnorance|TestGroupGivenInIgnorance",
+	},
+	{
+		name: "a Consul that went back is noticed before anything is assigned",
+		file: core + "/runner/standing.go",
+		old:  "if lost := d.Less(mark) && !d.damaged; lost || ignorant {",
+		new:  "if lost := d.Less(mark) && d.damaged; lost || ignorant {",
+		run:  "TestRestoredToYesterday|TestRestoredWithNothingToDo",
+	},
 }

@@ -177,8 +177,8 @@ var guards = []mutant{
 	{
 		name: "several configs of one node: none where one has a newer order",
 		file: agents + "/group_apply.go",
-		old:  "		if o.Less(w.st.Mark) {\n			return g.refuse(ds, w)\n",
-		new:  "		if o.Less(w.st.Mark) && len(ds) == 0 {\n			return g.refuse(ds, w)\n",
+		old:  "		if o.Less(w.st.Mark) || w.behind(ds[i]) != nil {\n			return g.refuse(ds, i)\n",
+		new:  "		if o.Less(w.st.Mark) && len(ds) == 0 {\n			return g.refuse(ds, i)\n",
 		run:  "TestGroup$",
 	},
 }
