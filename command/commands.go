@@ -30,6 +30,7 @@ func commands() map[string]constructor {
 		"demo":             newDemo,
 		"dev":              newDev,
 		"doctor":           newDoctor,
+		"init":             newInit,
 		"lock approve":     newLockApprove,
 		"lock break":       newLockBreak,
 		"lock exec":        newLockExec,

@@ -19,6 +19,8 @@ import (
 	"github.com/zclconf/go-cty/cty/function"
 	"github.com/zclconf/go-cty/cty/function/stdlib"
 
+	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/scaffold"
 	"github.com/aim-control/aimlock/orchestrator/spec"
 )
 
@@ -312,4 +314,18 @@ func (j *jobFile) value(a *hclsyntax.Attribute, t reflect.Type, at string, eval 
 	case is == cty.Number:
 		j.got[at] = v.AsBigFloat().String()
 	}
+}
+
+// What init writes for Nomad is a job that Nomad takes.
+func TestInitJob(t *testing.T) {
+	t.Parallel()
+	files, err := scaffold.Files(scaffold.Params{Prefix: keys.DefaultPrefix, Config: "app.conf", Destination: "/etc/app/app.conf", Nomad: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := scaffold.Write(dir, files); err != nil {
+		t.Fatal(err)
+	}
+	readJob(t, filepath.Join(dir, "tick.nomad.hcl"))
 }

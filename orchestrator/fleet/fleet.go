@@ -184,7 +184,7 @@ func survey(ctx context.Context, listers []Lister) (*Survey, error) {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("%d more conflicts of metadata: the source that stands first in the spec counts", more))
 	}
 	if len(out.Nodes) == 0 {
-		return nil, errors.New("fleet: it is empty: " + listed(out.Sources))
+		return nil, errors.New("fleet: it is empty: " + listed(out.Sources) + ". Start `aimlock agent` on its machines, or mend the block fleet; `aimlock doctor` says which agents there are")
 	}
 	return out, nil
 }
