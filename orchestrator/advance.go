@@ -11,7 +11,9 @@ import (
 func (s *State) advance() (finished bool) {
 	s.expireGraces()
 	s.expireDeadlines()
-	if s.status == Superseded {
+	if s.superseded != "" {
+		// One that had ended already, and was waiting for its last answers, keeps its
+		// state: nobody asks for them any more.
 		return s.finish(ClassSuperseded)
 	}
 	if !s.held {

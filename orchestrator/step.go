@@ -66,7 +66,7 @@ func (s *State) apply(ev Event) {
 			s.obey(ev)
 		}
 	case Supersede:
-		if !s.status.Terminal() {
+		if s.superseded = ev.By; !s.status.Terminal() {
 			s.makeRoom(ev.By)
 		}
 	case Tick:

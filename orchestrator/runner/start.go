@@ -326,10 +326,7 @@ func (r *Runner) superseded(ctx context.Context, h Hold, old *orchestrator.Heade
 				d.told(t, now)
 			}
 		}
-		if head = d.present(); head.FinishedAt == nil {
-			// It had ended already, and was waiting for its last answers.
-			head.FinishedAt = &now
-		}
+		head = d.present()
 		return head, d.write(ctx, &head)
 	case unreadable(err):
 		r.log.Warn("an unfinished rollout cannot be read whole", "rollout", old.ID, "error", err)
