@@ -174,8 +174,7 @@ func (c *Client) Target(ctx context.Context, cfg Config) (Target, error) {
 	return &quietTarget{v, red}, nil
 }
 
-// Fleet makes an instance. It is a [Watcher] too; one that cannot watch says so by
-// [ErrUnsupported].
+// Fleet makes an instance.
 func (c *Client) Fleet(ctx context.Context, cfg Config) (Fleet, error) {
 	v, red, err := configured[Fleet](ctx, c, KindFleet, cfg)
 	if err != nil {
@@ -404,35 +403,12 @@ func (f *remoteFleet) List(ctx context.Context) (*Listing, error) {
 	return receiveListing(stream)
 }
 
-func (f *remoteFleet) Watch(ctx context.Context, changed func(*Listing) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := f.c.Watch(ctx, &pb.WatchRequest{Instance: f.id})
-	if err != nil {
-		return fromStatus(err)
-	}
-	for {
-		l, err := receiveListing(stream)
-		if errors.Is(err, io.EOF) {
-			return fmt.Errorf("the plugin stopped watching: %w", ErrUnavailable)
-		}
-		if err != nil {
-			return err
-		}
-		if err := changed(l); err != nil {
-			return err
-		}
-	}
-}
-
-// receiveListing puts one list together. io.EOF: the stream ended before one began.
+// receiveListing puts one list together.
 func receiveListing(stream grpc.ServerStreamingClient[pb.ListResponse]) (*Listing, error) {
 	l := &Listing{}
-	for first := true; ; first = false {
+	for {
 		part, err := stream.Recv()
 		switch {
-		case errors.Is(err, io.EOF) && first:
-			return nil, fmt.Errorf("the plugin sent no list: %w", io.EOF)
 		case errors.Is(err, io.EOF):
 			return nil, errors.New("the plugin's list breaks off")
 		case err != nil:

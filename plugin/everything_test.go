@@ -163,7 +163,7 @@ func (t *testTarget) Restore(_ context.Context, r *RestoreRequest) (*Applied, er
 	return &Applied{Highest: f.highest}, nil
 }
 
-// testFleet lists as many nodes as it is told to, and watches them double.
+// testFleet lists as many nodes as it is told to.
 type testFleet struct {
 	Count int `config:"count"`
 }
@@ -174,16 +174,4 @@ func (f *testFleet) List(context.Context) (*Listing, error) {
 		l.Nodes = append(l.Nodes, Node{Name: fmt.Sprintf("n%d", i), Meta: map[string]string{"zone": "a"}})
 	}
 	return l, nil
-}
-
-func (f *testFleet) Watch(ctx context.Context, changed func(*Listing) error) error {
-	for range 3 {
-		l, _ := f.List(ctx)
-		if err := changed(l); err != nil {
-			return err
-		}
-		f.Count *= 2
-	}
-	<-ctx.Done()
-	return context.Cause(ctx)
 }

@@ -26,8 +26,6 @@ func Kinds() []Kind { return []Kind{KindEvidence, KindBreaker, KindGate, KindTar
 const (
 	// CapFencing: the target itself refuses what is older than what it has seen.
 	CapFencing = "fencing"
-	// CapWatch: the fleet is a [Watcher].
-	CapWatch = "watch"
 )
 
 // Validator is a plugin that checks its configuration beyond its schema. It has
@@ -306,16 +304,11 @@ type Listing struct {
 	Warnings []string
 }
 
-// Fleet lists nodes.
+// Fleet lists nodes. It is asked when a rollout is planned, started or goes on, and
+// tells nothing by itself: whom a rollout is for is decided under its lock, and is
+// kept with it.
 type Fleet interface {
 	// List returns all nodes. An incomplete list is an error: a fleet that shrinks
 	// because a server did not answer would be rolled out to in part.
 	List(ctx context.Context) (*Listing, error)
-}
-
-// Watcher is a Fleet that tells of changes.
-type Watcher interface {
-	// Watch calls changed with the whole list at once and after each change, until
-	// ctx ends or changed returns an error, which it returns. [ErrUnsupported]: poll.
-	Watch(ctx context.Context, changed func(*Listing) error) error
 }

@@ -41,7 +41,7 @@ type KindInfo struct {
 	Config Schema
 	// Facts are those of an evidence plugin.
 	Facts []FactDef
-	// Capabilities are CapFencing, CapWatch, and what later versions know.
+	// Capabilities are CapFencing, and what later versions know.
 	Capabilities []string
 }
 
@@ -125,10 +125,6 @@ func describeKind(k Kind, v any) (*KindInfo, error) {
 	case KindTarget:
 		if v.(Target).Fencing() {
 			ki.Capabilities = append(ki.Capabilities, CapFencing)
-		}
-	case KindFleet:
-		if _, ok := v.(Watcher); ok {
-			ki.Capabilities = append(ki.Capabilities, CapWatch)
 		}
 	}
 	return ki, ki.check()

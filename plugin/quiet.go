@@ -174,14 +174,6 @@ func (q *quietFleet) List(ctx context.Context) (*Listing, error) {
 	return q.listing(l), nil
 }
 
-func (q *quietFleet) Watch(ctx context.Context, changed func(*Listing) error) error {
-	w, ok := q.Fleet.(Watcher)
-	if !ok {
-		return ErrUnsupported
-	}
-	return q.red.err(w.Watch(ctx, func(l *Listing) error { return changed(q.listing(l)) }))
-}
-
 func (q *quietFleet) listing(l *Listing) *Listing {
 	if q.red.r == nil || len(l.Warnings) == 0 {
 		return l
@@ -208,5 +200,4 @@ var (
 	_ Gate     = (*quietGate)(nil)
 	_ Target   = (*quietTarget)(nil)
 	_ Fleet    = (*quietFleet)(nil)
-	_ Watcher  = (*quietFleet)(nil)
 )

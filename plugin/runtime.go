@@ -273,22 +273,6 @@ func (g *guardedFleet) List(ctx context.Context) (l *Listing, err error) {
 	return checkListing(l)
 }
 
-func (g *guardedFleet) Watch(ctx context.Context, changed func(*Listing) error) error {
-	w, ok := g.inner.(Watcher)
-	if !ok {
-		return fmt.Errorf("plugin %s does not watch: %w", g.r.p.Name, ErrUnsupported)
-	}
-	return g.r.caught(ctx, "watch", func(ctx context.Context) error {
-		return w.Watch(ctx, func(l *Listing) error {
-			l, err := checkListing(l)
-			if err != nil {
-				return err
-			}
-			return changed(l)
-		})
-	})
-}
-
 // maxNodes bounds a fleet.
 const maxNodes = 1_000_000
 

@@ -255,14 +255,6 @@ func (s *fleetServer) List(q *pb.ListRequest, stream grpc.ServerStreamingServer[
 	return sendListing(l, stream.Send)
 }
 
-func (s *fleetServer) Watch(q *pb.WatchRequest, stream grpc.ServerStreamingServer[pb.ListResponse]) error {
-	f, err := instanceOf[Watcher](s.r, q.GetInstance())
-	if err != nil {
-		return err
-	}
-	return f.Watch(stream.Context(), func(l *Listing) error { return sendListing(l, stream.Send) })
-}
-
 // partNodes is how many nodes one part of a list holds.
 const partNodes = 1000
 

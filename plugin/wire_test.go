@@ -64,7 +64,7 @@ func TestInfo(t *testing.T) {
 					}}}},
 				}},
 				{Kind: KindTarget, Capabilities: []string{CapFencing}},
-				{Kind: KindFleet, Config: Schema{Attributes: []Attribute{{Name: "count", Type: Number}}}, Capabilities: []string{CapWatch}},
+				{Kind: KindFleet, Config: Schema{Attributes: []Attribute{{Name: "count", Type: Number}}}},
 			},
 		}
 		if d := cmp.Diff(want, c.Info()); d != "" {
@@ -385,25 +385,10 @@ func TestFleet(t *testing.T) {
 				t.Errorf("%+v", l.Nodes[n-1])
 			}
 		}
-		f, err := c.Fleet(t.Context(), Config(`{"count": 600}`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var seen []int
-		enough := errors.New("enough")
-		err = f.(Watcher).Watch(t.Context(), func(l *Listing) error {
-			if seen = append(seen, len(l.Nodes)); len(seen) == 3 {
-				return enough
-			}
-			return nil
-		})
-		if !errors.Is(err, enough) || !slices.Equal(seen, []int{600, 1200, 2400}) {
-			t.Errorf("%d, %v", seen, err)
-		}
 	})
 }
 
-// badFleet lists what nobody could roll out to, and does not watch.
+// badFleet lists what nobody could roll out to.
 type badFleet struct {
 	Names []string `config:"names"`
 }
@@ -426,9 +411,6 @@ func TestBadFleet(t *testing.T) {
 		}
 		if _, err := f.List(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", cfg, err)
-		}
-		if err := f.(Watcher).Watch(t.Context(), nil); !errors.Is(err, ErrUnsupported) {
-			t.Errorf("watch: %v", err)
 		}
 	}
 }

@@ -286,22 +286,6 @@ func (f *fleet) List(context.Context) (*plugin.Listing, error) {
 	return l, nil
 }
 
-func (f *fleet) Watch(ctx context.Context, changed func(*plugin.Listing) error) error {
-	if flaw("waits to watch") {
-		<-ctx.Done()
-		return context.Cause(ctx)
-	}
-	l, err := f.List(ctx)
-	if err != nil {
-		return err
-	}
-	if err := changed(l); err != nil {
-		return err
-	}
-	<-ctx.Done()
-	return context.Cause(ctx)
-}
-
 func newPlace(tb testing.TB) plugin.Place {
 	mu.Lock()
 	defer mu.Unlock()

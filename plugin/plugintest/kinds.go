@@ -307,7 +307,7 @@ func asksOfAny(ctx context.Context, r *run, c *plugin.Client, cs *Case) error {
 }
 
 func fleetChecks() []check {
-	return []check{{"list", lists}, {"watch", watches}, {"cancelled", ended}}
+	return []check{{"list", lists}, {"cancelled", ended}}
 }
 
 // lists: the nodes are those expected, and come in the same order each time.
@@ -359,32 +359,4 @@ func namesOf(l *plugin.Listing) ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// watches: a fleet that can watch tells the whole list at once, and stops when asked.
-func watches(ctx context.Context, r *run, c *plugin.Client, cs *Case) error {
-	return with(ctx, r, c, cs, func(f plugin.Fleet) error {
-		w, ok := f.(plugin.Watcher)
-		if !ok || !c.Info().Kind(plugin.KindFleet).Has(plugin.CapWatch) {
-			return skip("it does not watch")
-		}
-		cctx, cancel := r.limit(ctx)
-		defer cancel()
-		enough := errors.New("enough")
-		var first []string
-		err := w.Watch(cctx, func(l *plugin.Listing) error {
-			var err error
-			if first, err = namesOf(l); err != nil {
-				return err
-			}
-			return enough
-		})
-		if !errors.Is(err, enough) {
-			return fmt.Errorf("watching did not tell the list at once: %w", err)
-		}
-		if want := slices.Sorted(slices.Values(cs.Nodes)); cs.Nodes != nil && !slices.Equal(slices.Sorted(slices.Values(first)), want) {
-			return fmt.Errorf("watching, it tells %q, want %q", first, want)
-		}
-		return nil
-	})
 }

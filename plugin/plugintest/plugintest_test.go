@@ -79,8 +79,6 @@ func TestFlaws(t *testing.T) {
 		found string // check: a part of what it says
 		also  []string
 	}{
-		// The one that takes the longest is the first.
-		{"waits to watch", plugin.KindFleet, "two/watch: watching did not tell the list at once", nil},
 		{"no version", plugin.KindGate, "info: it tells no version", nil},
 		{"no doc", plugin.KindGate, "info: fact count has no doc", nil},
 		{"stays", plugin.KindGate, "end: asked to end, it did not, and was killed after", nil},
@@ -109,14 +107,11 @@ func TestFlaws(t *testing.T) {
 		{"absence fails", plugin.KindTarget, "files/absent: read what does not exist", []string{"files/instances", "files/cancelled", "orphans"}},
 		{"restores nothing", plugin.KindTarget, "files/restore: restored:", nil},
 		{"shuffles", plugin.KindFleet, "two/list: the same list comes in another order", nil},
-		{"twins", plugin.KindFleet, `two/list: the plugin lists node "n1" twice`, []string{"two/instances", "two/watch", "two/cancelled", "orphans"}},
+		{"twins", plugin.KindFleet, `two/list: the plugin lists node "n1" twice`, []string{"two/instances", "two/cancelled", "orphans"}},
 	} {
 		t.Run(tc.flaw, func(t *testing.T) {
 			t.Parallel()
 			s := about(t, tc.flaw, tc.kind)
-			if tc.flaw == "waits to watch" {
-				s.Limit = 8 * time.Second
-			}
 			want, found := strings.Split(tc.found, ": ")[0], false
 			for _, r := range plugintest.Check(t, s) {
 				switch {

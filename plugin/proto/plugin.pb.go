@@ -168,7 +168,6 @@ type KindInfo struct {
 	// What an evidence plugin can tell.
 	Facts []*FactDef `protobuf:"bytes,3,rep,name=facts,proto3" json:"facts,omitempty"`
 	// "fencing": the target itself refuses what is older than what it has seen.
-	// "watch": the fleet answers Watch.
 	Capabilities  []string `protobuf:"bytes,4,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2390,50 +2389,6 @@ func (x *ListRequest) GetInstance() uint64 {
 	return 0
 }
 
-type WatchRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Instance      uint64                 `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *WatchRequest) Reset() {
-	*x = WatchRequest{}
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[34]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *WatchRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*WatchRequest) ProtoMessage() {}
-
-func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[34]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
-func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{34}
-}
-
-func (x *WatchRequest) GetInstance() uint64 {
-	if x != nil {
-		return x.Instance
-	}
-	return 0
-}
-
 type ListResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Nodes    []*Node                `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
@@ -2446,7 +2401,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[35]
+	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2413,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[35]
+	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2426,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{35}
+	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListResponse) GetNodes() []*Node {
@@ -2505,7 +2460,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[36]
+	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2517,7 +2472,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[36]
+	mi := &file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2530,7 +2485,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{36}
+	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Node) GetName() string {
@@ -2724,8 +2679,6 @@ const file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDesc = ""
 	"\x05order\x18\x03 \x01(\v2\x18.aimlock.plugin.v1.OrderR\x05order\x12\x18\n" +
 	"\arollout\x18\x04 \x01(\tR\arollout\")\n" +
 	"\vListRequest\x12\x1a\n" +
-	"\binstance\x18\x01 \x01(\x04R\binstance\"*\n" +
-	"\fWatchRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\"m\n" +
 	"\fListResponse\x12-\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x17.aimlock.plugin.v1.NodeR\x05nodes\x12\x1a\n" +
@@ -2751,10 +2704,9 @@ const file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDesc = ""
 	"\x06Target\x12L\n" +
 	"\x05Apply\x12\x1f.aimlock.plugin.v1.ApplyRequest\x1a .aimlock.plugin.v1.ApplyResponse(\x01\x12I\n" +
 	"\x04Read\x12\x1e.aimlock.plugin.v1.ReadRequest\x1a\x1f.aimlock.plugin.v1.ReadResponse0\x01\x12N\n" +
-	"\aRestore\x12!.aimlock.plugin.v1.RestoreRequest\x1a .aimlock.plugin.v1.ApplyResponse2\x9f\x01\n" +
+	"\aRestore\x12!.aimlock.plugin.v1.RestoreRequest\x1a .aimlock.plugin.v1.ApplyResponse2R\n" +
 	"\x05Fleet\x12I\n" +
-	"\x04List\x12\x1e.aimlock.plugin.v1.ListRequest\x1a\x1f.aimlock.plugin.v1.ListResponse0\x01\x12K\n" +
-	"\x05Watch\x12\x1f.aimlock.plugin.v1.WatchRequest\x1a\x1f.aimlock.plugin.v1.ListResponse0\x01B-Z+github.com/aim-control/aimlock/plugin/protob\x06proto3"
+	"\x04List\x12\x1e.aimlock.plugin.v1.ListRequest\x1a\x1f.aimlock.plugin.v1.ListResponse0\x01B-Z+github.com/aim-control/aimlock/plugin/protob\x06proto3"
 
 var (
 	file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescOnce sync.Once
@@ -2768,7 +2720,7 @@ func file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescGZIP()
 	return file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDescData
 }
 
-var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_goTypes = []any{
 	(*InfoRequest)(nil),       // 0: aimlock.plugin.v1.InfoRequest
 	(*InfoResponse)(nil),      // 1: aimlock.plugin.v1.InfoResponse
@@ -2804,11 +2756,10 @@ var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_goTypes = []an
 	(*ReadState)(nil),         // 31: aimlock.plugin.v1.ReadState
 	(*RestoreRequest)(nil),    // 32: aimlock.plugin.v1.RestoreRequest
 	(*ListRequest)(nil),       // 33: aimlock.plugin.v1.ListRequest
-	(*WatchRequest)(nil),      // 34: aimlock.plugin.v1.WatchRequest
-	(*ListResponse)(nil),      // 35: aimlock.plugin.v1.ListResponse
-	(*Node)(nil),              // 36: aimlock.plugin.v1.Node
-	nil,                       // 37: aimlock.plugin.v1.Place.MetaEntry
-	nil,                       // 38: aimlock.plugin.v1.Node.MetaEntry
+	(*ListResponse)(nil),      // 34: aimlock.plugin.v1.ListResponse
+	(*Node)(nil),              // 35: aimlock.plugin.v1.Node
+	nil,                       // 36: aimlock.plugin.v1.Place.MetaEntry
+	nil,                       // 37: aimlock.plugin.v1.Node.MetaEntry
 }
 var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_depIdxs = []int32{
 	2,  // 0: aimlock.plugin.v1.InfoResponse.kinds:type_name -> aimlock.plugin.v1.KindInfo
@@ -2824,7 +2775,7 @@ var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_depIdxs = []in
 	16, // 10: aimlock.plugin.v1.ObserveRequest.lock:type_name -> aimlock.plugin.v1.Lock
 	20, // 11: aimlock.plugin.v1.ObserveResponse.facts:type_name -> aimlock.plugin.v1.Fact
 	16, // 12: aimlock.plugin.v1.BreakRequest.lock:type_name -> aimlock.plugin.v1.Lock
-	37, // 13: aimlock.plugin.v1.Place.meta:type_name -> aimlock.plugin.v1.Place.MetaEntry
+	36, // 13: aimlock.plugin.v1.Place.meta:type_name -> aimlock.plugin.v1.Place.MetaEntry
 	27, // 14: aimlock.plugin.v1.ApplyRequest.header:type_name -> aimlock.plugin.v1.ApplyHeader
 	25, // 15: aimlock.plugin.v1.ApplyHeader.place:type_name -> aimlock.plugin.v1.Place
 	15, // 16: aimlock.plugin.v1.ApplyHeader.order:type_name -> aimlock.plugin.v1.Order
@@ -2834,8 +2785,8 @@ var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_depIdxs = []in
 	15, // 20: aimlock.plugin.v1.ReadState.highest:type_name -> aimlock.plugin.v1.Order
 	25, // 21: aimlock.plugin.v1.RestoreRequest.place:type_name -> aimlock.plugin.v1.Place
 	15, // 22: aimlock.plugin.v1.RestoreRequest.order:type_name -> aimlock.plugin.v1.Order
-	36, // 23: aimlock.plugin.v1.ListResponse.nodes:type_name -> aimlock.plugin.v1.Node
-	38, // 24: aimlock.plugin.v1.Node.meta:type_name -> aimlock.plugin.v1.Node.MetaEntry
+	35, // 23: aimlock.plugin.v1.ListResponse.nodes:type_name -> aimlock.plugin.v1.Node
+	37, // 24: aimlock.plugin.v1.Node.meta:type_name -> aimlock.plugin.v1.Node.MetaEntry
 	0,  // 25: aimlock.plugin.v1.Base.Info:input_type -> aimlock.plugin.v1.InfoRequest
 	7,  // 26: aimlock.plugin.v1.Base.Validate:input_type -> aimlock.plugin.v1.ValidateRequest
 	10, // 27: aimlock.plugin.v1.Base.Configure:input_type -> aimlock.plugin.v1.ConfigureRequest
@@ -2847,21 +2798,19 @@ var file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_depIdxs = []in
 	29, // 33: aimlock.plugin.v1.Target.Read:input_type -> aimlock.plugin.v1.ReadRequest
 	32, // 34: aimlock.plugin.v1.Target.Restore:input_type -> aimlock.plugin.v1.RestoreRequest
 	33, // 35: aimlock.plugin.v1.Fleet.List:input_type -> aimlock.plugin.v1.ListRequest
-	34, // 36: aimlock.plugin.v1.Fleet.Watch:input_type -> aimlock.plugin.v1.WatchRequest
-	1,  // 37: aimlock.plugin.v1.Base.Info:output_type -> aimlock.plugin.v1.InfoResponse
-	8,  // 38: aimlock.plugin.v1.Base.Validate:output_type -> aimlock.plugin.v1.ValidateResponse
-	11, // 39: aimlock.plugin.v1.Base.Configure:output_type -> aimlock.plugin.v1.ConfigureResponse
-	13, // 40: aimlock.plugin.v1.Base.Release:output_type -> aimlock.plugin.v1.ReleaseResponse
-	19, // 41: aimlock.plugin.v1.Evidence.Observe:output_type -> aimlock.plugin.v1.ObserveResponse
-	22, // 42: aimlock.plugin.v1.Breaker.Break:output_type -> aimlock.plugin.v1.BreakResponse
-	24, // 43: aimlock.plugin.v1.Gate.Ask:output_type -> aimlock.plugin.v1.AskResponse
-	28, // 44: aimlock.plugin.v1.Target.Apply:output_type -> aimlock.plugin.v1.ApplyResponse
-	30, // 45: aimlock.plugin.v1.Target.Read:output_type -> aimlock.plugin.v1.ReadResponse
-	28, // 46: aimlock.plugin.v1.Target.Restore:output_type -> aimlock.plugin.v1.ApplyResponse
-	35, // 47: aimlock.plugin.v1.Fleet.List:output_type -> aimlock.plugin.v1.ListResponse
-	35, // 48: aimlock.plugin.v1.Fleet.Watch:output_type -> aimlock.plugin.v1.ListResponse
-	37, // [37:49] is the sub-list for method output_type
-	25, // [25:37] is the sub-list for method input_type
+	1,  // 36: aimlock.plugin.v1.Base.Info:output_type -> aimlock.plugin.v1.InfoResponse
+	8,  // 37: aimlock.plugin.v1.Base.Validate:output_type -> aimlock.plugin.v1.ValidateResponse
+	11, // 38: aimlock.plugin.v1.Base.Configure:output_type -> aimlock.plugin.v1.ConfigureResponse
+	13, // 39: aimlock.plugin.v1.Base.Release:output_type -> aimlock.plugin.v1.ReleaseResponse
+	19, // 40: aimlock.plugin.v1.Evidence.Observe:output_type -> aimlock.plugin.v1.ObserveResponse
+	22, // 41: aimlock.plugin.v1.Breaker.Break:output_type -> aimlock.plugin.v1.BreakResponse
+	24, // 42: aimlock.plugin.v1.Gate.Ask:output_type -> aimlock.plugin.v1.AskResponse
+	28, // 43: aimlock.plugin.v1.Target.Apply:output_type -> aimlock.plugin.v1.ApplyResponse
+	30, // 44: aimlock.plugin.v1.Target.Read:output_type -> aimlock.plugin.v1.ReadResponse
+	28, // 45: aimlock.plugin.v1.Target.Restore:output_type -> aimlock.plugin.v1.ApplyResponse
+	34, // 46: aimlock.plugin.v1.Fleet.List:output_type -> aimlock.plugin.v1.ListResponse
+	36, // [36:47] is the sub-list for method output_type
+	25, // [25:36] is the sub-list for method input_type
 	25, // [25:25] is the sub-list for extension type_name
 	25, // [25:25] is the sub-list for extension extendee
 	0,  // [0:25] is the sub-list for field type_name
@@ -2886,7 +2835,7 @@ func file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDesc), len(file_github_com_aim_control_aimlock_plugin_proto_plugin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

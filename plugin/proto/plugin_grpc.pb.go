@@ -772,8 +772,7 @@ var Target_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Fleet_List_FullMethodName  = "/aimlock.plugin.v1.Fleet/List"
-	Fleet_Watch_FullMethodName = "/aimlock.plugin.v1.Fleet/Watch"
+	Fleet_List_FullMethodName = "/aimlock.plugin.v1.Fleet/List"
 )
 
 // FleetClient is the client API for Fleet service.
@@ -784,9 +783,6 @@ const (
 type FleetClient interface {
 	// List answers in parts; together they are the list.
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListResponse], error)
-	// Watch sends the whole list at once and after each change. The last part of
-	// each list says so.
-	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListResponse], error)
 }
 
 type fleetClient struct {
@@ -816,25 +812,6 @@ func (c *fleetClient) List(ctx context.Context, in *ListRequest, opts ...grpc.Ca
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Fleet_ListClient = grpc.ServerStreamingClient[ListResponse]
 
-func (c *fleetClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListResponse], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Fleet_ServiceDesc.Streams[1], Fleet_Watch_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[WatchRequest, ListResponse]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Fleet_WatchClient = grpc.ServerStreamingClient[ListResponse]
-
 // FleetServer is the server API for Fleet service.
 // All implementations must embed UnimplementedFleetServer
 // for forward compatibility.
@@ -843,9 +820,6 @@ type Fleet_WatchClient = grpc.ServerStreamingClient[ListResponse]
 type FleetServer interface {
 	// List answers in parts; together they are the list.
 	List(*ListRequest, grpc.ServerStreamingServer[ListResponse]) error
-	// Watch sends the whole list at once and after each change. The last part of
-	// each list says so.
-	Watch(*WatchRequest, grpc.ServerStreamingServer[ListResponse]) error
 	mustEmbedUnimplementedFleetServer()
 }
 
@@ -858,9 +832,6 @@ type UnimplementedFleetServer struct{}
 
 func (UnimplementedFleetServer) List(*ListRequest, grpc.ServerStreamingServer[ListResponse]) error {
 	return status.Error(codes.Unimplemented, "method List not implemented")
-}
-func (UnimplementedFleetServer) Watch(*WatchRequest, grpc.ServerStreamingServer[ListResponse]) error {
-	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedFleetServer) mustEmbedUnimplementedFleetServer() {}
 func (UnimplementedFleetServer) testEmbeddedByValue()               {}
@@ -894,17 +865,6 @@ func _Fleet_List_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Fleet_ListServer = grpc.ServerStreamingServer[ListResponse]
 
-func _Fleet_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(WatchRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(FleetServer).Watch(m, &grpc.GenericServerStream[WatchRequest, ListResponse]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Fleet_WatchServer = grpc.ServerStreamingServer[ListResponse]
-
 // Fleet_ServiceDesc is the grpc.ServiceDesc for Fleet service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -916,11 +876,6 @@ var Fleet_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "List",
 			Handler:       _Fleet_List_Handler,
-			ServerStreams: true,
-		},
-		{
-			StreamName:    "Watch",
-			Handler:       _Fleet_Watch_Handler,
 			ServerStreams: true,
 		},
 	},
