@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/aim-control/aimlock/internal/nomadapi/nomadtest"
 	"github.com/aim-control/aimlock/plugin"
 	"github.com/aim-control/aimlock/plugin/builtin"
 	"github.com/aim-control/aimlock/plugin/plugintest"
@@ -115,17 +116,61 @@ func TestConformance(t *testing.T) {
 		conform(t, "prometheus+process+nomad_stop",
 			plugintest.Case{Name: "prometheus", Kind: plugin.KindGate, Config: fmt.Sprintf(`{"address": %q, "query": "up", "threshold": "value < 1"}`, web.URL), Refused: []string{`{"address": "here", "query": "up", "threshold": "value < 1"}`}, Verdict: plugin.Pass},
 			plugintest.Case{Name: "process", Kind: plugin.KindEvidence, Lock: plugin.Lock{Holder: plugin.Holder{Host: "elsewhere", PID: 7}}, Facts: map[string]any{"local": false, "alive": plugintest.Unknown}},
-			plugintest.Case{Name: "nomad_stop", Kind: plugin.KindBreaker, Config: fmt.Sprintf(`{"nomad_address": %q}`, gone.URL), Outcome: plugin.NotApplicable})
+			plugintest.Case{Name: "nomad_stop, no allocation", Kind: plugin.KindBreaker, Config: nomadAt(gone.URL, ""), Outcome: plugin.NotApplicable},
+			stops(t, "stop", "global"), stops(t, "region-stop", "west"))
 	})
 	t.Run("consul_checks, nomad_alloc", func(t *testing.T) {
 		t.Parallel()
 		conform(t, "consul_checks+nomad_alloc",
 			plugintest.Case{Name: "consul_checks", Kind: plugin.KindGate, Config: atConsul(`"service": "s", "min_passing_percent": 100`), Verdict: plugin.Pass},
-			plugintest.Case{Name: "nomad_alloc", Kind: plugin.KindEvidence, Config: fmt.Sprintf(`{"nomad_address": %q}`, gone.URL), Facts: map[string]any{"alloc_id": nil, "gone": nil}})
+			plugintest.Case{Name: "nomad_alloc, no allocation", Kind: plugin.KindEvidence, Config: nomadAt(gone.URL, ""), Facts: map[string]any{"alloc_id": nil, "gone": nil}},
+			alloc(t, "alloc-running", "global", "running", "run", "ready", "stays"), alloc(t, "alloc-lost", "global", "lost", "stop", "down", "stays"),
+			alloc(t, "region-alloc", "west", "running", "run", "ready", "victim"),
+			plugintest.Case{
+				Name: "nomad_alloc, collected", Kind: plugin.KindEvidence, Config: nomadAt(nomadtest.Serve(t, "alloc-gone").Addr, ""),
+				Lock:  plugin.Lock{Holder: plugin.Holder{AllocID: nomadtest.AllocOf(t, "alloc-gone"), AllocRegion: "global"}},
+				Facts: map[string]any{"gone": true, "client_status": nil},
+			})
 	})
-	t.Run("nomad_deployment", func(t *testing.T) {
+	t.Run("nomad_deployment, nomad", func(t *testing.T) {
 		t.Parallel()
-		conform(t, "nomad_deployment",
-			plugintest.Case{Name: "nomad_deployment", Kind: plugin.KindGate, Config: fmt.Sprintf(`{"nomad_address": %q, "job": "web"}`, gone.URL), Verdict: plugin.Undecided})
+		gate := func(recording, rest string, want plugin.Verdict) plugintest.Case {
+			return plugintest.Case{Name: "nomad_deployment, " + recording, Kind: plugin.KindGate, Config: nomadAt(nomadtest.Serve(t, recording).Addr, rest), Verdict: want}
+		}
+		clients := func(recording, rest string) plugintest.Case {
+			return plugintest.Case{Name: "nomad, " + recording, Kind: plugin.KindFleet, Config: nomadAt(nomadtest.Serve(t, recording).Addr, rest), Nodes: []string{"client"}}
+		}
+		conform(t, "nomad_deployment+nomad",
+			plugintest.Case{Name: "nomad_deployment, down", Kind: plugin.KindGate, Config: nomadAt(gone.URL, `"job": "web"`), Verdict: plugin.Undecided},
+			gate("deployment-successful", `"job": "web"`, plugin.Pass), gate("deployment-failed", `"job": "bad"`, plugin.Fail), gate("deployment-running", `"job": "slow"`, plugin.Pending),
+			gate("deployment-no-job", `"job": "nope"`, plugin.Undecided), gate("region-deployment", `"job": "web", "region": "west"`, plugin.Pass),
+			clients("fleet-down", ""), clients("region-fleet", `"region": "west", "meta": {"rack": "r1"}`))
 	})
+}
+
+// nomadAt is the configuration of a built-in that asks the Nomad at addr.
+func nomadAt(addr, rest string) string {
+	return strings.Replace(fmt.Sprintf(`{"nomad_address": %q, %s}`, addr, rest), ", }", "}", 1)
+}
+
+// alloc is a case of nomad_alloc, of what a real Nomad answered.
+func alloc(t *testing.T, recording, region, client, desired, node, job string) plugintest.Case {
+	t.Helper()
+	id := nomadtest.AllocOf(t, recording)
+	return plugintest.Case{
+		Name: "nomad_alloc, " + recording, Kind: plugin.KindEvidence, Config: nomadAt(nomadtest.Serve(t, recording).Addr, ""),
+		Lock:  plugin.Lock{Holder: plugin.Holder{AllocID: id, AllocRegion: region}},
+		Facts: map[string]any{"alloc_id": id, "gone": false, "client_status": client, "desired_status": desired, "node_status": node, "job": job},
+	}
+}
+
+// stops is a case of nomad_stop, of what a real Nomad answered.
+func stops(t *testing.T, recording, region string) plugintest.Case {
+	t.Helper()
+	nomad := nomadtest.Serve(t, recording)
+	return plugintest.Case{
+		Name: "nomad_stop, " + recording, Kind: plugin.KindBreaker, Config: nomadAt(nomad.Addr, ""), Outcome: plugin.Done,
+		Lock:    plugin.Lock{Holder: plugin.Holder{AllocID: nomadtest.AllocOf(t, recording), AllocRegion: region}},
+		Effects: func() string { return fmt.Sprintf("it was asked to stop it %d times", nomad.Asked("PUT ")) },
+	}
 }

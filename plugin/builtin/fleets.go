@@ -73,10 +73,10 @@ func (f *consulFleet) List(ctx context.Context) (*plugin.Listing, error) {
 }
 
 type nomadFleet struct {
-	Region     string            `config:"region"`
-	NodePool   string            `config:"node_pool"`
-	NodeClass  string            `config:"node_class"`
-	Datacenter string            `config:"datacenter"`
+	Region     string            `config:"region" doc:"the region whose clients are listed; left out: NOMAD_REGION, or that of the Nomad that is asked"`
+	NodePool   string            `config:"node_pool" doc:"only clients of this node pool"`
+	NodeClass  string            `config:"node_class" doc:"only clients of this node class"`
+	Datacenter string            `config:"datacenter" doc:"only clients of this datacenter"`
 	Meta       map[string]string `config:"meta" doc:"pairs that a client's metadata must have"`
 	Filter     string            `config:"filter" doc:"an expression in Nomad's own filter language"`
 	nomadConfig

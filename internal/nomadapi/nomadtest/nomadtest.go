@@ -21,6 +21,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -84,22 +85,35 @@ func AllocOf(t testing.TB, name string) string {
 // that were not made then fail the test.
 func Replay(t testing.TB, name string) *nomadapi.Client {
 	t.Helper()
-	rec := load(t, name)
-	var mu sync.Mutex
+	c, err := nomadapi.New(nomadapi.Config{Address: Serve(t, name).Addr, Token: "00000000-0000-0000-0000-000000000000"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Server gives the answers of a recording.
+type Server struct {
+	// Addr is its URL.
+	Addr string
+
+	mu    sync.Mutex
+	rec   *Recording
+	asked []string
+}
+
+// Serve serves the answers of a recording until the test ends. Requests that were
+// not made then fail the test.
+func Serve(t testing.TB, name string) *Server {
+	t.Helper()
+	s := &Server{rec: load(t, name)}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
 		is := requestOf(r)
-		i := slices.IndexFunc(rec.Exchanges, func(e Exchange) bool { return e.Request == is })
-		if i < 0 {
+		e, ok := s.answer(is)
+		if !ok {
 			t.Errorf("recording %s has no answer to %s", name, is)
 			w.WriteHeader(http.StatusTeapot)
 			return
-		}
-		e := rec.Exchanges[i]
-		// The last answer to a request stands for all that follow.
-		if slices.ContainsFunc(rec.Exchanges[i+1:], func(e Exchange) bool { return e.Request == is }) {
-			rec.Exchanges = slices.Delete(rec.Exchanges, i, i+1)
 		}
 		if e.Index > 0 {
 			w.Header().Set(indexHeader, strconv.FormatUint(e.Index, 10))
@@ -116,11 +130,37 @@ func Replay(t testing.TB, name string) *nomadapi.Client {
 		_, _ = w.Write(body)
 	}))
 	t.Cleanup(srv.Close)
-	c, err := nomadapi.New(nomadapi.Config{Address: srv.URL, Token: "00000000-0000-0000-0000-000000000000"})
-	if err != nil {
-		t.Fatal(err)
+	s.Addr = srv.URL
+	return s
+}
+
+// Asked counts the requests whose method and path begin so.
+func (s *Server) Asked(begin string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, is := range s.asked {
+		if strings.HasPrefix(is, begin) {
+			n++
+		}
 	}
-	return c
+	return n
+}
+
+func (s *Server) answer(is string) (Exchange, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = append(s.asked, is)
+	i := slices.IndexFunc(s.rec.Exchanges, func(e Exchange) bool { return e.Request == is })
+	if i < 0 {
+		return Exchange{}, false
+	}
+	e := s.rec.Exchanges[i]
+	// The last answer to a request stands for all that follow.
+	if slices.ContainsFunc(s.rec.Exchanges[i+1:], func(e Exchange) bool { return e.Request == is }) {
+		s.rec.Exchanges = slices.Delete(s.rec.Exchanges, i, i+1)
+	}
+	return e, true
 }
 
 // requestOf leaves out of a request what differs from one to the next: how long
