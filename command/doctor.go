@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"flag"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/aim-control/aimlock/examples/acl"
 	"github.com/aim-control/aimlock/internal/doctor"
 	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/internal/version"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
@@ -23,8 +25,8 @@ func newDoctor(m *Meta) *command {
 		Usage:    "[options]",
 		Description: `Looks at what aimlock depends on: Consul, its leader, its clock and what it takes,
 the rights of the token against the roles of "aimlock acl", the agents, the
-locksmith, the policies applied, locks and rollouts in trouble, and Nomad where it
-is configured. Each finding says how it is mended.
+locksmith, the policies applied, locks and rollouts in trouble, and Nomad and
+plugins where they are configured. Each finding says how it is mended.
 
 It changes nothing, unless -try is given: then it takes the lock aimlock.doctor
 and lets go of it. It exits 1 if something does not work.`,
@@ -77,6 +79,8 @@ func (m *Meta) doctor(ctx context.Context, cfg doctor.Config) error {
 			return err
 		}
 	}
+	cfg.Version = version.Get().Version
+	cfg.Plugins = m.tryPlugins
 	findings, bad := []doctor.Finding{}, 0
 	err = doctor.Examine(ctx, cfg, func(f doctor.Finding) {
 		findings = append(findings, f)
@@ -102,4 +106,29 @@ func (m *Meta) doctor(ctx context.Context, cfg doctor.Config) error {
 		return exit(ExitFailed)
 	}
 	return nil
+}
+
+// tryPlugins starts each plugin that is configured.
+func (m *Meta) tryPlugins(ctx context.Context) []doctor.Plugin {
+	h := m.Plugins()
+	var out []doctor.Plugin
+	if err := h.Err(); err != nil {
+		out = append(out, doctor.Plugin{Name: "the folder", Err: err})
+	}
+	for _, name := range h.Names() {
+		p, err := m.findPlugin(name)
+		if err != nil {
+			out = append(out, doctor.Plugin{Name: name, Err: err})
+			continue
+		}
+		d := doctor.Plugin{Name: name, What: "starts, and may be used"}
+		for _, c := range m.verifyPlugin(ctx, p).Checks {
+			if !c.OK {
+				d.Err = fmt.Errorf("%s: %s", c.Check, c.Why)
+				break
+			}
+		}
+		out = append(out, d)
+	}
+	return out
 }

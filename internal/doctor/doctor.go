@@ -47,10 +47,20 @@ type Config struct {
 	Params acl.Params
 	// Nomad may be nil: then it is not looked at.
 	Nomad *nomadapi.Client
+	// Version is this program's; agents of another are told.
+	Version string
+	// Plugins tries each one that is configured; nil where none is.
+	Plugins func(context.Context) []Plugin
 	// TryLock takes a lock and lets go of it, the one thing that writes.
 	TryLock bool
 	// Now is this machine's clock.
 	Now func() time.Time
+}
+
+// Plugin is how the trial of one went. Err is nil if it may be used.
+type Plugin struct {
+	Name, What string
+	Err        error
 }
 
 // patience bounds each part of an examination.
@@ -68,7 +78,7 @@ func Examine(ctx context.Context, cfg Config, tell func(Finding)) error {
 		e.part(ctx, e.rights)
 		return context.Cause(ctx)
 	}
-	for _, part := range []func(context.Context) bool{e.transactions, e.rights, e.agents, e.locksmith, e.policies, e.locks, e.rollouts, e.nomad, e.try} {
+	for _, part := range []func(context.Context) bool{e.transactions, e.rights, e.agents, e.locksmith, e.policies, e.locks, e.rollouts, e.nomad, e.plugins, e.try} {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

@@ -1,11 +1,15 @@
 package doctor
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/examples/acl"
 	"github.com/aim-control/aimlock/internal/consulkv"
@@ -146,5 +150,30 @@ func TestRulesAreQuestions(t *testing.T) {
 		if got, err := parseRules(bad); err == nil {
 			t.Errorf("%s is read as %+v", bad, got)
 		}
+	}
+}
+
+// Agents of another version and plugins that do not start are told.
+func TestVersionsAndPlugins(t *testing.T) {
+	t.Parallel()
+	got := examine(t, 0, func(cfg *Config) {
+		cfg.Version = "2.0.0"
+		for node, version := range map[string]string{"a": "1.9.0", "b": "2.0.0", "c": "1.9.0\x1b[2J"} {
+			err := cfg.Consul.API().Agent().ServiceRegister(&api.AgentServiceRegistration{
+				ID: "aimlock-agent-" + node, Name: "aimlock-agent", Meta: map[string]string{"node": node, "version": version},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		cfg.Plugins = func(context.Context) []Plugin {
+			return []Plugin{{Name: "oncall", Err: errors.New("checksum: it is another file")}}
+		}
+	})
+	if f := got["versions"]; f.Result != Note || !strings.Contains(f.Detail, `1 of "1.9.0"`) || strings.Contains(f.Detail, "\x1b") || strings.Contains(f.Detail, `of "2.0.0"`) {
+		t.Errorf("versions: %+v", f)
+	}
+	if f := got["plugins"]; f.Result != Failed || !strings.Contains(f.Detail, "oncall: checksum") || !strings.Contains(f.Mend, "plugin verify oncall") {
+		t.Errorf("plugins: %+v", f)
 	}
 }

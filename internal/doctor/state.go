@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -39,7 +40,11 @@ func (e *examination) agents(ctx context.Context) bool {
 		return e.fail("agents", "", "%s", e.Consul.Classify("list the agents", err))
 	}
 	var down []string
+	others := map[string]int{}
 	for _, s := range list {
+		if v := s.Service.Meta["version"]; v != e.Version {
+			others[v]++
+		}
 		if s.Checks.AggregatedStatus() != api.HealthPassing {
 			node := s.Service.Meta["node"]
 			if node == "" {
@@ -53,9 +58,33 @@ func (e *examination) agents(ctx context.Context) bool {
 	case len(list) == 0:
 		return e.note("agents", "start one on each machine, `aimlock agent -node NAME -state-dir DIR`, or let consul-template run `aimlock agent apply`", "no agent is registered, or the token may not see them (service:read): a rollout would reach no node")
 	case len(down) > 0:
-		return e.warn("agents", "look at the machines and at their agents' logs; a rollout counts them as unreachable", "%s, and of %d the check is not passing: %s", text.Count(len(list), "agent"), len(down), some(down))
+		e.warn("agents", "look at the machines and at their agents' logs; a rollout counts them as unreachable", "%s, and of %d the check is not passing: %s", text.Count(len(list), "agent"), len(down), some(down))
+	default:
+		e.ok("agents", "%s, all passing", text.Count(len(list), "agent"))
 	}
-	return e.ok("agents", "%s, all passing", text.Count(len(list), "agent"))
+	if len(others) > 0 {
+		var parts []string
+		for _, v := range slices.Sorted(maps.Keys(others)) {
+			parts = append(parts, fmt.Sprintf("%d of %q", others[v], text.Clip(text.Printable(v), 40)))
+		}
+		e.note("versions", "put this version on those machines, when it suits: what an older agent does not know it refuses, and says so", "agents of other versions than this one (%s): %s", e.Version, strings.Join(parts[:min(len(parts), named)], ", "))
+	}
+	return true
+}
+
+// plugins tries those that are configured here.
+func (e *examination) plugins(ctx context.Context) bool {
+	if e.Plugins == nil {
+		return true
+	}
+	for _, p := range e.Plugins(ctx) {
+		if p.Err != nil {
+			e.fail("plugins", "`aimlock plugin verify "+text.Printable(p.Name)+"` tells more", "%s: %s", text.Printable(p.Name), text.Printable(p.Err.Error()))
+			continue
+		}
+		e.ok("plugins", "%s %s", text.Printable(p.Name), p.What)
+	}
+	return true
 }
 
 // locksmith looks at who guards the locks.
