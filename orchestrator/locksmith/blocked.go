@@ -52,7 +52,7 @@ func (w *waiter) blocked(ctx context.Context, all []*Verdict) (*Hold, time.Durat
 				return h, owe, nil
 			case errors.As(err, &w.refusal):
 				askAgain = time.Now().Add(time.Second)
-			case errors.Is(err, errChanged), errors.Is(err, errLetGo), errors.Is(err, errRaced), errors.Is(err, errCooling):
+			case errors.Is(err, errChanged), errors.Is(err, errStep), errors.Is(err, errLetGo), errors.Is(err, errRaced), errors.Is(err, errCooling):
 				w.req.Notify(Notice{Kind: NoticeStopped, Lock: front.Snapshot.Name, Text: err.Error()})
 				return nil, 0, nil
 			default:

@@ -21,6 +21,8 @@ var (
 	errLetGo = errors.New("the lock was let go")
 	// errChanged: what the verdict rested on changed; judge anew.
 	errChanged = errors.New("what the verdict rested on changed")
+	// errStep: a step failed, and what comes after it was not done.
+	errStep = errors.New("a step of the policy failed")
 )
 
 // NotPermittedError says that a HOT lock may not be broken now.
@@ -199,7 +201,7 @@ func (c *Client) startBreak(ctx context.Context, targets []*target, notify func(
 	for _, t := range targets {
 		c.onBreak(t.key, &t.rec)
 	}
-	notify(Notice{Kind: NoticeBreaking, Lock: b.names(), Text: "breaking by rule " + targets[0].rec.Rule})
+	notify(Notice{Kind: NoticeBreaking, Lock: b.names(), Text: "by rule " + targets[0].rec.Rule})
 	return b, nil
 }
 

@@ -101,6 +101,9 @@ func (c *Client) Break(ctx context.Context, req BreakRequest) (*Broken, error) {
 		if lost := req.Under.lostBy(err); lost != nil {
 			return out, lost
 		}
+		if errors.Is(err, errStep) && !errors.Is(err, errChanged) {
+			return out, fmt.Errorf("lock %s is not broken: %w", req.Name, err)
+		}
 		if !errors.Is(err, errChanged) && !errors.Is(err, errLetGo) {
 			return out, err
 		}
@@ -165,7 +168,7 @@ func (c *Client) dryRun(ctx context.Context, v *Verdict, out *Broken) error {
 	}
 	for _, st := range v.Policy.Break.Steps {
 		line := stepText(st)
-		if run, _, why := st.Applies(v.Facts); !run {
+		if run, why := applies(st, v); !run {
 			line += " (skipped: " + why + ")"
 		}
 		out.Plan = append(out.Plan, line)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +26,9 @@ type fakeNomad struct {
 	err     error
 }
 
+// collected is the status of an allocation that Nomad forgot.
+const collected = "collected"
+
 var _ evidence.Nomad = (*fakeNomad)(nil)
 
 func newFakeNomad() *fakeNomad {
@@ -35,6 +39,9 @@ func (n *fakeNomad) Alloc(ctx context.Context, ref evidence.AllocRef, since evid
 	for {
 		n.mu.Lock()
 		a, now, changed, err := &evidence.Alloc{ID: ref.ID, ClientStatus: n.status, DesiredStatus: "run", NodeStatus: "ready", Job: "j"}, n.index, n.changed, n.err
+		if n.status == collected {
+			a = &evidence.Alloc{ID: ref.ID, Gone: true}
+		}
 		n.mu.Unlock()
 		if err != nil || since.Index < now {
 			return a, now, err
@@ -60,8 +67,11 @@ func (n *fakeNomad) set(status string) {
 func (n *fakeNomad) Stop(_ context.Context, ref evidence.AllocRef) error {
 	n.mu.Lock()
 	n.stopped = append(n.stopped, ref.ID)
-	then := n.onStop
+	then, gone := n.onStop, n.status == collected
 	n.mu.Unlock()
+	if gone {
+		return errors.New("HTTP 404: allocation not found")
+	}
 	if then != nil {
 		then()
 	}
@@ -205,9 +215,29 @@ func TestStepNomadStopWithoutNomad(t *testing.T) {
 				step "take" {}
 			}
 		}`))
-		if _, err := c.Break(t.Context(), BreakRequest{Name: "a"}); !errors.Is(err, errNotHere) {
+		if _, err := c.Break(t.Context(), BreakRequest{Name: "a"}); !errors.Is(err, errNotHere) || !strings.Contains(err.Error(), "a step of the policy failed: nomad_stop") {
 			t.Fatalf("got %v", err)
 		}
+		// It is not tried again at once, and once more, and each time written down.
+		if got := w.outcomes("a"); got != "aborted" {
+			t.Errorf("breaks: %s", got)
+		}
 		w.stillHolds(old)
+	})
+}
+
+// There is nothing to stop of an allocation that Nomad collected, and its lock is
+// broken all the same: by the shipped policy too.
+func TestStepNomadStopOfAnAllocationThatIsGone(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		n := newFakeNomad()
+		n.set(collected)
+		w.acquire(w.client(asElsewhere, inAlloc), one("a"))
+		p := w.acquiring(w.client(withNomad(n)), one("a"))
+		w.stillHolds(p.wait(3 * time.Minute))
+		if got := w.outcomes("a"); got != "taken" || len(n.stops()) != 0 {
+			t.Fatalf("breaks: %s, stopped %v", got, n.stops())
+		}
 	})
 }

@@ -486,7 +486,7 @@ func (s *slots) breakOne(ctx context.Context) (*Hold, error) {
 		case errors.As(err, &l.w.refusal):
 			l.ask = time.Now().Add(time.Second)
 			l.w.tell(v)
-		case errors.Is(err, errChanged), errors.Is(err, errLetGo), errors.Is(err, errRaced), errors.Is(err, errCooling), errors.Is(err, errElsewhere):
+		case errors.Is(err, errChanged), errors.Is(err, errStep), errors.Is(err, errLetGo), errors.Is(err, errRaced), errors.Is(err, errCooling), errors.Is(err, errElsewhere):
 			s.req.Notify(Notice{Kind: NoticeStopped, Lock: l.name(), Text: err.Error()})
 			return nil, s.reread(ctx, l)
 		default:

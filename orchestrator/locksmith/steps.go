@@ -51,7 +51,7 @@ func (b *breaking) groups() []*group {
 
 // steps runs the policies' steps up to take. take is true if all policies come
 // to that; errLetGo if a lock was let go before, errChanged if one is not HOT
-// any more or a step failed.
+// any more, errStep if a step failed.
 func (b *breaking) steps(ctx context.Context) (take bool, err error) {
 	for _, g := range b.groups() {
 		take, err := b.stepsOf(ctx, g)
@@ -65,7 +65,7 @@ func (b *breaking) steps(ctx context.Context) (take bool, err error) {
 func (b *breaking) stepsOf(ctx context.Context, g *group) (take bool, err error) {
 	first := g.targets[0]
 	for _, st := range g.policy.Break.Steps {
-		run, _, why := st.Applies(first.v.Facts)
+		run, why := applies(st, first.v)
 		if !run {
 			g.log(st.Kind, "skipped", why)
 			continue
@@ -94,7 +94,7 @@ func (b *breaking) stepsOf(ctx context.Context, g *group) (take bool, err error)
 			}
 			g.log(st.Kind, "failed", err.Error())
 			if st.OnError != policies.OnErrorContinue {
-				return false, fmt.Errorf("%w: step %s: %w", errChanged, st.Kind, err)
+				return false, fmt.Errorf("%w: %s: %w", errStep, st.Kind, err)
 			}
 		} else {
 			g.log(st.Kind, "done", detail)
@@ -117,6 +117,18 @@ func (b *breaking) stepsOf(ctx context.Context, g *group) (take bool, err error)
 		}
 	}
 	return false, nil
+}
+
+// applies reports whether a step is to be run, and why not.
+func applies(st *policies.Step, v *Verdict) (run bool, why string) {
+	if run, _, why = st.Applies(v.Facts); !run {
+		return false, why
+	}
+	if a := v.Snapshot.Alloc; st.Kind == policies.StepNomadStop && a != nil && a.Gone {
+		// To stop it would fail, and so would every break of its lock.
+		return false, "Nomad collected the allocation: there is nothing to stop"
+	}
+	return true, ""
 }
 
 func stepText(st *policies.Step) string {
