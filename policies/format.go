@@ -6,6 +6,8 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/hashicorp/hcl/v2/hclwrite"
+
+	"github.com/aim-control/aimlock/internal/hclsafe"
 )
 
 // Format returns src in the canonical layout: two spaces of indentation, equal
@@ -17,6 +19,9 @@ func Format(filename string, src []byte) ([]byte, hcl.Diagnostics) {
 		var l loader
 		l.add(source{name: filename, bytes: src})
 		return nil, l.diags
+	}
+	if diags := hclsafe.CheckText(src, filename); diags.HasErrors() {
+		return nil, diags
 	}
 	tokens, _ := hclsyntax.LexConfig(src, filename, hcl.Pos{Line: 1, Column: 1})
 	if diags := checkShape(tokens); diags.HasErrors() {

@@ -16,6 +16,8 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
+
+	"github.com/aim-control/aimlock/internal/hclsafe"
 )
 
 // Set is the policies of one or more files, in order.
@@ -238,6 +240,10 @@ func (l *loader) parse(src source) *hclsyntax.Body {
 		return nil
 	}
 	l.files[src.name] = &hcl.File{Bytes: src.bytes}
+	if diags := hclsafe.CheckText(src.bytes, src.name); diags.HasErrors() {
+		l.diags = append(l.diags, diags...)
+		return nil
+	}
 	tokens, _ := hclsyntax.LexConfig(src.bytes, src.name, start) // the parser reports its errors
 	if diags := checkShape(tokens); diags.HasErrors() {
 		l.diags = append(l.diags, diags...)

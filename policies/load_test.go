@@ -175,7 +175,7 @@ func TestHostileInput(t *testing.T) {
 		"nested replace": {when(strings.Repeat("replace(", 20) + "\"aaaaaaaaaaaaaaaa\"" +
 			strings.Repeat(", \"a\", \"aaaaaaaaaaaaaaaa\")", 20) + " == \"\""), "longer than"},
 		"not UTF-8":    {when("holder.host == \"\xff\xfe\""), "Invalid"},
-		"a NUL":        {when("holder.host == \"\x00\""), ""},
+		"a NUL":        {when("holder.host == \"\x00\""), "Invalid text"},
 		"a bare NUL":   {when("holder.\x00alive"), "Invalid"},
 		"UTF-16":       {"\xff\xfep\x00o\x00", "Invalid"},
 		"JSON":         {`{"policy": {"a": {"locks": ["**"]}}}`, "Argument or block definition required"},

@@ -55,6 +55,8 @@ func BenchmarkLocksmith10kLocks(b *testing.B) {
 	// remembers, most of it in its first minutes.
 	b.Run("watching", func(b *testing.B) { watch10k(b, c, "-dry-run") })
 	b.Run("leading", func(b *testing.B) { watch10k(b, c) })
+	// Each lock is written down whole once, with every fact of it.
+	b.Run("with a journal", func(b *testing.B) { watch10k(b, c, "-dry-run", "-journal", b.TempDir()) })
 }
 
 func watch10k(b *testing.B, c *harness.Consul, args ...string) {

@@ -7,8 +7,10 @@
 package hclsafe
 
 import (
+	"bytes"
 	"fmt"
 	"regexp"
+	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -22,14 +24,44 @@ const (
 	MaxOperators = 8192
 )
 
-// ParseConfig is hclsyntax.ParseConfig. The file is nil where the text is nested
-// too deeply.
+// ParseConfig is hclsyntax.ParseConfig. The file is nil where it is no text, or is
+// nested too deeply.
 func ParseConfig(src []byte, filename string) (*hcl.File, hcl.Diagnostics) {
+	if diags := CheckText(src, filename); diags.HasErrors() {
+		return nil, diags
+	}
 	tokens, _ := hclsyntax.LexConfig(src, filename, hcl.InitialPos)
 	if diags := Check(tokens); diags.HasErrors() {
 		return nil, diags
 	}
 	return hclsyntax.ParseConfig(src, filename, hcl.InitialPos)
+}
+
+// CheckText refuses what is not UTF-8, or holds a zero byte, by one error: of a file
+// that is no text the parser has something to say at every character.
+func CheckText(src []byte, filename string) hcl.Diagnostics {
+	at := bytes.IndexByte(src, 0)
+	for i := 0; i < len(src) && (at < 0 || i < at); {
+		r, n := utf8.DecodeRune(src[i:])
+		if r == utf8.RuneError && n == 1 {
+			at = i
+			break
+		}
+		i += n
+	}
+	if at < 0 {
+		return nil
+	}
+	pos := hcl.Pos{Line: 1 + bytes.Count(src[:at], []byte("\n")), Byte: at}
+	pos.Column = 1 + utf8.RuneCount(src[1+bytes.LastIndexByte(src[:at], '\n'):at])
+	end := pos
+	end.Byte++
+	end.Column++
+	return hcl.Diagnostics{{
+		Severity: hcl.DiagError, Summary: "Invalid text",
+		Detail:  "This is not text in UTF-8: it is another kind of file, or was saved in another encoding.",
+		Subject: &hcl.Range{Filename: filename, Start: pos, End: end},
+	}}
 }
 
 // ParseTemplate is hclsyntax.ParseTemplate.

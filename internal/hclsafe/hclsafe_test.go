@@ -103,3 +103,28 @@ func FuzzCheck(f *testing.F) {
 		}
 	})
 }
+
+// What is no text is one error, at the first byte that is none.
+func TestNoText(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		src          string
+		line, column int
+	}{
+		"a zero byte":  {"a = 1\nb\x00 = 2\x00\x00\n", 2, 2},
+		"latin 1":      {"# gr\xfc\xdfe\na = 1\n", 1, 5},
+		"another file": {"\x7fELF\x02\x01\x01\x00\x00\xff\xfe", 1, 8},
+		"after text":   {"a = \"ü\"\xff\n", 1, 8},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file, diags := hclsafe.ParseConfig([]byte(tc.src), "f.hcl")
+			if file != nil || len(diags) != 1 || diags[0].Summary != "Invalid text" || diags[0].Subject.Start.Line != tc.line || diags[0].Subject.Start.Column != tc.column {
+				t.Fatalf("%v", diags)
+			}
+		})
+	}
+	if diags := hclsafe.CheckText([]byte("a = \"ü\" # \U0001f512\n"), "f.hcl"); diags != nil {
+		t.Errorf("text is refused: %v", diags)
+	}
+}
