@@ -78,6 +78,10 @@ func (f *locksmithFlags) register(fs *flag.FlagSet) {
 // daemon that watches ten thousand locks has time, and its neighbours memory.
 const daemonGC = 40
 
+// journalGC is daemonGC where a journal is kept: at the start every fact of every
+// lock is made, written and thrown away.
+const journalGC = 25
+
 // guardPolicies reads the policies, and prints what is wrong with them.
 func (m *Meta) guardPolicies() (*policies.Set, error) {
 	set, diags := m.loadPolicySet(nil)
@@ -150,7 +154,11 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 	}
 	if !f.once {
 		if m.Env("GOGC") == "" {
-			debug.SetGCPercent(daemonGC)
+			percent := daemonGC
+			if rec != nil {
+				percent = journalGC
+			}
+			debug.SetGCPercent(percent)
 		}
 		var stop func()
 		cfg.Reload, stop = signals.Hangups()
