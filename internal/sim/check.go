@@ -36,6 +36,8 @@ const (
 	InvParallel  = "max_parallel"
 	InvFailures  = "failure budget"
 	InvEpoch     = "a recovery raises the epoch"
+	InvApproval  = "no break without an approval"
+	InvGate      = "nothing passes a gate that did not pass"
 	InvConverges = "everything converges"
 )
 
@@ -79,8 +81,14 @@ type checker struct {
 	freed    map[string]bool
 	silences map[string]time.Time
 	suspends bool
+	// approvals are those that stand, and nodes those that have had an order of a
+	// rollout, by its name.
+	approvals map[string]records.Request
+	nodes     map[string]map[string]bool
 
 	mu sync.Mutex
+	// gates are the rollouts whose gate has passed.
+	gates map[string]bool
 	// accepted is the highest order that each node had on disk.
 	accepted map[string]orchestrator.Order
 }
@@ -88,13 +96,14 @@ type checker struct {
 func newChecker(w *World) *checker {
 	c := &checker{w: w}
 	c.reset()
-	c.accepted = map[string]orchestrator.Order{}
+	c.accepted, c.gates = map[string]orchestrator.Order{}, map[string]bool{}
 	return c
 }
 
 func (c *checker) reset() {
 	c.locks, c.progress = map[string]*lockModel{}, map[string]time.Time{}
 	c.up, c.freed = map[string]bool{}, map[string]bool{}
+	c.approvals, c.nodes = map[string]records.Request{}, map[string]map[string]bool{}
 	c.work, c.breaks, c.spent = map[string]workRecord{}, map[string]records.Break{}, map[string]time.Time{}
 	c.desired, c.actual = map[string]map[string]records.Desired{}, map[string]map[string]records.Actual{}
 	c.given, c.silences = map[string]time.Time{}, map[string]time.Time{}
@@ -259,6 +268,12 @@ func (c *checker) key(k state.KVChange, now time.Time, x *exchange) {
 				c.silences[name] = rec.Expires
 			}
 		}
+	case strings.HasPrefix(key, string(p)+"approvals/"):
+		delete(c.approvals, name)
+		var rec records.Request
+		if k.After != nil && json.Unmarshal(k.After.Value, &rec) == nil {
+			c.approvals[name] = rec
+		}
 	case key == p.PolicySuspended():
 		c.suspends = k.After != nil
 	case key == p.Epoch() && k.After != nil:
@@ -396,6 +411,9 @@ func (c *checker) holdEnded(name string, m *lockModel, k state.KVChange, s state
 	if until := c.silences[name]; now.Before(until) {
 		c.w.fail(InvBrakes, "%s broke %s (token %d), which is silenced until %s", x.inc, name, m.index, until.Sub(c.w.start))
 	}
+	if a, ok := c.approvals[name]; c.w.plan.Manual && (!ok || a.Session != m.session || a.Token != m.index || !now.Before(a.Expires)) {
+		c.w.fail(InvApproval, "%s broke %s (token %d), and what lets it is %+v", x.inc, name, m.index, a)
+	}
 	if c.suspends {
 		c.w.fail(InvBrakes, "%s broke %s (token %d) while all breaking is suspended", x.inc, name, m.index)
 	}
@@ -484,69 +502,6 @@ func (c *checker) use(name string, now time.Time) {
 		c.w.fail(InvQuiesce, "the first work under lock %s (token %d) came %s after the hold before it ended: %s were owed", name, m.index, free, m.owed)
 	}
 	m.used = true
-}
-
-// ordered looks at an order for a node.
-func (c *checker) ordered(k state.KVChange, now time.Time) {
-	var d records.Desired
-	if k.After == nil || json.Unmarshal(k.After.Value, &d) != nil {
-		return
-	}
-	rest := strings.TrimPrefix(k.Key(), c.w.keys.DesiredRoot())
-	config, node, _ := strings.Cut(rest, "/")
-	c.underLock(config, "", d.Token, k.Key())
-	c.use(config, now)
-	sub(c.desired, config)[node] = d
-	c.given[config+"/"+node], c.freed[config+"/"+node] = now, !c.up[node]
-	if d.Action != "" && d.Action != records.ActionApply {
-		return
-	}
-	flying := 0
-	for n, o := range c.desired[config] {
-		if id := config + "/" + n; o.Rollout == d.Rollout && o.Action != records.ActionRestore && now.Sub(c.given[id]) < nodeDeadline && !c.freed[id] && !c.answeredOrder(config, n, o.Order) {
-			flying++
-		}
-	}
-	if flying > maxParallel {
-		c.w.fail(InvParallel, "rollout %s has %d nodes in flight: %d are allowed", d.Rollout, flying, maxParallel)
-	}
-}
-
-func (c *checker) answeredOrder(config, node string, o orchestrator.Order) bool {
-	a, ok := c.actual[config][node]
-	return ok && (!a.Order.Less(o) || a.Refused != nil && *a.Refused == o)
-}
-
-// header looks at the state of a rollout.
-func (c *checker) header(k state.KVChange) {
-	var h orchestrator.Header
-	if k.After == nil || json.Unmarshal(k.After.Value, &h) != nil {
-		return
-	}
-	if h.Counts.Total() != h.Total {
-		c.w.fail(InvClass, "rollout %s has %d nodes, and %d in its classes: %v", h.ID, h.Total, h.Counts.Total(), h.Counts)
-	}
-	if h.FinishedAt != nil && h.State != orchestrator.Superseded && h.Counts[orchestrator.ClassPending] != 0 {
-		c.w.fail(InvClass, "rollout %s is %s, and %d of its nodes are in no class", h.ID, h.State, h.Counts[orchestrator.ClassPending])
-	}
-	if h.State == orchestrator.Succeeded && h.Counts[orchestrator.ClassFailed] > maxFailed {
-		c.w.fail(InvFailures, "rollout %s succeeded with %d failed nodes: %d are allowed", h.ID, h.Counts[orchestrator.ClassFailed], maxFailed)
-	}
-}
-
-// raised: after a recovery every order is above all that were given before.
-func (c *checker) raised(k state.KVChange) {
-	n, ok := atou(string(k.After.Value))
-	if !ok {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for node, o := range c.accepted {
-		if n <= o.Epoch {
-			c.w.fail(InvEpoch, "the epoch was raised to %d, and node %s has accepted an order of epoch %d", n, node, o.Epoch)
-		}
-	}
 }
 
 // stepped looks at a node's disk between two writes.

@@ -52,7 +52,7 @@ func (w *World) happen(e Event) {
 		}
 		a.twin.start()
 		w.after(e.For+e.For/2, "end of "+a.twin.name, a.twin.kill)
-	case evPut, evDelete, evSilence, evSuspend, evCommand:
+	case evPut, evDelete, evSilence, evSuspend, evCommand, evRequest, evApprove, evBreak:
 		if op.cur != nil {
 			go op.cur.operate(e)
 		}
@@ -194,6 +194,12 @@ func (inc *incarnation) operate(e Event) {
 		if _, _, err = c.Suspend(ctx, "sim"); err == nil && inc.pause(ctx, min(e.For, 15*time.Second)) {
 			_, err = c.Resume(ctx)
 		}
+	case evRequest:
+		_, err = c.Request(ctx, e.Who, "sim", e.For)
+	case evApprove:
+		_, err = c.Approve(ctx, e.Who, "sim", e.For)
+	case evBreak:
+		_, err = c.Break(ctx, locksmith.BreakRequest{Name: e.Who})
 	case evCommand:
 		err = inc.command(ctx, orchestrator.Verb(e.Who))
 	}
@@ -209,6 +215,9 @@ func (inc *incarnation) command(ctx context.Context, v orchestrator.Verb) error 
 	heads, err := r.Headers(ctx)
 	if err != nil || len(heads) == 0 || heads[0].FinishedAt != nil {
 		return err
+	}
+	if v == orchestrator.Promote {
+		inc.w.check.passed(heads[0].ID) // it takes bake and gates as passed
 	}
 	_, err = r.Command(ctx, runner.Order{ID: heads[0].ID, Verb: v, Reason: "sim"})
 	return err

@@ -18,12 +18,14 @@ import (
 )
 
 var (
-	most = flag.Uint64("most", 10000, "how many seeds a mutant is looked for in")
-	only = flag.String("mutant", "", "only mutants whose name has this in it")
+	most     = flag.Uint64("most", 10000, "how many seeds a mutant is looked for in")
+	only     = flag.String("mutant", "", "only mutants whose name has this in it")
+	replayed = flag.String("overlay", "", "the overlay that has a seed replay; empty: the seed may be another one the next time")
 )
 
 // mutant is one guard of the protocol left out: a piece of text that stands once in
-// a file, and what it is replaced by.
+// a file, and what it is replaced by. Where two guards of a file refuse the same, it is
+// both: old and new have a piece for each, divided by a form feed.
 type mutant struct{ name, file, old, new string }
 
 const (
@@ -99,6 +101,9 @@ var mutants = []mutant{
 	{"the epoch raised after a restore", locks + "/recover.go",
 		"r.out.Epoch = max(r.out.Epoch+1, req.Epoch)",
 		"r.out.Epoch = max(r.out.Epoch, req.Epoch)"},
+	{"the order check on the node, and the look again before the mark is written", agents + "/fence.go",
+		"	case c < 0:\n\ffunc (w *work) recheck() error {\n",
+		"	case c < 0 && w.dir == \"\":\n\ffunc (w *work) recheck() error {\n	if w.dir != \"\" {\n		return nil\n	}\n"},
 	{"every check again on the node", agents + "/fence.go",
 		"func (w *work) recheck() error {\n",
 		"func (w *work) recheck() error {\n	if w.dir != \"\" {\n		return nil\n	}\n"},
@@ -142,12 +147,12 @@ func (m mutant) hunt(t *testing.T, root string) (seed, invariant string, err err
 	bin := filepath.Join(t.TempDir(), "sim.test")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
 	defer cancel()
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", bin, "./internal/sim")
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-tags", "simreplay", "-overlay", overlay, "-o", bin, "./internal/sim")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%s does not compile: %v\n%s", m.name, err, out)
 	}
-	run := exec.CommandContext(ctx, bin, "-test.run", "^TestSeeds$", "-test.timeout", "2h", "-seeds", fmt.Sprint(*most), "-shrink=false")
+	run := exec.CommandContext(ctx, bin, "-test.run", "^TestSeeds$", "-test.timeout", "2h", "-seeds", fmt.Sprint(*most), "-shrink=false", "-workers", fmt.Sprint(*workers))
 	run.Dir = filepath.Join(root, "internal", "sim")
 	out, rerr := run.CombinedOutput()
 	if got := violation.FindSubmatch(out); got != nil {
@@ -156,22 +161,37 @@ func (m mutant) hunt(t *testing.T, root string) (seed, invariant string, err err
 	return "", "", fmt.Errorf("not found in %d seeds: %v\n%.2000s", *most, rerr, out)
 }
 
-// overlay writes the changed file and what tells the Go tool of it.
+// overlay writes the changed file and what tells the Go tool of it, beside what makes
+// a seed replay.
 func (m mutant) overlay(t *testing.T, root string) string {
 	path := filepath.Join(root, m.file)
 	src, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := bytes.Count(src, []byte(m.old)); n != 1 {
-		t.Fatalf("%s: the text of %q stands there %d times, and not once: write the mutant anew for the code as it is now:\n%s", m.file, m.name, n, m.old)
+	for i, old := range strings.Split(m.old, "\f") {
+		if n := bytes.Count(src, []byte(old)); n != 1 {
+			t.Fatalf("%s: the text of %q stands there %d times, and not once: write the mutant anew for the code as it is now:\n%s", m.file, m.name, n, old)
+		}
+		src = bytes.Replace(src, []byte(old), []byte(strings.Split(m.new, "\f")[i]), 1)
 	}
 	dir := t.TempDir()
 	changed := filepath.Join(dir, filepath.Base(m.file))
-	if err := os.WriteFile(changed, bytes.Replace(src, []byte(m.old), []byte(m.new), 1), 0o600); err != nil {
+	if err := os.WriteFile(changed, src, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b, err := json.Marshal(map[string]map[string]string{"Replace": {path: changed}})
+	list := struct{ Replace map[string]string }{map[string]string{}}
+	if *replayed != "" {
+		b, err := os.ReadFile(*replayed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(b, &list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list.Replace[path] = changed
+	b, err := json.Marshal(list)
 	if err != nil {
 		t.Fatal(err)
 	}

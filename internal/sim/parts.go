@@ -20,6 +20,7 @@ import (
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/agent"
+	"github.com/aim-control/aimlock/orchestrator/gates"
 	"github.com/aim-control/aimlock/orchestrator/guard"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/orchestrator/runner"
@@ -59,7 +60,7 @@ policy "sim" {
   }
 
   break {
-    approval = "auto"
+    approval = "%s"
 
     confirm {
       observations = 2
@@ -97,8 +98,9 @@ const knownAfter = time.Minute
 //
 //nolint:gochecknoglobals // read-only
 var (
-	plainPolicies  = parsed(fmt.Sprintf(policySource, ""))
-	freezePolicies = parsed(fmt.Sprintf(policySource, freezeSource))
+	plainPolicies  = parsed(fmt.Sprintf(policySource, "auto", ""))
+	freezePolicies = parsed(fmt.Sprintf(policySource, "auto", freezeSource))
+	manualPolicies = parsed(fmt.Sprintf(policySource, "manual", ""))
 )
 
 func parsed(src string) func() (*policies.Set, error) {
@@ -169,7 +171,7 @@ func (w *World) input(k int64) runner.Input {
 			nodes = append(nodes, orchestrator.Node{Name: a.name})
 		}
 	}
-	return runner.Input{
+	in := runner.Input{
 		Spec: orchestrator.Spec{
 			Name: "app", Hash: hash,
 			Configs: []orchestrator.Config{{Name: configName, SHA256: hash, Revision: hash[:12], Size: int64(len(c)), Destination: destination}},
@@ -184,6 +186,42 @@ func (w *World) input(k int64) runner.Input {
 		Contents: map[string][]byte{configName: c},
 		Fleet:    runner.StaticFleet(nodes),
 	}
+	if w.plan.Gate {
+		in.Spec.Gates = []orchestrator.Gate{{
+			Name: gateName, Kind: orchestrator.GateKindPlugin, Plugin: &orchestrator.GatePlugin{Name: gateName},
+			Interval: time.Second, Timeout: 3 * time.Second, FailureLimit: 1, UnknownLimit: 2,
+		}}
+		in.Spec.Stages[0].Gate = []string{gateName}
+	}
+	return in
+}
+
+const gateName = "plugin"
+
+// pluginGate is the gate of a plugin that answers what it likes, or nothing at all.
+type pluginGate struct{ inc *incarnation }
+
+var _ gates.Kind = pluginGate{}
+
+func (g pluginGate) Ask(ctx context.Context, q gates.Question) gates.Answer {
+	w := g.inc.w
+	n := g.inc.Int64N("answer of a gate", 10)
+	answer := gates.Answer{}
+	switch {
+	case n < 4 || !w.calm.IsZero():
+		answer.Answer = orchestrator.Pass
+		w.check.passed(q.Rollout)
+	case n < 6:
+		answer.Answer = orchestrator.Fail
+	case n == 6:
+		answer.Error = true
+	case n == 7:
+		answer.Answer = orchestrator.Answer("perhaps")
+	case n == 8:
+		<-ctx.Done()
+	}
+	w.note("%s: the gate of %s says %v", g.inc, q.Rollout, answer.Answer)
+	return answer
 }
 
 // believing tells the world of the holds of a locksmith client.
@@ -208,6 +246,7 @@ func (inc *incarnation) runner() (*runner.Runner, error) {
 	}
 	return runner.New(runner.Config{
 		Consul: inc.kv, Prefix: keys.DefaultPrefix, Locks: believing{c, inc}, By: inc.name,
+		Gates: gates.New(gates.Config{Consul: inc.kv, Plugin: func(string) (gates.Kind, error) { return pluginGate{inc}, nil }}),
 		Clock: func() (string, float64) { return inc.name, inc.w.clock() },
 	}), nil
 }

@@ -20,6 +20,9 @@ type Plan struct {
 	Holders []string
 	// Freeze: the policy does not break where many sessions were lost.
 	Freeze bool
+	// Manual: nothing is broken without an approval. Gate: the first stage of a rollout
+	// has a gate of a plugin.
+	Manual, Gate bool
 	// Then is what a rollout does that fails.
 	Then   string
 	Length time.Duration
@@ -83,7 +86,10 @@ const (
 	evDelete   = "an outsider deletes lock"
 	evSilence  = "an operator silences lock"
 	evSuspend  = "an operator suspends breaking"
-	evCommand  = "an operator says"   // Who is the verb
+	evCommand  = "an operator says" // Who is the verb
+	evRequest  = "an operator asks to let go of lock"
+	evApprove  = "an operator lets lock be broken"
+	evBreak    = "an operator breaks lock"
 	evRestore  = "Consul is restored" // to what it was For before, and recovered
 )
 
@@ -155,8 +161,22 @@ func NewPlan(seed uint64) *Plan {
 	if r.IntN(8) == 0 {
 		p.Events = append(p.Events, Event{At: p.Length/2 + long(0, p.Length/3), Kind: evRestore, For: long(time.Second, p.Length/3)})
 	}
+	p.byHand(rand.New(rand.NewPCG(seed, 0x51c)), at)
 	slices.SortStableFunc(p.Events, func(a, b Event) int { return int(a.At - b.At) })
 	return p
+}
+
+// byHand adds what people and plugins do.
+func (p *Plan) byHand(r *rand.Rand, at func() time.Duration) {
+	p.Gate = r.IntN(4) == 0
+	n := r.IntN(3)
+	if p.Manual = !p.Freeze && r.IntN(6) == 0; p.Manual {
+		n += 3
+	}
+	for range n {
+		kind := []string{evRequest, evApprove, evApprove, evBreak}[r.IntN(4)]
+		p.Events = append(p.Events, Event{At: at(), Kind: kind, Who: p.lock(r), For: 5*time.Second + time.Duration(r.Int64N(int64(20*time.Second)))})
+	}
 }
 
 var verbs = []orchestrator.Verb{orchestrator.Pause, orchestrator.Resume, orchestrator.Abort, orchestrator.Rollback, orchestrator.Promote}

@@ -9,12 +9,15 @@ import (
 	"testing"
 )
 
+// replays: each twentieth seed of a run is run twice, too.
+const replays = true
+
 // One seed gives one history: the same in every run, whatever the machine's
 // scheduler does, on one processor as on many, and with the race detector. It rests
 // on the overlay of `make sim`: Go's own select takes a case by chance.
 func TestReplay(t *testing.T) {
 	opts := Options{Dir: memDir(t), Trace: true}
-	for s := *from; s < *from+min(*seeds, 40); s++ {
+	for s := *from; s < *from+min(*seeds, 20); s++ {
 		plan := NewPlan(s)
 		a := Run(t, s, plan, opts)
 		before := runtime.GOMAXPROCS(1 + int(s%4))

@@ -123,6 +123,11 @@ func work(t *testing.T) {
 			return
 		}
 		steps += r.Steps
+		if again := Options{Dir: opts.Dir}; replays && s%20 == 0 {
+			if o := Run(t, s, NewPlan(s), again); o.Hash != r.Hash {
+				t.Fatalf("seed %d has two histories: of %d steps and of %d; see where they part:  make sim SEED=%d", s, r.Steps, o.Steps, s)
+			}
+		}
 		if *trace {
 			t.Log("\n" + strings.Join(r.Trace, "\n"))
 		}
@@ -195,7 +200,7 @@ func TestPlan(t *testing.T) {
 			}
 		})
 	}
-	if len(kinds) != 17 {
+	if len(kinds) != 20 {
 		t.Fatalf("%d kinds of events in 500 plans: %v", len(kinds), kinds)
 	}
 }

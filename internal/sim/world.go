@@ -269,8 +269,11 @@ func newWorld(seed uint64, plan *Plan, opts Options) (*World, error) {
 	w := &World{seed: seed, opts: opts, plan: plan, start: time.Now(), keys: keys.DefaultPrefix, sched: newScheduler(seed), snaps: map[Event]*state.Snapshot{}}
 	var err error
 	read := plainPolicies
-	if plan.Freeze {
+	switch {
+	case plan.Freeze:
 		read = freezePolicies
+	case plan.Manual:
+		read = manualPolicies
 	}
 	if w.policies, err = read(); err != nil {
 		return nil, err

@@ -1,0 +1,5 @@
+//go:build !simreplay
+
+package sim
+
+const replays = false
