@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -62,6 +63,10 @@ func TestSeeds(t *testing.T) {
 	case *seeds == 0:
 		t.Skip("make sim runs it")
 	case *stride > 0:
+		go func() { // it ends with whoever started it
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			os.Exit(1)
+		}()
 		work(t)
 		return
 	case *workers < 2 || *seeds < 2:
@@ -77,6 +82,10 @@ func TestSeeds(t *testing.T) {
 	for i := range uint64(*workers) {
 		wg.Go(func() {
 			cmd := worker(ctx, *from+i, (*seeds+uint64(*workers)-1-i)/uint64(*workers))
+			if _, err := cmd.StdinPipe(); err != nil {
+				t.Error(err)
+				return
+			}
 			out, err := cmd.Output()
 			if m := summary.FindSubmatch(out); m != nil && err == nil {
 				n, _ := strconv.ParseUint(string(m[1]), 10, 64)
@@ -123,8 +132,8 @@ func work(t *testing.T) {
 			return
 		}
 		steps += r.Steps
-		if again := Options{Dir: opts.Dir}; replays && s%20 == 0 {
-			if o := Run(t, s, NewPlan(s), again); o.Hash != r.Hash {
+		if replays && s%20 == 0 {
+			if o := Run(t, s, NewPlan(s), opts); o.Hash != r.Hash {
 				t.Fatalf("seed %d has two histories: of %d steps and of %d; see where they part:  make sim SEED=%d", s, r.Steps, o.Steps, s)
 			}
 		}
