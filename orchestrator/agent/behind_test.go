@@ -49,6 +49,12 @@ func TestOrderGivenInIgnorance(t *testing.T) {
 	if r.read(t) != "two\n" {
 		t.Errorf("the file is %q", r.read(t))
 	}
+	if err := claim(r.state, "n1"); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := ReadStatus(r.state); err != nil || len(list) != 1 || list[0].State != records.ResultApplied || list[0].Error != "refused 0.32.1: `aimlock recover` (Consul went back)" {
+		t.Errorf("%+v, %v", list, err)
+	}
 
 	step("by a giver who knows", after(entry(order(33, 1), "three", "three\n"), order(9, 1)), "three\n", false)
 	step("by a giver of before there was this", entry(order(34, 1), "four", "four\n"), "four\n", false)

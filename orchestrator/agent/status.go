@@ -76,6 +76,10 @@ func ReadStatus(stateDir string) ([]Status, error) {
 		if wt := st.Waiting; wt != nil {
 			s.State, s.Error, s.Output = StateWaiting, fmt.Sprintf("order %s waits: %s", wt.Order, wt.Why), ""
 		}
+		if o := st.Refused; o != nil && st.Mark.Less(*o) && s.Error == "" {
+			// Its answer in Consul has the whole story.
+			s.Error = fmt.Sprintf("refused %s: `aimlock recover` (Consul went back)", o)
+		}
 		all = append(all, s)
 	}
 	slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.Config, b.Config) })
