@@ -17,7 +17,7 @@ const replays = true
 // on the overlay of `make sim`: Go's own select takes a case by chance.
 func TestReplay(t *testing.T) {
 	opts := Options{Dir: memDir(t), Trace: true}
-	for s := *from; s < *from+min(*seeds, 20); s++ {
+	for s := *from; s < *from+min(*seeds, 10); s++ {
 		plan := NewPlan(s)
 		a := Run(t, s, plan, opts)
 		before := runtime.GOMAXPROCS(1 + int(s%4))
