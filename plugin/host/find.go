@@ -73,6 +73,12 @@ func look(dir string, blocks map[string]Spec) (map[string]string, error) {
 // change it are trusted (internal/securefile).
 func (s *Spec) checkFile(dir string) (path string, err error) {
 	if s.Path == "" {
+		// In a folder that others can change nothing is looked for.
+		if dir != "" {
+			if _, err := securefile.Folder(dir); err != nil {
+				return "", fmt.Errorf("folder of plugins: %w", err)
+			}
+		}
 		return "", fmt.Errorf("its file is not there: put it into the folder of plugins as %s, or name it by path", s.Name)
 	}
 	if dir != "" && filepath.Dir(s.Path) == filepath.Clean(dir) {

@@ -3,6 +3,7 @@ package host
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -66,5 +67,22 @@ func TestStaleSockets(t *testing.T) {
 		if _, err := os.Lstat(dir); err != nil {
 			t.Errorf("%s was removed: %v", filepath.Base(dir), err)
 		}
+	}
+}
+
+// Of a plugin in a folder that others can change it is said what is wrong with the
+// folder, and not that the plugin is not there.
+func TestFolderOfPluginsOfOthers(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "p"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	s := Spec{Name: "p"}
+	if _, err := s.checkFile(dir); err == nil || !strings.Contains(err.Error(), "can be written by everybody (mode 0777): chmod go-w it") {
+		t.Errorf("got %v", err)
 	}
 }
