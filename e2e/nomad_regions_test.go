@@ -53,7 +53,7 @@ func TestNomadRegions(t *testing.T) {
 		last := ""
 		harness.Eventually(t, nomadLimit, name+" is "+want, func() bool {
 			rec.Drop()
-			is := ""
+			var is string
 			if a, _, err := n.Alloc(t.Context(), ref, evidence.Since{}); err != nil {
 				is = err.Error()
 			} else if is = strings.Join([]string{a.ClientStatus, a.DesiredStatus, a.NodeStatus}, " "); a.Gone {

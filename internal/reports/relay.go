@@ -248,7 +248,7 @@ func openReport(path string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	why := ""
+	var why string
 	switch info, err := f.Stat(); {
 	case err != nil:
 		why = err.Error()

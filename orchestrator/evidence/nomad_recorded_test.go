@@ -83,7 +83,7 @@ func TestRecordedNomadRegion(t *testing.T) {
 	} {
 		ref := evidence.AllocRef{ID: nomadtest.AllocOf(t, tc.recording), Region: tc.region}
 		a, _, err := evidence.NewNomad(nomadtest.Replay(t, tc.recording)).Alloc(t.Context(), ref, evidence.Since{})
-		is := ""
+		var is string
 		switch {
 		case err != nil:
 			is = err.Error()
