@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 
+	"github.com/aim-control/aimlock/internal/metrics"
 	"github.com/aim-control/aimlock/internal/version"
 	"github.com/aim-control/aimlock/orchestrator/agent"
 )
@@ -64,6 +65,7 @@ func (m *Meta) agent(f *agentFlags, tell agent.Tell) (*agent.Agent, error) {
 
 func newAgent(m *Meta) *command {
 	var f agentFlags
+	listen := ""
 	return &command{
 		Meta:     m,
 		Synopsis: "Keep this node's files at what is desired",
@@ -89,12 +91,20 @@ each with a -node, a -state-dir and a -root of its own.`,
 			{"Another one beside it, for trying", "aimlock agent -node web-2 -state-dir /tmp/web-2/state -root /tmp/web-2/root"},
 		},
 		Groups: groupConsul | groupDaemon | groupPlugin,
-		Flags:  f.register,
+		Flags: func(fs *flag.FlagSet) {
+			f.register(fs)
+			fs.StringVar(&listen, "listen", "", "Serve /metrics (Prometheus) on `ADDRESS`, such as 127.0.0.1:9109. There is\nno TLS and no password: keep it off the world.")
+		},
 		Run: func(ctx context.Context, _ *input) error {
 			a, err := m.agent(&f, nil)
 			if err != nil {
 				return err
 			}
+			stop, err := m.listen(listen, metrics.Handler(metrics.NewAgent(a.Standing).Registry))
+			if err != nil {
+				return err
+			}
+			defer stop()
 			return a.Run(ctx)
 		},
 	}

@@ -4,11 +4,12 @@ import (
 	"context"
 	"flag"
 
+	"github.com/aim-control/aimlock/internal/metrics"
 	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
 func newRolloutStart(m *Meta) *command {
-	detailed := false
+	detailed, listen := false, ""
 	return &command{
 		Meta:     m,
 		Synopsis: "Run a rollout to its end",
@@ -30,11 +31,12 @@ It ends when the rollout does, or when a failure or a gate pauses it (exit code
 		Groups: groupConsul | groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
 			fs.BoolVar(&detailed, "detailed-exitcode", false, "Exit with 3 where more is left to do.")
+			fs.StringVar(&listen, "listen", "", "Serve /metrics (Prometheus) on `ADDRESS` meanwhile, such as 127.0.0.1:9110.\nThere is no TLS and no password: keep it off the world.")
 		},
 		MinArgs: 1, MaxArgs: 1,
 		Complete: completeFiles("*.hcl"),
 		Run: func(ctx context.Context, in *input) error {
-			return m.runRollout(ctx, in.Args[0], detailed, false, (*runner.Runner).Start)
+			return m.runRollout(ctx, in.Args[0], listen, detailed, false, (*runner.Runner).Start)
 		},
 	}
 }
@@ -63,23 +65,32 @@ With -detailed-exitcode it exits 3 where more is left to do, and 6 or 1 where
 		MinArgs: 1, MaxArgs: 1,
 		Complete: completeFiles("*.hcl"),
 		Run: func(ctx context.Context, in *input) error {
-			return m.runRollout(ctx, in.Args[0], detailed, !detailed, (*runner.Runner).Tick)
+			return m.runRollout(ctx, in.Args[0], "", detailed, !detailed, (*runner.Runner).Tick)
 		},
 	}
 }
 
 // runRollout is start and tick. lenient: what the rollout's state is, is
 // reported and does not make the exit code.
-func (m *Meta) runRollout(ctx context.Context, path string, detailed, lenient bool, do func(*runner.Runner, context.Context, runner.Input) (*runner.Outcome, error)) error {
+func (m *Meta) runRollout(ctx context.Context, path, listen string, detailed, lenient bool, do func(*runner.Runner, context.Context, runner.Input) (*runner.Outcome, error)) error {
 	in, err := m.loadRollout(path)
 	if err != nil {
 		return err
 	}
 	show := m.progress()
-	r, err := m.runner(show.tell)
+	numbers := metrics.NewRollout()
+	r, err := m.runner(func(ev runner.Progress) {
+		numbers.Tell(&ev.Header)
+		show.tell(ev)
+	})
 	if err != nil {
 		return err
 	}
+	stop, err := m.listen(listen, metrics.Handler(numbers.Registry))
+	if err != nil {
+		return err
+	}
+	defer stop()
 	out, err := do(r, ctx, in)
 	show.close()
 	if err != nil {

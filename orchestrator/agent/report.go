@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/aim-control/aimlock/internal/records"
@@ -16,6 +17,10 @@ type reporter struct {
 
 	mu      sync.Mutex
 	pending map[string]pending
+	// last are the answers known to this process, and answers how many orders it
+	// has answered, by result.
+	last    map[string]*records.Actual
+	answers map[string]uint64
 }
 
 type pending struct {
@@ -25,7 +30,7 @@ type pending struct {
 }
 
 func newReporter(a *Agent) *reporter {
-	return &reporter{a: a, wake: make(chan struct{}, 1), pending: map[string]pending{}}
+	return &reporter{a: a, wake: make(chan struct{}, 1), pending: map[string]pending{}, last: map[string]*records.Actual{}, answers: map[string]uint64{}}
 }
 
 // set makes rep the answer to bring.
@@ -38,7 +43,10 @@ func (r *reporter) again(config string, rep *records.Actual) {
 
 func (r *reporter) add(config string, p pending) {
 	r.mu.Lock()
-	r.pending[config] = p
+	if was := r.last[config]; !p.compare && (was == nil || was.Order != p.rep.Order || was.Result != p.rep.Result || p.rep.Result == records.ResultRefused) {
+		r.answers[p.rep.Result]++
+	}
+	r.pending[config], r.last[config] = p, p.rep
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
@@ -115,4 +123,28 @@ func (r *reporter) put(ctx context.Context, config string, rep *records.Actual, 
 		}
 	}
 	return r.a.cfg.Consul.Put(ctx, r.a.cfg.Prefix.Actual(config, r.a.cfg.Node), records.Encode(rep))
+}
+
+// Standing is how an agent stands, for whoever watches over it.
+type Standing struct {
+	// Reports are the last answers by config: those of this process and, from a
+	// start on, those before it. They are only to be read.
+	Reports map[string]*records.Actual
+	// Answers counts the orders that this process has answered, by result.
+	Answers map[string]uint64
+	// Unsent are answers that do not stand in Consul yet.
+	Unsent int
+	// Reachable: Consul answered when it was last asked.
+	Reachable bool
+}
+
+// Standing says how the agent stands. It asks nobody.
+func (a *Agent) Standing() Standing {
+	a.reports.mu.Lock()
+	st := Standing{Reports: maps.Clone(a.reports.last), Answers: maps.Clone(a.reports.answers), Unsent: len(a.reports.pending)}
+	a.reports.mu.Unlock()
+	a.trouble.mu.Lock()
+	defer a.trouble.mu.Unlock()
+	st.Reachable = a.trouble.since.IsZero()
+	return st
 }

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,9 @@ const MaxNamedLocks = 20
 
 // states in the order of trouble.
 var states = []string{locksmith.Free, locksmith.Cooling, locksmith.Held, locksmith.Warm, locksmith.Unknown, locksmith.Hot}
+
+// KnownState tells whether the label state has this value.
+func KnownState(s string) bool { return slices.Contains(states, s) }
 
 // Metrics are those of one locksmith, in a registry of their own. Their names
 // are public interface; docs/locksmith.md lists them.
