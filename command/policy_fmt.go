@@ -13,7 +13,6 @@ import (
 
 	"github.com/google/renameio/v2"
 	"github.com/hashicorp/hcl/v2"
-	"github.com/pmezard/go-difflib/difflib"
 
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/policies"
@@ -116,12 +115,9 @@ func (m *Meta) formatStream(check, diff bool) error {
 // formatDiff prints what formatting changes. What a file holds cannot control
 // the terminal.
 func (m *Meta) formatDiff(name string, old, formatted []byte) error {
-	d, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
-		A: difflib.SplitLines(string(old)), B: difflib.SplitLines(string(formatted)),
-		FromFile: "old/" + name, ToFile: "new/" + name, Context: 3,
-	})
+	d, err := unifiedDiff("old/"+name, "new/"+name, string(old), string(formatted))
 	if err != nil {
-		return fmt.Errorf("compare %s with its canonical layout: %w", name, err)
+		return err
 	}
 	for line := range strings.Lines(d) {
 		parts := strings.Split(strings.TrimSuffix(line, "\n"), "\t")

@@ -13,8 +13,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/pmezard/go-difflib/difflib"
-
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
@@ -74,6 +72,7 @@ It changes nothing, and exits 0 whatever it shows.`,
 				from, end := p.Plan.Stage(i)
 				v.Stages = append(v.Stages, planStage{
 					Name: st.Name, Nodes: p.Plan.Nodes[from:end], MaxParallel: st.MaxParallel, Bake: st.Bake.Seconds(), Gates: st.Gate,
+					Promote:   st.Promote,
 					Unchanged: p.Plan.UnchangedIn(i),
 				})
 			}
@@ -139,6 +138,8 @@ type planStage struct {
 	MaxParallel int      `json:"max_parallel"`
 	Bake        float64  `json:"bake"`
 	Gates       []string `json:"gates,omitempty"`
+	// Promote is "manual" where an operator must let the rollout go on.
+	Promote string `json:"promote,omitempty"`
 	// Unchanged is how many of them have all of it already, and get no order.
 	Unchanged int `json:"unchanged,omitempty"`
 	// Spread counts the stage's nodes by their value of the metadata key that
@@ -243,28 +244,28 @@ func planned(want runner.Input, p *runner.Preview, config string) []byte {
 const maxDiff = 200
 
 // contentDiff is a unified diff of a config's content, or one line where there
-// is nothing to compare or it is not text.
+// is nothing to compare or it is not text. Where no content of before is known
+// all of it is new, as with a template's first renderings, which nothing else
+// shows.
 func contentDiff(c orchestrator.Config, now, want []byte) string {
+	from := c.Destination + " (now)"
 	switch {
-	case bytes.Equal(now, want) && now != nil:
-		return ""
+	case now == nil && !utf8.Valid(want):
+		return fmt.Sprintf("(new: no content of before is known; not text, %d bytes)", len(want))
+	case now == nil && len(want) == 0:
+		return "(new: no content of before is known; an empty file)"
 	case now == nil:
-		return fmt.Sprintf("(new: no content of before is known; %d bytes)", len(want))
+		from = c.Destination + " (no content of before is known)"
+	case bytes.Equal(now, want):
+		return ""
 	case !utf8.Valid(now) || !utf8.Valid(want):
 		return fmt.Sprintf("(not text: %d bytes become %d)", len(now), len(want))
 	}
-	d, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
-		A: difflib.SplitLines(string(now)), B: difflib.SplitLines(string(want)),
-		FromFile: c.Destination + " (now)", ToFile: c.Destination + " (revision " + c.Revision + ")", Context: 3,
-	})
+	d, err := unifiedDiff(from, c.Destination+" (revision "+c.Revision+")", string(now), string(want))
 	if err != nil {
 		return fmt.Sprintf("(%d bytes become %d)", len(now), len(want))
 	}
-	lines := strings.SplitAfter(d, "\n")
-	if len(lines) > maxDiff {
-		d = strings.Join(lines[:maxDiff], "") + "(" + text.Count(len(lines)-maxDiff, "more line") + ")\n"
-	}
-	return d
+	return boundDiff(d, maxDiff)
 }
 
 // stageWidth is the least room for the names of stages.
@@ -307,6 +308,9 @@ func (v *planView) text() string {
 		}
 		if len(s.Gates) > 0 {
 			fmt.Fprintf(&b, ", gates %s", strings.Join(s.Gates, ", "))
+		}
+		if s.Promote == orchestrator.PromoteManual {
+			b.WriteString(", waits for an operator's promote")
 		}
 		b.WriteByte('\n')
 		if len(s.Nodes) > 0 {

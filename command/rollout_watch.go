@@ -50,7 +50,7 @@ It ends with the rollout, and changes nothing but by p.`,
 func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) error {
 	var end *orchestrator.Header
 	var failed error
-	last, seen := "", uint64(0)
+	last, log := "", eventLog{read: r.Events}
 	err := r.Watch(ctx, id, func(h *orchestrator.Header) bool {
 		first := end == nil
 		end = h
@@ -58,18 +58,18 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 			failed = m.printLine(viewRollout(h, ""))
 			return failed == nil
 		}
-		if h.Events > seen && !first {
-			var events []records.RolloutEvent
-			if events, failed = r.Events(ctx, id, seen); failed != nil {
-				return false
-			}
-			for _, e := range events {
-				if e.Text != "" {
-					m.Printf("%s  %s\n", e.At.UTC().Format("15:04:05"), eventText(&e))
-				}
+		if first {
+			log.seen = h.Events
+		}
+		var events []records.RolloutEvent
+		if events, failed = log.next(ctx, h); failed != nil {
+			return false
+		}
+		for _, e := range events {
+			if e.Text != "" {
+				m.Printf("%s  %s\n", e.At.UTC().Format("15:04:05"), eventText(&e))
 			}
 		}
-		seen = max(seen, h.Events)
 		if line := board.Headline(h); line != last {
 			last = line
 			m.Printf("%s  %s\n", time.Now().UTC().Format("15:04:05"), text.Printable(line))
@@ -83,6 +83,29 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 		m.Printf("%s", rolloutText(end))
 	}
 	return nil
+}
+
+// eventLog reads each event of a rollout once.
+type eventLog struct {
+	seen uint64
+	read func(ctx context.Context, id string, after uint64) ([]records.RolloutEvent, error)
+}
+
+// next are the events that were not read yet. They may be newer than h: what is
+// written between the two reads comes with the second one.
+func (l *eventLog) next(ctx context.Context, h *orchestrator.Header) ([]records.RolloutEvent, error) {
+	if h.Events <= l.seen {
+		return nil, nil
+	}
+	events, err := l.read(ctx, h.ID, l.seen)
+	if err != nil {
+		return nil, err
+	}
+	l.seen = h.Events
+	if n := len(events); n > 0 {
+		l.seen = max(l.seen, events[n-1].N)
+	}
+	return events, nil
 }
 
 // eventText is an event on one line.
@@ -252,14 +275,10 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 
 // feedWatch tells the display what becomes of a rollout, until that ends.
 func feedWatch(ctx context.Context, r *runner.Runner, id string, send func(tea.Msg)) error {
-	seen, stages := uint64(0), false
+	log, stages := eventLog{read: r.Events}, false
 	return r.Watch(ctx, id, func(h *orchestrator.Header) bool {
 		msg := watchHeader{h: h}
-		if h.Events > seen {
-			if msg.events, msg.err = r.Events(ctx, id, seen); msg.err == nil {
-				seen = h.Events
-			}
-		}
+		msg.events, msg.err = log.next(ctx, h)
 		send(msg)
 		if !stages && h.PlanChunks > 0 {
 			// The estimate needs it; all else does without.

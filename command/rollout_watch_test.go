@@ -1,0 +1,63 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator"
+)
+
+// The log goes on while it is read: what is newer than the header that told of
+// something new comes with that reading, and must not come again with the next.
+func TestWatchReadsEachEventOnce(t *testing.T) {
+	t.Parallel()
+	written, asked := uint64(0), 0
+	var broken error
+	log := eventLog{read: func(_ context.Context, id string, after uint64) ([]records.RolloutEvent, error) {
+		if asked++; id != "w-1" {
+			t.Errorf("asked for the events of %q", id)
+		}
+		var out []records.RolloutEvent
+		for n := after + 1; n <= written; n++ {
+			out = append(out, records.RolloutEvent{N: n})
+		}
+		return out, broken
+	}}
+	var got []uint64
+	next := func(header uint64) error {
+		events, err := log.next(t.Context(), &orchestrator.Header{ID: "w-1", Events: header})
+		for _, e := range events {
+			got = append(got, e.N)
+		}
+		return err
+	}
+	ahead := []struct{ header, written uint64 }{{0, 0}, {2, 2}, {3, 5}, {4, 5}, {5, 5}, {6, 7}, {8, 8}, {8, 8}}
+	for _, step := range ahead {
+		written = step.written
+		if err := next(step.header); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []uint64{1, 2, 3, 4, 5, 6, 7, 8}; !slices.Equal(got, want) {
+		t.Errorf("events %v, want %v", got, want)
+	}
+	if asked != 4 {
+		t.Errorf("asked %d times for 4 headers with something new", asked)
+	}
+
+	// What could not be read is read with the next header.
+	broken, written = errors.New("no leader"), 9
+	if err := next(9); err == nil {
+		t.Error("an error was not told")
+	}
+	broken = nil
+	if err := next(9); err != nil {
+		t.Fatal(err)
+	}
+	if got[len(got)-1] != 9 {
+		t.Errorf("events %v, and 9 was not read again", got)
+	}
+}
