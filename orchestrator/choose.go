@@ -141,6 +141,9 @@ func (d *dealer) turns() {
 		values = append(values, v)
 	}
 	slices.Sort(values)
+	if len(values) == 1 && values[0] == "" {
+		d.warn("no node of the fleet has the metadata %q that spread names: stages take nodes by name alone", d.spec.Spread)
+	}
 	d.zone, d.zones = make([]int32, len(d.fleet)), len(values)
 	for z, v := range values {
 		for _, i := range groups[v] {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -108,6 +109,22 @@ func TestPlanEncoding(t *testing.T) {
 	} {
 		if _, err := DecodePlan(bad); !errors.Is(err, ErrPlanDamaged) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A typo in spread would do nothing and say nothing.
+func TestSpreadOverMetadataThatNobodyHas(t *testing.T) {
+	spec := testSpec(Stage{Name: "all", Percent: 100})
+	for spread, warned := range map[string]bool{"": false, "zone": false, "zoen": true} {
+		spec.Spread = spread
+		nodes := []Node{{Name: "n1", Meta: map[string]string{"zone": "a"}}, {Name: "n2"}}
+		p, err := NewPlan("r", spec, nodes, t0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(strings.Join(p.Warnings, "\n"), `the metadata "zoen"`); got != warned {
+			t.Errorf("spread %q: warnings %q", spread, p.Warnings)
 		}
 	}
 }

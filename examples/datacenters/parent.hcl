@@ -26,6 +26,11 @@ rollout "datacenters" {
   stage "first" {
     nodes = 1
     bake  = "1h"
+    # A datacenter that cannot be reached has tried nothing for the others.
+    failure {
+      max_unreachable_percent = 0
+      then                    = "pause"
+    }
   }
   stage "rest" {
     percent      = 100
