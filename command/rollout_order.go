@@ -34,7 +34,9 @@ at once and not through the stages again.`, false)
 
 func newRolloutPromote(m *Meta) *command {
 	return rolloutOrder(m, orchestrator.Promote, "Take this stage's bake and gates as passed",
-		`Ends the bake of the present stage and takes its gates as passed.`, false)
+		`Ends the bake of the present stage and takes its gates as passed. With -stage it
+does nothing where another stage has its turn by then, since somebody else has
+promoted that one.`, false)
 }
 
 func newRolloutSkip(m *Meta) *command {
@@ -60,6 +62,9 @@ Without an argument the only unfinished rollout is meant.`,
 		Groups:   groupConsul | groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&reason, "reason", "", "Why, in `WORDS`: it stands in the rollout's record.")
+			if verb == orchestrator.Promote {
+				fs.StringVar(&stage, "stage", "", "The `NAME` of the stage that is meant; without it the one that has its turn now.")
+			}
 			if nodes {
 				fs.StringVar(&stage, "stage", "", "Skip all nodes of the stage of this `NAME` that have no order yet.")
 			}

@@ -237,8 +237,12 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 	}
 	model := &watchModel{screen: m.newScreen()}
 	model.order = func(verb orchestrator.Verb) tea.Cmd {
+		o := runner.Order{ID: id, Verb: verb, Reason: "by a key of rollout watch"}
+		if h := model.board.Header; h != nil && verb == orchestrator.Promote {
+			o.Stage = h.Stage // the one that was looked at
+		}
 		return asking(ctx, func(ctx context.Context) tea.Msg {
-			h, err := r.Command(ctx, runner.Order{ID: id, Verb: verb, Reason: "by a key of rollout watch"})
+			h, err := r.Command(ctx, o)
 			switch {
 			case err != nil:
 				return screenNote{text.Printable(rolloutError(err).Error())}

@@ -197,6 +197,41 @@ func TestArgo3850_InconclusivePromotedInTheBackground(t *testing.T) {
 	}
 }
 
+// Two operators promote the canary. The word of the second comes when the next
+// stage has its turn, and must not end the bake of that one.
+func TestPromoteIsForOneStage(t *testing.T) {
+	spec := testSpec(
+		Stage{Name: "canary", Nodes: 1, Promote: PromoteManual},
+		Stage{Name: "half", Percent: 50, Bake: time.Hour},
+		Stage{Name: "rest", Percent: 100},
+	)
+	w := complaint(t, spec, 10)
+	w.answerAll()
+	w.wants(t, Paused, "waits to be promoted")
+	promote := func(n uint64, stage string, ok bool, result string) {
+		t.Helper()
+		w.step(OperatorCommand{N: n, Verb: Promote, Stage: stage, By: "sam"}, -1)
+		if c := w.s.Header().Command; c.N != n || c.OK != ok || !strings.Contains(c.Result, result) {
+			t.Errorf("promote of %q: %+v, want %t and %q", stage, c, ok, result)
+		}
+	}
+	promote(1, "half", false, `stage "half" is not the present one, which is "canary"`)
+	promote(2, "nope", false, `there is no stage "nope"`)
+	w.wants(t, Paused, "waits to be promoted")
+	promote(3, "canary", true, "done")
+	promote(4, "canary", true, `stage "canary" is over already; the present one is "half"`)
+	w.answerAll()
+	promote(5, "canary", true, "is over already")
+	w.wants(t, Baking, "")
+	if n := len(w.given); n != 5 {
+		t.Errorf("%d nodes have their order, in the bake of the stage that ends with 5", n)
+	}
+	promote(6, "half", true, "done")
+	if n := len(w.given); n != 10 {
+		t.Errorf("%d nodes have their order after the promotion of the last but one stage", n)
+	}
+}
+
 // Nomad #6392: a template's key changes, and every allocation of the fleet
 // restarts at once, past all stages. Here content reaches a node by an order
 // only, which names the content by its hash; other content is another rollout,

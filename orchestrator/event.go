@@ -111,7 +111,9 @@ type OperatorCommand struct {
 	N     uint64
 	Verb  Verb
 	Nodes []string
-	// Stage is for Skip: all nodes of that stage which have no order yet.
+	// Stage is for Skip: all nodes of that stage which have no order yet. For
+	// Promote it is the stage that is meant; empty is the present one, whichever
+	// that is by then.
 	Stage string
 	// Rollout is for MakeRoom: the one that takes its place.
 	Rollout string

@@ -311,6 +311,9 @@ func (s *State) obey(c OperatorCommand) {
 		}
 		s.beginRollback(by)
 	case Promote:
+		if c.Stage != "" && !s.promotes(c.Stage, no) {
+			return
+		}
 		if s.status == Paused && s.pause.Cause == CauseFailure {
 			no("it is paused for failures, which promote does not overrule: resume does")
 			return
@@ -334,6 +337,24 @@ func (s *State) obey(c OperatorCommand) {
 	default:
 		no("%q is no command that this version knows", c.Verb)
 	}
+}
+
+// promotes reports whether stage is the present one. Of two operators who
+// promote the same stage the second must not promote the next one.
+func (s *State) promotes(stage string, no func(string, ...any)) bool {
+	stages := s.plan.Spec.Stages
+	at := slices.IndexFunc(stages, func(st Stage) bool { return st.Name == stage })
+	switch now := stages[s.stage].Name; {
+	case at < 0:
+		no("there is no stage %q", stage)
+	case at > s.stage:
+		no("stage %q is not the present one, which is %q", stage, now)
+	case at < s.stage:
+		s.command.Result = fmt.Sprintf("stage %q is over already; the present one is %q", stage, now)
+	default:
+		return true
+	}
+	return false
 }
 
 // skip takes nodes out that have no order yet: all of those named or none.

@@ -42,9 +42,11 @@ func (r *Runner) commandKey(id string) string { return r.keys.Rollout(id) + "/co
 
 // Order is an operator's command for one rollout.
 type Order struct {
-	ID     string
-	Verb   orchestrator.Verb
-	Nodes  []string
+	ID    string
+	Verb  orchestrator.Verb
+	Nodes []string
+	// Stage is for Skip and Promote. A Promote without one is for the stage at
+	// which the rollout stands when the order is given.
 	Stage  string
 	Reason string
 
@@ -83,6 +85,9 @@ func (r *Runner) Command(ctx context.Context, o Order) (*orchestrator.Header, er
 	}
 	if head.FinishedAt != nil {
 		return head, ended(head)
+	}
+	if o.Verb == orchestrator.Promote && o.Stage == "" {
+		o.Stage = head.Stage
 	}
 	n, err := r.writeCommand(ctx, o)
 	if err != nil {
