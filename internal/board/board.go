@@ -430,7 +430,11 @@ func ETA(h *orchestrator.Header, spec *orchestrator.Spec, now time.Time) string 
 		if h.Paused != nil {
 			way = h.Paused.Cause.Way()
 		}
-		return fmt.Sprintf("nothing happens before `aimlock rollout %s %s` or `rollback`", way, h.ID)
+		words := string(way)
+		if way == orchestrator.Promote {
+			words += " -stage " + h.Stage // so that a second operator does not promote the next one
+		}
+		return fmt.Sprintf("nothing happens before `aimlock rollout %s %s` or `rollback`", words, h.ID)
 	case orchestrator.RollingBack:
 		return "until every node is back"
 	}
