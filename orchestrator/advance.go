@@ -191,7 +191,7 @@ func (s *State) bake() (ended bool) {
 			return false
 		}
 		if st := &s.plan.Spec.Stages[s.stage]; st.Promote == PromoteManual {
-			s.pauseFor(CausePromotion, fmt.Sprintf("stage %q is done and waits to be promoted: `aimlock rollout promote -stage %s`", st.Name, st.Name))
+			s.pauseFor(CausePromotion, fmt.Sprintf("stage %q is done and waits to be promoted: `aimlock rollout %s`", st.Name, PromoteWords(st.Name)))
 			return false
 		}
 	}

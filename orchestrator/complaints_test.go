@@ -232,6 +232,17 @@ func TestPromoteIsForOneStage(t *testing.T) {
 	}
 }
 
+func TestPromoteWords(t *testing.T) {
+	for stage, want := range map[string]string{
+		"canary": "promote -stage canary", "eu-1.a": "promote -stage eu-1.a", "a b": "promote -stage 'a b'",
+		"it's": `promote -stage 'it'\''s'`, "-x": "promote -stage '-x'", "$(id)": "promote -stage '$(id)'",
+	} {
+		if got := PromoteWords(stage); got != want {
+			t.Errorf("%q: %s, want %s", stage, got, want)
+		}
+	}
+}
+
 // Nomad #6392: a template's key changes, and every allocation of the fleet
 // restarts at once, past all stages. Here content reaches a node by an order
 // only, which names the content by its hash; other content is another rollout,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -157,6 +158,18 @@ func (c Cause) Way() Verb {
 		return Promote
 	}
 	return Resume
+}
+
+// PromoteWords is the command, without the rollout's name, that promotes one
+// stage and no other, as a shell takes it.
+func PromoteWords(stage string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.:/", r)
+	}
+	if stage == "" || strings.HasPrefix(stage, "-") || strings.ContainsFunc(stage, func(r rune) bool { return !plain(r) }) {
+		stage = "'" + strings.ReplaceAll(stage, "'", `'\''`) + "'"
+	}
+	return "promote -stage " + stage
 }
 
 // PauseInfo says why a rollout is paused.

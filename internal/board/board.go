@@ -432,7 +432,8 @@ func ETA(h *orchestrator.Header, spec *orchestrator.Spec, now time.Time) string 
 		}
 		words := string(way)
 		if way == orchestrator.Promote {
-			words += " -stage " + h.Stage // so that a second operator does not promote the next one
+			// So that a second operator does not promote the next stage.
+			words = orchestrator.PromoteWords(h.Stage)
 		}
 		return fmt.Sprintf("nothing happens before `aimlock rollout %s %s` or `rollback`", words, h.ID)
 	case orchestrator.RollingBack:

@@ -179,11 +179,11 @@ func ourColors(l string) string {
 func TestETANamesTheWayOn(t *testing.T) {
 	t.Parallel()
 	for cause, want := range map[orchestrator.Cause]string{
-		orchestrator.CausePromotion: "`aimlock rollout promote r-1`",
+		orchestrator.CausePromotion: "`aimlock rollout promote -stage 'the canary' r-1`",
 		orchestrator.CauseOperator:  "`aimlock rollout resume r-1`",
 		orchestrator.CauseGate:      "`aimlock rollout resume r-1`",
 	} {
-		h := &orchestrator.Header{ID: "r-1", State: orchestrator.Paused, Paused: &orchestrator.PauseInfo{Cause: cause}}
+		h := &orchestrator.Header{ID: "r-1", Stage: "the canary", State: orchestrator.Paused, Paused: &orchestrator.PauseInfo{Cause: cause}}
 		if got := ETA(h, nil, now); !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %s in it", cause, got, want)
 		}
