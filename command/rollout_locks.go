@@ -56,9 +56,9 @@ func (m *Meta) rolloutLocks(ctx context.Context, h *orchestrator.Header) (list [
 	return list
 }
 
-// locksText says who has the locks of rollout id. Those that one hold has are
+// locksText says who has the locks of a rollout. Those that one hold has are
 // said once.
-func locksText(id string, list []rolloutLock) string {
+func locksText(h *orchestrator.Header, list []rolloutLock) string {
 	var b strings.Builder
 	for i := 0; i < len(list); {
 		l := list[i]
@@ -68,12 +68,15 @@ func locksText(id string, list []rolloutLock) string {
 		}
 		words := l.State
 		switch {
-		case l.Session != nil && l.rollout == id:
+		case l.Session != nil && l.rollout == h.ID:
 			words += " by this rollout's orchestrator"
 		case l.Session != nil && l.rollout != "":
 			words += " by rollout " + text.Printable(l.rollout) + ", and not by this one"
 		case l.Session != nil:
 			words += " by something else than this rollout"
+		case l.State == locksmith.Free && h.State == orchestrator.Waiting:
+			// A start that waits for the window has let go of the locks.
+			words += ": held again when the window opens, by the start that waits for it or by the next tick"
 		case l.State == locksmith.Free:
 			words += ": nobody drives this rollout now; starting it again, or the next tick, goes on with it"
 		}

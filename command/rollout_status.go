@@ -8,6 +8,7 @@ import (
 	"github.com/aim-control/aimlock/internal/board"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator"
 )
 
 func newRolloutStatus(m *Meta) *command {
@@ -43,7 +44,7 @@ It changes nothing and exits 0 whatever the state is.`,
 				if m.JSON {
 					return m.PrintJSON(viewWaiting(w).withLocks(locks))
 				}
-				m.Printf("%s%s", waitingText(w), locksText(id, locks))
+				m.Printf("%s%s", waitingText(w), locksText(&orchestrator.Header{ID: id}, locks))
 				return nil
 			}
 			var events []records.RolloutEvent
@@ -65,7 +66,7 @@ It changes nothing and exits 0 whatever the state is.`,
 					m.Printf("  %-9s %s\n", "left", text.Printable(board.ETA(h, &plan.Spec, time.Now())))
 				}
 			}
-			m.Printf("%s%s", locksText(id, locks), driftedText(some, all))
+			m.Printf("%s%s", locksText(h, locks), driftedText(some, all))
 			for _, e := range events {
 				if e.Text != "" {
 					m.Printf("  %s  %-8s %s\n", e.At.UTC().Format("2006-01-02 15:04:05"), text.Printable(e.Kind), eventText(&e))

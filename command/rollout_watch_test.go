@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
 // The log goes on while it is read: what is newer than the header that told of
@@ -59,5 +61,19 @@ func TestWatchReadsEachEventOnce(t *testing.T) {
 	}
 	if got[len(got)-1] != 9 {
 		t.Errorf("events %v, and 9 was not read again", got)
+	}
+}
+
+// A start that waits for its window holds no lock, and is not nobody.
+func TestLocksOfARolloutThatWaitsForItsWindow(t *testing.T) {
+	t.Parallel()
+	free := []rolloutLock{{Status: &locksmith.Status{Name: "a.conf", State: locksmith.Free}}}
+	for state, want := range map[orchestrator.Status]string{
+		orchestrator.Waiting: "a.conf: FREE: held again when the window opens, by the start that waits for it or by the next tick",
+		orchestrator.Baking:  "a.conf: FREE: nobody drives this rollout now; ",
+	} {
+		if got := locksText(&orchestrator.Header{ID: "r-1", State: state}, free); !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q in it", state, got, want)
+		}
 	}
 }
