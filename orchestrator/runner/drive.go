@@ -110,7 +110,13 @@ func (d *drive) recover(ctx context.Context, fresh bool) error {
 	}
 	d.header.Baked = bakedBy(&d.header, d.r.clock)
 	d.header.Elapsed = elapsedBy(&d.header, d.r.clock)
-	d.state, err = orchestrator.Recover(d.plan, d.header, st.given, st.reports)
+	h := d.header
+	if h.Epoch < hold.Epoch {
+		// It is from before a recovery, by which somebody said that Consul went back:
+		// whom it forgot is given an order again, newer than any that is lost.
+		h.Confirmed = 0
+	}
+	d.state, err = orchestrator.Recover(d.plan, h, st.given, st.reports)
 	return err
 }
 

@@ -180,6 +180,39 @@ func TestLostOrders(t *testing.T) {
 	}
 }
 
+// Where somebody has said by a recovery that Consul went back, a rollout goes on:
+// whose order was lost is given one again. It says what to do no longer than until
+// that is done.
+func TestLostOrdersAfterTheRecovery(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	first := canary
+	first.Nodes, first.Bake = 2, time.Hour
+	in := f.input("one", first, rest)
+	out, err := f.runner().Tick(t.Context(), in)
+	if err != nil || out.Header.Confirmed != 2 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	lost := prefix.Desired(config, "n00")
+	if _, err := f.kv.API().KV().Delete(lost, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.runner().Tick(t.Context(), in); !errors.Is(err, orchestrator.ErrDataLost) {
+		t.Fatalf("it went on: %v", err)
+	}
+	f.recover()
+	if out, err = f.runner().Tick(t.Context(), in); err != nil || out.Header.State != orchestrator.Baking || out.Header.Counts[orchestrator.ClassApplied] != 2 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	var d records.Desired
+	if kv, err := f.kv.Get(t.Context(), lost); err != nil || kv == nil || records.Decode(lost, kv.Value, &d) != nil || d.Epoch != 1 {
+		t.Fatalf("the order that was lost is %+v, %v", d, err)
+	}
+	if f.file("n00") != "one" || f.file("n02") != "" {
+		t.Errorf("n00 has %q, n02 has %q", f.file("n00"), f.file("n02"))
+	}
+}
+
 // An operator can end a rollout of which too much is lost to go on.
 func TestAbortOfADamagedRollout(t *testing.T) {
 	t.Parallel()
