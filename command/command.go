@@ -250,10 +250,19 @@ func writeFlags(b *strings.Builder, title string, fs *flag.FlagSet) {
 			value = " " + value
 		}
 		fmt.Fprintf(b, "\n  -%s%s\n%s\n", f.Name, value, indent(usage, "      "))
-		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0" && f.DefValue != "0s" {
-			fmt.Fprintf(b, "      Default: %s\n", f.DefValue)
+		if shown := shownDefault(f); shown != "" {
+			fmt.Fprintf(b, "      Default: %s\n", shown)
 		}
 	}
+}
+
+// shownDefault is a default that says something.
+func shownDefault(f *flag.Flag) string {
+	switch f.DefValue {
+	case "false", "0", "0s":
+		return ""
+	}
+	return f.DefValue
 }
 
 func indent(s, by string) string {

@@ -237,3 +237,43 @@ func writeFile(t *testing.T, path, content string) {
 		t.Fatal(err)
 	}
 }
+
+// Each command has a manual page, and no text of it is taken for a request of roff's.
+func TestManPages(t *testing.T) {
+	t.Parallel()
+	pages := manPages(silent(t.Context()))
+	for name, construct := range commands() {
+		page, ok := pages[manName(name)]
+		if construct(silent(t.Context())).Hidden {
+			if ok {
+				t.Errorf("%s is hidden, and has a page", name)
+			}
+			continue
+		}
+		for _, part := range []string{".TH AIMLOCK-", ".SH SYNOPSIS\n.PP\naimlock " + strings.ReplaceAll(name, "-", `\-`), ".SH DESCRIPTION\n", ".SH EXAMPLES\n", "aimlock(1)"} {
+			if !strings.Contains(page, part) {
+				t.Errorf("the page of %s lacks %q", name, part)
+			}
+		}
+	}
+	known := []string{"TH", "SH", "PP", "TP", "B", "nf", "fi"}
+	for name, page := range pages {
+		for _, l := range strings.Split(page, "\n") {
+			if req, _, _ := strings.Cut(l, " "); strings.HasPrefix(req, ".") && !slices.Contains(known, req[1:]) {
+				t.Errorf("%s: %q", name, l)
+			}
+			if strings.HasPrefix(l, "'") {
+				t.Errorf("%s: %q", name, l)
+			}
+		}
+	}
+	cliDoc, err := os.ReadFile("../docs/cli.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range exitMeanings() {
+		if !bytes.Contains(cliDoc, fmt.Appendf(nil, "| %d | %s |", e.code, strings.ReplaceAll(e.what, "-detailed-exitcode", "`-detailed-exitcode`"))) {
+			t.Errorf("docs/cli.md has other words for exit code %d than %q", e.code, e.what)
+		}
+	}
+}

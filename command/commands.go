@@ -41,6 +41,7 @@ func commands() map[string]constructor {
 		"lock status":      newLockStatus,
 		"lock watch":       newLockWatch,
 		"locksmith":        newLocksmith,
+		"man":              newMan,
 		nomadDevice:        newNomadDevicePlugin,
 		"plugin info":      newPluginInfo,
 		"plugin list":      newPluginList,

@@ -22,6 +22,25 @@ const (
 	ExitLost         = 7 // the lock was lost while working
 )
 
+// exitMeaning is one exit code, in words.
+type exitMeaning struct {
+	code int
+	what string
+}
+
+func exitMeanings() []exitMeaning {
+	return []exitMeaning{
+		{ExitOK, "done (with -detailed-exitcode: converged)"},
+		{ExitFailed, "failed"},
+		{ExitUsage, "usage, or an invalid file"},
+		{ExitMore, "with -detailed-exitcode: fine, more to do"},
+		{ExitLockBusy, "the lock is HELD, WARM, COOLING or UNKNOWN"},
+		{ExitLockHot, "the lock is HOT and the policy does not let it be broken now"},
+		{ExitNotConverged, "the rollout is paused, aborted or rolled back"},
+		{ExitLost, "the lock was lost while working"},
+	}
+}
+
 // ExitError is an error that chooses the exit code. Without one an error ends
 // the process with ExitFailed.
 type ExitError struct {

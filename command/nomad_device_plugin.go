@@ -70,7 +70,8 @@ to its configuration`, err, nomaddevice.Name, nomaddevice.Name)
 func (m *Meta) deviceAccess(log hclog.Logger, s nomaddevice.Settings) (*nomaddevice.Access, error) {
 	var printed bytes.Buffer
 	own := &Meta{
-		IO: IO{Stdin: m.Stdin, Stdout: m.Stdout, Stderr: &printed, LookupEnv: m.LookupEnv}, ctx: m.ctx, Log: log,
+		stderr: m.stderr,
+		IO:     IO{Stdin: m.Stdin, Stdout: m.Stdout, Stderr: &printed, LookupEnv: m.LookupEnv}, ctx: m.ctx, Log: log,
 		Prefix: m.Prefix, PolicyPaths: m.PolicyPaths, Config: m.Config, consul: m.consul, policyVars: m.policyVars, policyVarFiles: m.policyVarFiles,
 	}
 	if s.Prefix != "" {

@@ -173,3 +173,33 @@ func TestRestoredWithNothingToDo(t *testing.T) {
 		return err == nil && out.Converged && f.count("one") == 2
 	})
 }
+
+// Somebody wrote an older order over a newer one by hand. The node refuses it, and
+// that Consul knows the newer one's rollout as ended shows that nothing was lost.
+func TestOrderWrittenOverByHand(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	if _, err := f.runner().Start(t.Context(), f.input("one", rest)); err != nil {
+		t.Fatal(err)
+	}
+	key := prefix.Desired(config, "n00")
+	old, err := f.kv.Get(t.Context(), key)
+	if err != nil || old == nil {
+		t.Fatalf("%v, %v", old, err)
+	}
+	if _, err := f.runner().Start(t.Context(), f.input("two", rest)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.kv.Put(t.Context(), key, old.Value); err != nil {
+		t.Fatal(err)
+	}
+	f.until("the node to refuse it", func() bool {
+		var a records.Actual
+		kv, err := f.kv.Get(t.Context(), prefix.Actual(config, "n00"))
+		return err == nil && kv != nil && records.Decode(kv.Key, kv.Value, &a) == nil && a.Result == records.ResultRefused
+	})
+	out, err := f.runner().Start(t.Context(), f.input("three", rest))
+	if err != nil || out.Header.State != orchestrator.Succeeded || f.count("three") != 2 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+}

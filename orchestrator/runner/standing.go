@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -167,33 +166,30 @@ func (r *Runner) standing(ctx context.Context, plan *orchestrator.Plan, fresh bo
 	return out, r.absolve(ctx, out)
 }
 
-// absolve takes those off the witnesses for whom no order stands although Consul
-// knows the rollout that gave it: somebody deleted the key of that node, and the
-// answer tells what the next order comes after.
+// absolve takes those off the witnesses whose order somebody deleted or wrote over
+// by hand, although Consul went back nowhere: the answer tells what the next order
+// comes after. It is so where none stands and Consul knows the rollout that gave
+// it; and where an older one stands, and Consul knows that the hold which gave the
+// newer one brought its rollout to success: a snapshot that has that end has all of
+// its orders, which were given before. Another end proves nothing: who takes a
+// rollout's place writes it unread.
 func (r *Runner) absolve(ctx context.Context, out *standing) error {
-	known := map[string]bool{}
-	for _, w := range out.witnesses {
-		if w.stood.IsZero() && w.rollout != "" {
-			known[w.rollout] = false
-		}
-	}
-	ids := slices.Sorted(maps.Keys(known))
-	if len(ids) == 0 {
+	if len(out.witnesses) == 0 {
 		return nil
 	}
-	names := make([]string, len(ids))
-	for i, id := range ids {
-		names[i] = r.keys.Rollout(id)
-	}
-	pairs, err := r.getMany(ctx, "read the rollouts", names)
+	heads, err := r.Headers(ctx)
 	if err != nil {
 		return err
 	}
-	for i, p := range pairs {
-		known[ids[i]] = p.ModifyIndex != 0
+	known, done := map[string]bool{}, map[orchestrator.Order]bool{}
+	for _, h := range heads {
+		known[h.ID] = true
+		if h.State == orchestrator.Succeeded {
+			done[orchestrator.Order{Epoch: h.Epoch, Token: h.Token}] = true
+		}
 	}
 	out.witnesses = slices.DeleteFunc(out.witnesses, func(w witness) bool {
-		if !w.stood.IsZero() || !known[w.rollout] {
+		if w.stood.IsZero() && !known[w.rollout] || !w.stood.IsZero() && !done[orchestrator.Order{Epoch: w.mark.Epoch, Token: w.mark.Token}] {
 			return false
 		}
 		if w.at >= 0 {
