@@ -173,4 +173,3 @@ func (b *roff) tagged(tag, s string) {
 		b.line(l)
 	}
 }
-
