@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/consul/api"
@@ -35,6 +36,13 @@ func (t TLSConfig) into(ac *api.Config, log hclog.Logger) error {
 	}
 	if to.Address == "" {
 		to.Address = t.ServerName
+	}
+	const verify = "CONSUL_HTTP_SSL_VERIFY"
+	if v := os.Getenv(verify); v != "" {
+		// The package takes what it cannot read for false.
+		if _, err := strconv.ParseBool(v); err != nil {
+			return fmt.Errorf("%s is %q: write true or false", verify, v)
+		}
 	}
 	if to.InsecureSkipVerify && log != nil {
 		log.Warn("Consul's certificate is not verified: whoever stands between sees the token (CONSUL_HTTP_SSL_VERIFY)")
