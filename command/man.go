@@ -128,11 +128,13 @@ func manPage(c *command) string {
 // escaped; see groff_man(7) and groff_char(7).
 type roff struct{ strings.Builder }
 
-var roffEscapes = strings.NewReplacer(`\`, `\e`, "-", `\-`, "…", "...", "'", `\(aq`, "`", `\(ga`, "^", `\(ha`, "~", `\(ti`)
+func roffEscape(s string) string {
+	return strings.NewReplacer(`\`, `\e`, "-", `\-`, "…", "...", "'", `\(aq`, "`", `\(ga`, "^", `\(ha`, "~", `\(ti`).Replace(s)
+}
 
 // line writes a line of text, which is no request of roff's however it begins.
 func (b *roff) line(s string) {
-	if s = roffEscapes.Replace(s); strings.HasPrefix(s, ".") {
+	if s = roffEscape(s); strings.HasPrefix(s, ".") {
 		s = `\&` + s
 	}
 	b.WriteString(s + "\n")
