@@ -33,11 +33,13 @@ func TestPlantedFile(t *testing.T) {
 		plants["another user's file"] = struct {
 			plant func(path, victim string) error
 			want  string
-		}{func(path, _ string) error {
-			if err := os.WriteFile(path, []byte(secret), 0o666); err != nil {
+		}{func(path, victim string) error {
+			// It is given away before it lies there: in between it would be ours, and
+			// read.
+			if err := os.Chown(victim, 4242, 4242); err != nil {
 				return err
 			}
-			return os.Chown(path, 4242, 4242)
+			return os.Rename(victim, path)
 		}, "belongs to user 4242, in a folder that everybody can write to"}
 	} else {
 		t.Log("NOT RUN: the file of another user: only root can give one away")
