@@ -37,6 +37,7 @@ type exchange struct {
 	what   string
 	sentAt time.Time
 	answer chan answer
+	sent   *effect
 	// ops of a transaction; nil: it is none, or nonsense.
 	ops []txnOp
 	// given: its sender has given it up.
@@ -73,7 +74,8 @@ func (inc *incarnation) RoundTrip(req *http.Request) (*http.Response, error) {
 	if len(body) > 0 {
 		x.what += " " + shortHash(body)
 	}
-	inc.w.sched.park(&effect{what: x.what, do: x.deliver, inc: inc, leaves: true, void: x.given.Load})
+	x.sent = &effect{what: x.what, do: x.deliver, inc: inc, leaves: true, void: x.given.Load}
+	inc.w.sched.park(x.sent)
 	inc.w.check.sent(x)
 	select {
 	case a := <-x.answer:
@@ -142,9 +144,11 @@ func dialError() error {
 	return &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
 }
 
-// reply sends an answer on its way back.
+// reply sends an answer on its way back. It has the number of its request: two
+// requests of one name may be answered in one moment, and which handler comes first
+// depends on the addresses of what they wait for.
 func (x *exchange) reply(resp *http.Response, err error) {
-	x.inc.w.sched.park(&effect{what: x.what + " answer", inc: x.inc, gone: x.given.Load, do: func() {
+	x.inc.w.sched.park(&effect{what: x.what + " answer", of: x.sent, inc: x.inc, gone: x.given.Load, do: func() {
 		if err == nil {
 			x.inc.w.check.answered(x, resp)
 		}

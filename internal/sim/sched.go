@@ -18,6 +18,8 @@ type effect struct {
 	// apart.
 	what string
 	n    int
+	// of is the effect that this one came of; it has that one's number.
+	of *effect
 	// inc is whose it is: while that part is stopped, it waits. nil: the world's.
 	inc *incarnation
 	// extra is how long it takes beside the time that chance gives it.
@@ -80,13 +82,20 @@ func (s *scheduler) collect(now time.Time) {
 	s.arrived = nil
 	s.mu.Unlock()
 	// In which order the goroutines came here is the machine's scheduler's doing.
-	slices.SortStableFunc(list, func(a, b *effect) int { return cmp.Compare(a.what, b.what) })
+	for _, e := range list {
+		if e.of != nil {
+			e.n = e.of.n
+		}
+	}
+	slices.SortStableFunc(list, func(a, b *effect) int { return cmp.Or(cmp.Compare(a.what, b.what), cmp.Compare(a.n, b.n)) })
 	for _, e := range list {
 		if e.void != nil && e.void() {
 			continue
 		}
-		e.n = s.seen[e.what]
-		s.seen[e.what]++
+		if e.of == nil {
+			e.n = s.seen[e.what]
+			s.seen[e.what]++
+		}
 		e.at = now.Add(e.extra + s.latency(e))
 		heap.Push(&s.queue, e)
 	}
