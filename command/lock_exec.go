@@ -7,13 +7,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/records"
-	"github.com/aim-control/aimlock/internal/signals"
 	"github.com/aim-control/aimlock/internal/supervise"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
@@ -113,9 +110,6 @@ func checkTTL(ttl time.Duration) error {
 	return nil
 }
 
-// extendEvery is how often the supervisor is told how long the lease still is.
-const extendEvery = time.Second
-
 func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *execOptions) error {
 	c, err := m.Locksmith()
 	if err != nil {
@@ -166,7 +160,7 @@ func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *exec
 	// Only now is nothing of the command left, so the next holder owes nothing.
 	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	ended := context.Cause(h.Context()) // Release sets one of its own where there is none
+	ended := endOf(h) // Release sets one of its own where there is none
 	rerr := h.Release(rctx)
 	switch {
 	case errors.Is(err, supervise.ErrLease):
@@ -212,83 +206,14 @@ func (m *Meta) runChild(ctx context.Context, h *locksmith.Hold, sup *supervise.S
 		return ExitFailed, err
 	}
 	prog.running()
-	type end struct {
-		code int
-		err  error
-	}
-	ended := make(chan end, 1)
+	ended := make(chan childEnd, 1)
 	go func() {
 		code, err := sup.Wait(context.WithoutCancel(ctx))
-		ended <- end{code, err}
+		ended <- childEnd{code, err}
 	}()
-	tick := time.NewTicker(extendEvery)
-	defer tick.Stop()
-	// INT and TERM end ctx; the rest is the command's business alone.
-	others := make(chan os.Signal, 4)
-	signal.Notify(others, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH)
-	defer signal.Stop(others)
-	// ^Z, while this process is what the terminal has: stopped it would lose the
-	// lease, and the command its life.
-	suspend := make(chan os.Signal, 1)
-	if !signal.Ignored(syscall.SIGTSTP) {
-		signal.Notify(suspend, syscall.SIGTSTP)
-		defer signal.Stop(suspend)
-	}
-	lost := h.Context().Done()
-	stopped := ctx.Done()
-	for {
-		select {
-		case e := <-ended:
-			return e.code, e.err
-		case <-tick.C:
-			if h.Context().Err() != nil {
-				continue
-			}
-			if err := sup.ExtendTo(h.LeaseEnd()); err != nil {
-				m.Log.Debug("extend the command's lease", "error", err)
-			}
-		case sig := <-others:
-			if err := sup.Signal(sig); err != nil {
-				m.Log.Debug("pass the signal on", "error", err)
-			}
-		case <-suspend:
-			m.Log.Warn("not suspended: the command runs under a lock")
-		case <-stopped:
-			// The command decides what the signal means; it ends by it or not.
-			stopped = nil
-			if err := sup.Signal(signalOf(ctx)); err != nil {
-				m.Log.Debug("pass the signal on", "error", err)
-			}
-		case <-lost:
-			return m.stopChild(h, sup, o.grace, func() (int, error) { e := <-ended; return e.code, e.err })
-		}
-	}
-}
-
-// stopChild ends the command because the hold ended. The error says why the
-// hold did, and wraps supervise.ErrSurvivors if something of the command is
-// left.
-func (m *Meta) stopChild(h *locksmith.Hold, sup *supervise.Supervisor, grace time.Duration, wait func() (int, error)) (int, error) {
-	name, cause := h.Names()[0], context.Cause(h.Context())
-	if errors.Is(cause, locksmith.ErrLost) {
-		// Another may hold the lock already: no time is left to give.
-		grace = min(grace, max(0, h.LeaseLeft()/2))
-	}
-	// No notice: the refusal that ends with ERROR: says it all, and is first.
-	m.Log.Debug("stop the command", "lock", name, "cause", cause)
-	if err := sup.Stop(grace); err != nil {
-		// Something is left, and may stay: it is not waited for.
-		m.Log.Error("stop the command", "error", err)
-		return ExitLost, errors.Join(cause, err)
-	}
-	code, err := wait()
-	if errors.Is(err, supervise.ErrSurvivors) {
-		return code, errors.Join(cause, err)
-	}
-	if errors.Is(cause, locksmith.ErrRequested) {
-		return code, refused(ExitLost, fmt.Sprintf("ERROR: %s: LET GO\n  %-9s %v\n", name, "why", cause))
-	}
-	return code, cause
+	sent, stop := catchSignals()
+	defer stop()
+	return m.tend(ctx, h, sup, o.grace, sent, ended)
 }
 
 // leaseError is the loss that a command ended by its lease stands for. The
@@ -296,12 +221,4 @@ func (m *Meta) stopChild(h *locksmith.Hold, sup *supervise.Supervisor, grace tim
 // is there yet.
 func leaseError(name string, token uint64, cause, lease error) error {
 	return cmp.Or[error](cause, &locksmith.LostError{Lock: name, Token: token, Why: lease.Error()})
-}
-
-// signalOf is the signal that ended ctx, SIGTERM if it was none.
-func signalOf(ctx context.Context) os.Signal {
-	if sig, ok := errors.AsType[signals.Error](context.Cause(ctx)); ok {
-		return sig.Signal
-	}
-	return syscall.SIGTERM
 }

@@ -78,7 +78,7 @@ func (m *Meta) startProgress(h *locksmith.Hold, o *progressOptions) (*childProgr
 	}
 	p.relay = reports.New(func(ctx context.Context, r reports.Report) error {
 		err := h.Progress(ctx, r.Done, r.Total, r.Unit, r.Note)
-		if err != nil && h.Context().Err() == nil {
+		if err != nil && h.Life().Err() == nil {
 			return err
 		}
 		return nil // that the hold ended is told by itself

@@ -22,7 +22,7 @@ func (h *Hold) Abandon(ctx context.Context) {
 	}
 	h.released = true
 	h.mu.Unlock()
-	h.cancel(ErrReleased)
+	h.end(ErrReleased)
 	h.wg.Wait()
 	h.sess.close(ctx)
 }

@@ -99,7 +99,7 @@ func (w *world) progress(h *Hold) {
 }
 
 // deaf makes a hold that does not listen to requests.
-func (w *world) deaf(h *Hold) *Hold { h.cancel(errors.New("does not listen")); return h }
+func (w *world) deaf(h *Hold) *Hold { h.end(errors.New("does not listen")); return h }
 
 // A holder that came back to life before the last transaction is not broken,
 // at whatever moment it did.

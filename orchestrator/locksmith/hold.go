@@ -18,7 +18,8 @@ import (
 // fencing token. It is safe for concurrent use.
 //
 // Its life: Acquire returns it with whatever quiesce was owed already served;
-// Context ends when it is lost, asked for, or released; Release ends it.
+// Context ends when it is lost, asked for, or released; Release ends it. One that
+// was asked for is kept alive and watched on, until it is lost or released: Life.
 type Hold struct {
 	c     *Client
 	sess  *session
@@ -32,15 +33,17 @@ type Hold struct {
 	// guards begin every fenced transaction.
 	guards []consulkv.Op
 
-	ctx    context.Context //nolint:containedctx // the life of the hold is a context, by design
+	// life ends when the hold is lost or released, and ctx with it, or when it is
+	// asked for.
+	life   context.Context //nolint:containedctx // the life of the hold is a context, by design
+	end    context.CancelCauseFunc
+	ctx    context.Context //nolint:containedctx // so is the time in which it is worked
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
 
 	mu        sync.Mutex
 	requested *records.Request
-	// lost is why it was lost; nil: it was not.
-	lost     *LostError
-	released bool
+	released  bool
 	// served: nothing is owed any more that this hold found owed.
 	served    bool
 	processes []records.Process
@@ -52,7 +55,8 @@ type Hold struct {
 
 // start begins the life of a hold that was taken.
 func (h *Hold) start(ctx context.Context) {
-	h.ctx, h.cancel = context.WithCancelCause(outliving(ctx))
+	h.life, h.end = context.WithCancelCause(outliving(ctx))
+	h.ctx, h.cancel = context.WithCancelCause(h.life)
 	for _, n := range h.names {
 		k := h.c.keys.Lock(n)
 		h.guards = append(h.guards, consulkv.CheckSession(k, h.sess.id), consulkv.CheckIndex(k, h.token))
@@ -61,7 +65,7 @@ func (h *Hold) start(ctx context.Context) {
 	for _, n := range h.names {
 		for what, watch := range map[string]func(string){"key of ": h.watchKey, "requests for ": h.watchRequest} {
 			h.wg.Go(func() {
-				if sleepAs(h.ctx, "watch the "+what+n, watchAfter) == nil {
+				if sleepAs(h.life, "watch the "+what+n, watchAfter) == nil {
 					watch(n)
 				}
 			})
@@ -77,6 +81,10 @@ const watchAfter = 50 * time.Millisecond
 // Context ends, with a cause, when work under the lock must stop: ErrLost,
 // ErrRequested or ErrReleased.
 func (h *Hold) Context() context.Context { return h.ctx }
+
+// Life ends, with a cause, when the hold counts no more: ErrLost or ErrReleased.
+// What is asked to let go lives on, so that its work can end in order.
+func (h *Hold) Life() context.Context { return h.life }
 
 // Epoch is the epoch read in the acquiring transaction.
 func (h *Hold) Epoch() uint64 { return h.epoch }
@@ -109,34 +117,18 @@ func (h *Hold) Requested() *records.Request {
 }
 
 func (h *Hold) lose(why string) {
-	lost := &LostError{Lock: strings.Join(h.names, ", "), Token: h.token, Why: why}
-	h.mu.Lock()
-	if h.lost == nil {
-		h.lost = lost
-	}
-	h.mu.Unlock()
-	h.cancel(lost)
+	h.end(&LostError{Lock: strings.Join(h.names, ", "), Token: h.token, Why: why})
 }
 
 // over is why the hold no longer counts; nil: it does. One that was asked to let go
-// counts until it is released or lost, and its context has its cause by then.
-func (h *Hold) over() error {
-	if cause := context.Cause(h.ctx); cause != nil && !errors.Is(cause, ErrRequested) {
-		return cause
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.lost != nil {
-		return h.lost
-	}
-	return nil
-}
+// counts until it is released or lost.
+func (h *Hold) over() error { return context.Cause(h.life) }
 
 func (h *Hold) watchSession() {
 	select {
 	case <-h.sess.died:
 		h.lose(h.sess.dead().Error())
-	case <-h.ctx.Done():
+	case <-h.life.Done():
 	}
 }
 
@@ -144,18 +136,18 @@ func (h *Hold) watchKey(name string) {
 	key := h.c.keys.Lock(name)
 	w := h.c.keyWatcherFrom(key, 0, h.token)
 	for {
-		p, err := w.Next(h.ctx)
+		p, err := w.Next(h.life)
 		if err == nil && p != nil && p.ModifyIndex < h.token {
 			// From before the acquisition: a follower that lags or, and then a
 			// consistent read says so too, servers that were restored.
-			p, err = h.c.consul.Get(h.ctx, key)
+			p, err = h.c.consul.Get(h.life, key)
 		}
 		switch {
-		case h.ctx.Err() != nil:
+		case h.life.Err() != nil:
 			return
 		case err != nil:
 			// The lease says when not hearing from Consul becomes a loss.
-			if sleepAs(h.ctx, "watch the key of "+name, time.Second) != nil {
+			if sleepAs(h.life, "watch the key of "+name, time.Second) != nil {
 				return
 			}
 		default:
@@ -200,12 +192,12 @@ func (h *Hold) watchRequest(name string) {
 	// The acquiring transaction took away what stood there before.
 	w := h.c.keyWatcherFrom(key, 250*time.Millisecond, h.token)
 	for {
-		p, err := w.Next(h.ctx)
+		p, err := w.Next(h.life)
 		switch {
-		case h.ctx.Err() != nil:
+		case h.life.Err() != nil:
 			return
 		case err != nil:
-			if sleepAs(h.ctx, "watch requests for "+name, time.Second) != nil {
+			if sleepAs(h.life, "watch requests for "+name, time.Second) != nil {
 				return
 			}
 		case p != nil:
@@ -308,7 +300,7 @@ func (h *Hold) Release(ctx context.Context) error {
 	h.mu.Unlock()
 
 	err := h.unlock(ctx)
-	h.cancel(ErrReleased)
+	h.end(ErrReleased)
 	h.wg.Wait()
 	if err == nil {
 		h.sess.closeClean(ctx)

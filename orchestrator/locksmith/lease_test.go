@@ -133,6 +133,52 @@ func TestNothingIsSentAfterTheLeaseOfAHoldThatWasAskedFor(t *testing.T) {
 	})
 }
 
+// Work goes on for a while under a hold that was asked for. It learns of a loss in
+// that time as soon as any other hold would, whatever Consul tells it by.
+func TestHoldThatWasAskedForLearnsThatItIsLost(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(*world, *Hold){
+		"its session is destroyed":  func(w *world, h *Hold) { w.destroy(h.Session()) },
+		"its key is deleted":        func(w *world, _ *Hold) { w.delete(w.keys.Lock("a")) },
+		"somebody rewrites its key": func(w *world, _ *Hold) { w.put(w.keys.Lock("a"), "mine") },
+		"Consul cannot be reached": func(w *world, _ *Hold) {
+			w.faults.Add(devconsul.Fault{Match: func(*http.Request) bool { return true }, Drop: true})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				h := w.acquire(w.client(), one("a"))
+				if _, err := w.client().Request(t.Context(), "a", "", time.Minute); err != nil {
+					t.Fatal(err)
+				}
+				if cause := waitDone(t, h.Context(), time.Minute); !errors.Is(cause, ErrRequested) {
+					t.Fatalf("cause %v", cause)
+				}
+				time.Sleep(20 * time.Second) // its lease goes on
+				if err := h.Life().Err(); err != nil || h.LeaseLeft() < CheckTTL/2 {
+					t.Fatalf("%v with a lease of %s", context.Cause(h.Life()), h.LeaseLeft())
+				}
+				within := time.Second
+				if name == "Consul cannot be reached" {
+					within += h.LeaseLeft()
+				}
+				lose(w, h)
+				if cause := waitDone(t, h.Life(), within); !errors.Is(cause, ErrLost) {
+					t.Fatalf("cause %v", cause)
+				}
+				if cause := context.Cause(h.Context()); !errors.Is(cause, ErrRequested) {
+					t.Fatalf("the cause of its work's end became %v", cause)
+				}
+				w.faults.Clear()
+				if err := h.Release(t.Context()); !errors.Is(err, ErrLost) {
+					t.Fatalf("release: %v", err)
+				}
+			})
+		})
+	}
+}
+
 // An answer that was on its way while the process was stopped does not bring
 // the lease back: it says nothing about the time in between.
 func TestAnswerOfBeforeDoesNotExtendALeaseThatIsOver(t *testing.T) {
