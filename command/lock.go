@@ -44,6 +44,7 @@ func lockError(err error) error {
 	var ref *locksmith.RefusedError
 	var not *locksmith.NotPermittedError
 	var lost *locksmith.LostError
+	var asked *locksmith.RequestedError
 	switch {
 	case errors.As(err, &ref):
 		code := ExitLockBusy
@@ -55,6 +56,8 @@ func lockError(err error) error {
 		return refused(ExitLockHot, notPermittedText(not, nil))
 	case errors.As(err, &lost):
 		return refused(ExitLost, fmt.Sprintf("ERROR: %s: LOST\n  %-9s %s\n  %-9s %d\n", lost.Lock, "why", lost.Why, "token", lost.Token))
+	case errors.As(err, &asked):
+		return refused(ExitLost, fmt.Sprintf("ERROR: %s: LET GO\n  %-9s %v\n", asked.Lock, "why", asked))
 	case errors.Is(err, locksmith.ErrPlainKey):
 		return exitf(ExitFailed, "%w", err)
 	}

@@ -3,7 +3,6 @@ package command
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -140,11 +139,8 @@ func endOf(h tended) error {
 // told is what is told of a command that was ended because of its hold.
 func told(h tended, e childEnd) (int, error) {
 	cause := endOf(h)
-	switch {
-	case errors.Is(e.err, supervise.ErrSurvivors):
-		return e.code, errors.Join(cause, e.err)
-	case errors.Is(cause, locksmith.ErrRequested):
-		return e.code, refused(ExitLost, fmt.Sprintf("ERROR: %s: LET GO\n  %-9s %v\n", h.Names()[0], "why", cause))
+	if errors.Is(e.err, supervise.ErrSurvivors) {
+		cause = errors.Join(cause, e.err)
 	}
 	return e.code, cause
 }

@@ -163,7 +163,7 @@ func TestTend(t *testing.T) {
 				defer interrupt(nil)
 				go c.do(h, s, interrupt)
 				_, err := (&Meta{Log: hclog.NewNullLogger()}).tend(ctx, h, s, c.grace, childSignals{}, s.ended)
-				if c.want == nil && err != nil || c.want != nil && !ends(err, c.want) {
+				if !errors.Is(err, c.want) {
 					t.Errorf("got %v, want %v", err, c.want)
 				}
 				if took := time.Since(start); took < c.at || took > c.at+time.Millisecond {
@@ -177,12 +177,4 @@ func TestTend(t *testing.T) {
 			})
 		})
 	}
-}
-
-// ends tells whether err says that the hold ended by want.
-func ends(err, want error) bool {
-	if exit, ok := errors.AsType[*ExitError](err); ok && errors.Is(want, locksmith.ErrRequested) {
-		return exit.Code == ExitLost
-	}
-	return errors.Is(err, want)
 }

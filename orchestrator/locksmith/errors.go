@@ -34,6 +34,20 @@ func (e *LostError) Error() string {
 // Is makes errors.Is(err, ErrLost) true.
 func (e *LostError) Is(target error) bool { return target == ErrLost }
 
+// RequestedError says who asked for the locks of a hold. It is an ErrRequested.
+type RequestedError struct {
+	Lock string
+	// By and Reason are as they stand in the request.
+	By, Reason string
+}
+
+func (e *RequestedError) Error() string {
+	return fmt.Sprintf("asked to let go of %s by %s%s", e.Lock, printable(e.By), reasonText(e.Reason))
+}
+
+// Is makes errors.Is(err, ErrRequested) true.
+func (e *RequestedError) Is(target error) bool { return target == ErrRequested }
+
 // RefusedError says that the lock was not given, with the verdict on whoever
 // has it.
 type RefusedError struct {

@@ -208,7 +208,7 @@ func (h *Hold) watchRequest(name string) {
 			h.mu.Lock()
 			h.requested = &q
 			h.mu.Unlock()
-			h.cancel(fmt.Errorf("%w of %s by %s%s", ErrRequested, name, printable(q.By), reasonText(q.Reason)))
+			h.cancel(&RequestedError{Lock: name, By: q.By, Reason: q.Reason})
 			return
 		}
 	}
