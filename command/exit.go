@@ -19,7 +19,7 @@ const (
 	ExitLockBusy     = 4 // the lock is HELD, WARM, COOLING or UNKNOWN
 	ExitLockHot      = 5 // the lock is HOT and the policy does not let it be broken now
 	ExitNotConverged = 6 // the rollout is paused, aborted or rolled back
-	ExitLost         = 7 // the lock was lost while working
+	ExitLost         = 7 // the lock was lost, or asked for, while working
 )
 
 // exitMeaning is one exit code, in words.
@@ -37,7 +37,7 @@ func exitMeanings() []exitMeaning {
 		{ExitLockBusy, "the lock is HELD, WARM, COOLING or UNKNOWN"},
 		{ExitLockHot, "the lock is HOT and the policy does not let it be broken now"},
 		{ExitNotConverged, "the rollout is paused, aborted or rolled back"},
-		{ExitLost, "the lock was lost while working"},
+		{ExitLost, "the lock was lost, or asked for, while working"},
 	}
 }
 
