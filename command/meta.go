@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/hcl/v2"
@@ -61,6 +62,8 @@ type Meta struct {
 	// daemon: the command runs until it is stopped.
 	daemon  bool
 	retried sync.Once
+	// nomadTold: it was said that Nomad's certificate is not verified.
+	nomadTold atomic.Bool
 
 	configPath string
 	// configFiles are the config file as it was parsed, for snippets.

@@ -13,6 +13,7 @@ func (m *Meta) nomadConfig() nomadapi.Config {
 		Address: m.Env("NOMAD_ADDR"), Token: m.Env("NOMAD_TOKEN"), Region: m.Env("NOMAD_REGION"), Namespace: m.Env("NOMAD_NAMESPACE"),
 		CACert: m.Env("NOMAD_CACERT"), ClientCert: m.Env("NOMAD_CLIENT_CERT"), ClientKey: m.Env("NOMAD_CLIENT_KEY"),
 		TLSServerName: m.Env("NOMAD_TLS_SERVER_NAME"),
+		Log:           m.Log,
 	}
 	f := m.Config.Nomad
 	if f == nil {
@@ -38,7 +39,11 @@ func (m *Meta) allocation() locksmith.Allocation {
 // Nomad makes a client of Nomad, of the one on this machine where nobody says
 // which.
 func (m *Meta) Nomad() (*nomadapi.Client, error) {
-	c, err := nomadapi.New(m.nomadConfig())
+	cfg := m.nomadConfig()
+	if m.nomadTold.Swap(true) {
+		cfg.Log = nil // told once
+	}
+	c, err := nomadapi.New(cfg)
 	if err != nil {
 		return nil, usagef("%w", err)
 	}

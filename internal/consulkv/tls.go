@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/aim-control/aimlock/internal/tlsalert"
 )
 
 // TLSConfig says by which certificates Consul is known, and this client to it:
@@ -75,23 +76,12 @@ func isTLS(err error) bool {
 	_, cert := errors.AsType[*tls.CertificateVerificationError](err)
 	_, alert := errors.AsType[tls.AlertError](err)
 	_, record := errors.AsType[tls.RecordHeaderError](err)
-	return cert || alert || record || alertOf(err) != ""
-}
-
-// alertOf is the alert by which the other side ended the handshake; "" where
-// there was none. With TLS 1.3 it may come after the request was sent, which the
-// other side then has not read. crypto/tls does not export the type of it.
-func alertOf(err error) string {
-	op, ok := errors.AsType[*net.OpError](err)
-	if !ok || op.Op != "remote error" || op.Err == nil || !strings.HasPrefix(op.Err.Error(), "tls: ") {
-		return ""
-	}
-	return op.Err.Error()
+	return cert || alert || record || tlsalert.Of(err) != ""
 }
 
 // tlsHint is the way out of a handshake that failed.
 func tlsHint(err error) string {
-	if alert := alertOf(err); alert != "" {
+	if alert := tlsalert.Of(err); alert != "" {
 		if strings.Contains(alert, "certificate") {
 			return "it asks for a client certificate that it knows: set CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY, or renew what they name"
 		}

@@ -88,8 +88,8 @@ func rules() []rule {
 			deny: func(imp string, _ bool) bool { return within(imp, Module) },
 		},
 		{
-			why:  "text is below everything",
-			from: under("internal/text"),
+			why:  "text and the alerts of TLS are below everything",
+			from: under("internal/text", "internal/tlsalert"),
 			deny: func(imp string, _ bool) bool { return within(imp, Module) },
 		},
 		{
@@ -108,14 +108,14 @@ func rules() []rule {
 			why:  "the way to Consul knows nothing of locks and rollouts",
 			from: under("internal/consulkv"),
 			deny: func(imp string, _ bool) bool {
-				return within(imp, Module) && !within(imp, own("internal/consulkv"), own("internal/fate"), own("internal/text"))
+				return within(imp, Module) && !within(imp, own("internal/consulkv"), own("internal/fate"), own("internal/text"), own("internal/tlsalert"))
 			},
 		},
 		{
 			why:  "the way to Nomad knows nothing of locks and rollouts",
 			from: under("internal/nomadapi"),
 			deny: func(imp string, _ bool) bool {
-				return within(imp, Module) && !within(imp, own("internal/nomadapi"), own("internal/text"))
+				return within(imp, Module) && !within(imp, own("internal/nomadapi"), own("internal/text"), own("internal/tlsalert"))
 			},
 		},
 		{

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/nomad/api"
 
 	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/internal/tlsalert"
 )
 
 // Error is a failed operation on Nomad. Its message holds no token.
@@ -37,16 +38,15 @@ const (
 	tellsNoAuth  = "ACL token not found"
 	tellsExpired = "ACL token expired"
 	// To a token that may not read the namespace of an allocation, with 500.
-	hiddenAlloc    = "Unknown allocation"
-	noCertificate  = "certificate required"
-	badCertificate = "bad certificate"
-	plainToTLS     = "HTTP request to an HTTPS server"
-	tlsToPlain     = "HTTP response to HTTPS client"
+	hiddenAlloc = "Unknown allocation"
+	plainToTLS  = "HTTP request to an HTTPS server"
+	tlsToPlain  = "HTTP response to HTTPS client"
 )
 
 // hint is the way out.
 func (e *Error) hint() string {
 	has := func(s string) bool { return strings.Contains(e.What, s) }
+	alert := tlsalert.Of(e.err)
 	var name x509.HostnameError
 	switch {
 	case has(noRegion):
@@ -63,8 +63,10 @@ func (e *Error) hint() string {
 		return "its certificate is for another name: check NOMAD_TLS_SERVER_NAME, such as server.global.nomad"
 	case e.untrusted():
 		return "its certificate is of a CA that is not trusted: check NOMAD_CACERT"
-	case has(noCertificate), has(badCertificate):
-		return "it asks for a client certificate: check NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY"
+	case strings.Contains(alert, "certificate"):
+		return "it asks for a client certificate that it knows: check NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY, or renew what they name"
+	case alert != "":
+		return "it ended the handshake: check NOMAD_CLIENT_CERT, NOMAD_CLIENT_KEY and NOMAD_TLS_SERVER_NAME"
 	case has(plainToTLS):
 		return "it speaks TLS: NOMAD_ADDR must begin with https://"
 	case has(tlsToPlain):
@@ -87,8 +89,7 @@ func (e *Error) untrusted() bool {
 func (e *Error) Temporary() bool {
 	switch {
 	case e.Status == 0:
-		return !errors.Is(e.err, context.Canceled) && !e.untrusted() &&
-			!strings.Contains(e.What, noCertificate) && !strings.Contains(e.What, badCertificate) && !strings.Contains(e.What, tlsToPlain)
+		return !errors.Is(e.err, context.Canceled) && !e.untrusted() && tlsalert.Of(e.err) == "" && !strings.Contains(e.What, tlsToPlain)
 	case strings.Contains(e.What, noRegion), strings.Contains(e.What, hiddenAlloc):
 		return false
 	}

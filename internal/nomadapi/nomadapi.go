@@ -13,10 +13,12 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/api"
 )
 
@@ -50,10 +52,14 @@ type Config struct {
 	ClientCert       string
 	ClientKey        string
 	TLSServerName    string
+	// Log is told where Nomad's certificate is not verified. May be nil.
+	Log hclog.Logger
 }
 
-// Configured reports whether anybody has said where Nomad is. Who asks Nomad
-// only to know more does not, unless that is so.
+// Configured reports whether anybody has said where Nomad is. What was asked for
+// by name, such as a fleet or a gate, takes the Nomad of this machine where that is
+// not so, as Nomad's own tools do. Evidence and steps of a break do not: another
+// cluster's Nomad has none of the allocations, and what is gone is broken.
 func (c *Config) Configured() bool { return c.Address != "" || os.Getenv("NOMAD_ADDR") != "" }
 
 // Client talks to one Nomad. It is safe for concurrent use.
@@ -89,12 +95,22 @@ func New(cfg Config) (*Client, error) {
 		}
 	}
 	set(&ac.SecretID, cfg.Token)
+	const skip = "NOMAD_SKIP_VERIFY"
+	if v := os.Getenv(skip); v != "" {
+		// The package takes what it cannot read for false.
+		if _, err := strconv.ParseBool(v); err != nil {
+			return nil, fmt.Errorf("%s is %q: write true or false", skip, v)
+		}
+	}
 	u, err := url.Parse(ac.Address)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "unix":
 		return nil, fmt.Errorf("address of Nomad %q is no URL: set NOMAD_ADDR to one such as http://127.0.0.1:4646", redacted(ac.Address))
 	case u.Scheme != "unix" && u.Host == "":
 		return nil, fmt.Errorf("address of Nomad %q names no host: set NOMAD_ADDR to one such as http://127.0.0.1:4646", redacted(ac.Address))
+	}
+	if ac.TLSConfig.Insecure && u.Scheme == "https" && cfg.Log != nil {
+		cfg.Log.Warn("Nomad's certificate is not verified: whoever stands between sees the token (" + skip + ")")
 	}
 	addr := redacted(ac.Address) // the package changes that of a socket
 	c, err := api.NewClient(ac)

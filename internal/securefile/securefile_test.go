@@ -222,10 +222,24 @@ func TestWarnings(t *testing.T) {
 			t.Errorf("%04o: writable: %q", tc.mode, got)
 		}
 	}
-	// Who may not enter a folder can neither read nor change what is in it.
+	// Who may not enter a folder cannot read what is in it, and a right of a group
+	// does not count there. What was opened to everybody does.
 	do(t, os.Chmod(top, 0o700))
-	if got := securefile.Readable(file) + securefile.Writable(file); got != "" {
+	if got := securefile.Readable(file); got != "" {
 		t.Error(got)
+	}
+	if got := securefile.Writable(file); !strings.Contains(got, "can be written by everybody") {
+		t.Errorf("below a folder that is shut: %q", got)
+	}
+	do(t, os.Chmod(file, 0o660))
+	if os.Geteuid() == 0 {
+		do(t, os.Chown(file, 0, 4242))
+	}
+	if got := securefile.Writable(file); got != "" {
+		t.Errorf("of a group that may not enter: %q", got)
+	}
+	if os.Geteuid() == 0 {
+		do(t, os.Chown(file, 0, 0))
 	}
 	do(t, os.Chmod(top, 0o755))
 	// A group of the same number is the user's own.
@@ -244,6 +258,36 @@ func TestWarnings(t *testing.T) {
 		if got := securefile.Readable(path); got != "" {
 			t.Error(got)
 		}
+	}
+}
+
+// Nomad shares the folder alloc/ of an allocation with all its tasks, whatever
+// account they run as: it binds it into their own view of the files, past the folders
+// above it. So it is not a task's own, however shut Nomad's data_dir is.
+func TestSharedFolderBelowOneThatIsShut(t *testing.T) {
+	t.Parallel()
+	top := place(t)
+	do(t, os.Chmod(top, 0o700)) // data_dir
+	shared := filepath.Join(top, "alloc", "8ba85cef-26f5-4b6e-9d2f-3f6d2b0e1c11", "alloc")
+	do(t, os.MkdirAll(shared, 0o755))
+	do(t, os.Chmod(shared, 0o777))
+	mine := filepath.Join(shared, "mine")
+	do(t, os.Mkdir(mine, 0o700))
+	for _, path := range []string{shared, mine} {
+		if got := securefile.Writable(path); !strings.Contains(got, shared+`" can be written by everybody`) {
+			t.Errorf("%s: %q", path, got)
+		}
+	}
+	do(t, os.Chmod(shared, 0o755))
+	if got := securefile.Writable(mine); got != "" {
+		t.Error(got)
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	do(t, os.Chown(shared, 65534, 65534)) // as Nomad does
+	if got := securefile.Writable(mine); !strings.Contains(got, "belongs to user 65534") {
+		t.Errorf("another account's: %q", got)
 	}
 }
 

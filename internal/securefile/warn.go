@@ -11,8 +11,12 @@ import (
 // place, and what to do about it; "" if nobody can, or if it cannot be told.
 //
 // A group that has the number of the file's owner is taken for that user's own
-// and not for others, as where each user has a group and the umask is 002. Below
-// a folder that others may not enter nothing is theirs to change.
+// and not for others, as where each user has a group and the umask is 002. Nor does
+// a group's right count below a folder that others may not enter. What everybody may
+// write to, or what is another account's, counts there too: it was opened on purpose,
+// and what others cannot reach by its path may be mounted where they can, as Nomad
+// does with the folder that the tasks of an allocation share, and container runtimes
+// with volumes. A process does not see the mounts of others.
 func Writable(path string) string { return own().writable(path) }
 
 func (c checker) writable(path string) string {
@@ -21,11 +25,12 @@ func (c checker) writable(path string) string {
 		err = writers(path, at, fi)
 	}
 	bad, ok := errors.AsType[*Error](err)
-	if !ok || c.shut(bad.Path) {
+	if !ok {
 		return ""
 	}
 	if fi, err := os.Lstat(bad.Path); err == nil && fi.Mode().Perm()&0o002 == 0 && fi.Mode().Perm()&0o020 != 0 {
-		if uid, gid, err := ids(bad.Path, fi); err == nil && uid == gid && (uid == c.uid || uid == 0) {
+		uid, gid, err := ids(bad.Path, fi)
+		if err == nil && (uid == c.uid || uid == 0) && (uid == gid || c.shut(bad.Path)) {
 			return ""
 		}
 	}
@@ -48,7 +53,7 @@ func (c checker) shut(path string) bool {
 
 // Readable says that everybody on this machine can read a file that should be
 // secret, and what to do about it; "" if not, or if it cannot be told. A file
-// below a folder that others may not enter cannot be read by them. That its
+// below a folder that others may not enter is taken for one that they cannot read. That its
 // group may read it is taken for what was meant.
 func Readable(path string) string {
 	at, err := filepath.Abs(path)

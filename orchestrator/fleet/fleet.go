@@ -12,6 +12,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -109,7 +111,7 @@ func (f *Fleet) Survey(ctx context.Context, c *consulkv.Client) (*Survey, error)
 	if err != nil {
 		return nil, err
 	}
-	return survey(ctx, listers)
+	return survey(ctx, listers, emptyHint(f.Sources))
 }
 
 // listers makes one of each source.
@@ -148,7 +150,7 @@ func (f *Fleet) listers(c *consulkv.Client) ([]Lister, error) {
 	return out, nil
 }
 
-func survey(ctx context.Context, listers []Lister) (*Survey, error) {
+func survey(ctx context.Context, listers []Lister, emptyHint string) (*Survey, error) {
 	found := make([]*Listing, len(listers))
 	g, ctx := errgroup.WithContext(ctx)
 	for i, l := range listers {
@@ -184,9 +186,35 @@ func survey(ctx context.Context, listers []Lister) (*Survey, error) {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("%d more conflicts of metadata: the source that stands first in the spec counts", more))
 	}
 	if len(out.Nodes) == 0 {
-		return nil, errors.New("fleet: it is empty: " + listed(out.Sources) + ". Start `aimlock agent` on its machines, or mend the block fleet; `aimlock doctor` says which agents there are")
+		return nil, errors.New("fleet: it is empty: " + listed(out.Sources) + ". " + emptyHint)
 	}
 	return out, nil
+}
+
+// emptyHint is the way out of a fleet without nodes, for each way in which it is
+// listed.
+func emptyHint(sources []orchestrator.Source) string {
+	var ways []string
+	for _, s := range sources {
+		way := ""
+		switch {
+		case s.Consul != nil:
+			way = "start `aimlock agent` on its machines, or mend the block consul; `aimlock doctor` says which agents there are"
+		case s.Nomad != nil:
+			way = "mend what the block nomad asks for; `nomad node status -verbose` lists all clients with pool, class and datacenter"
+		case s.Plugin != nil:
+			way = fmt.Sprintf("mend the block of plugin %q, or what it lists", s.Plugin.Name)
+		case s.File != nil:
+			way = "add nodes to " + s.File.Path
+		}
+		if !slices.Contains(ways, way) {
+			ways = append(ways, way)
+		}
+	}
+	if len(ways) == 0 {
+		return "Add a block to fleet"
+	}
+	return "To mend it: " + strings.Join(ways, "; or ")
 }
 
 func listed(sources []SourceCount) string {

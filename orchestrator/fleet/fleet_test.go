@@ -309,7 +309,7 @@ func TestNomadErrors(t *testing.T) {
 		want string
 	}{
 		"denied":                   {ask(&fakeNomad{status: 403}, orchestrator.NomadSource{}), "HTTP 403"},
-		"empty":                    {ask(&fakeNomad{}, orchestrator.NomadSource{NodeClass: "x"}), "it is empty: Nomad clients of node_class \"x\""},
+		"empty":                    {ask(&fakeNomad{}, orchestrator.NomadSource{NodeClass: "x"}), "it is empty: Nomad clients of node_class \"x\" names no node. To mend it: mend what the block nomad asks for; `nomad node status"},
 		"one that does not filter": {ask(&fakeNomad{nodes: []*nomad.Node{client("1", "a", "ready", 1)}}, orchestrator.NomadSource{NodeClass: "x"}), "too old"},
 		"a name that is none":      {ask(&fakeNomad{nodes: []*nomad.Node{client("1", "a/b", "ready", 1)}}, orchestrator.NomadSource{}), "a/b"},
 		"no client for Nomad": {func() error {

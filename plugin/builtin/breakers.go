@@ -81,6 +81,8 @@ type nomadStop struct {
 	n evidence.Nomad
 }
 
+func (b *nomadStop) Validate(context.Context) error { return b.named() }
+
 func (b *nomadStop) Start(context.Context) error {
 	c, err := b.client()
 	if err != nil {

@@ -73,6 +73,17 @@ type nomadConfig struct {
 	TokenFile string `config:"nomad_token_file" doc:"a file that holds an ACL token"`
 }
 
-func (c *nomadConfig) client() (*nomadapi.Client, error) {
-	return nomadapi.New(nomadapi.Config{Address: c.Address, Token: c.Token, TokenFile: c.TokenFile})
+func (c *nomadConfig) config() nomadapi.Config {
+	return nomadapi.Config{Address: c.Address, Token: c.Token, TokenFile: c.TokenFile}
+}
+
+func (c *nomadConfig) client() (*nomadapi.Client, error) { return nomadapi.New(c.config()) }
+
+// named refuses a configuration by which the Nomad of this machine would be asked
+// only because nobody named another.
+func (c *nomadConfig) named() error {
+	if cfg := c.config(); !cfg.Configured() {
+		return plugin.Invalid("nomad_address", "name the Nomad that runs the holders, or set NOMAD_ADDR: another one has none of their allocations")
+	}
+	return nil
 }

@@ -372,6 +372,20 @@ func TestProcess(t *testing.T) {
 	}
 }
 
+// The Nomad of this machine is not asked about allocations, nor to stop one, only
+// because nobody named another: what it does not have would be gone.
+func TestNomadMustBeNamed(t *testing.T) {
+	t.Setenv("NOMAD_ADDR", "")
+	for name, kind := range map[string]plugin.Kind{"nomad_alloc": plugin.KindEvidence, "nomad_stop": plugin.KindBreaker} {
+		if err := inProcess(t, name).Validate(t.Context(), kind, nil); !errors.Is(err, plugin.ErrInvalidConfig) || !strings.Contains(err.Error(), "NOMAD_ADDR") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := inProcess(t, name).Validate(t.Context(), kind, config(t, map[string]any{"nomad_address": "http://h:4646"})); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestNomad: without a Nomad that answers nothing is said of one.
 func TestNomad(t *testing.T) {
 	t.Parallel()

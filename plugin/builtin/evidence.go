@@ -194,6 +194,8 @@ type nomadAlloc struct {
 
 func (e *nomadAlloc) Facts() []plugin.FactDef { return defs("nomad") }
 
+func (e *nomadAlloc) Validate(context.Context) error { return e.named() }
+
 func (e *nomadAlloc) Start(context.Context) error {
 	c, err := e.client()
 	if err != nil {
