@@ -75,6 +75,10 @@ func (w *World) happen(e Event) {
 			w.leaderless.Store(false)
 			_ = w.srv.ChangeLeader(false)
 		})
+	case evHeldUp:
+		w.mu.Lock()
+		w.held[w.keys.Lock(e.Who)] = e.For
+		w.mu.Unlock()
 	case evSessions:
 		if err := w.srv.EndSessions(); err != nil {
 			w.fail("set-up", "%v", err)
@@ -83,6 +87,33 @@ func (w *World) happen(e Event) {
 		a.disk.full.Store(true)
 		w.after(e.For, "disk of "+a.name+" has room again", func() { a.disk.full.Store(false) })
 	}
+}
+
+// heldUp is how much longer a transaction is under way: one that ends a hold by a
+// break may have been chosen for it.
+func (w *World) heldUp(ops []txnOp) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.held) == 0 {
+		return 0
+	}
+	breaks, locks := false, []string(nil)
+	for _, op := range ops {
+		switch {
+		case op.KV == nil:
+		case op.KV.Verb == "unlock":
+			locks = append(locks, op.KV.Key)
+		case op.KV.Verb == "cas" && strings.HasPrefix(op.KV.Key, w.keys.BreaksRoot()):
+			breaks = true
+		}
+	}
+	for _, key := range locks {
+		if d := w.held[key]; breaks && d > 0 {
+			delete(w.held, key)
+			return d
+		}
+	}
+	return 0
 }
 
 // stop has a process get no steps for a while.
@@ -119,6 +150,9 @@ func (w *World) calmDown() {
 	w.calm = time.Now()
 	w.note("** no more faults")
 	w.leaderless.Store(false)
+	w.mu.Lock()
+	clear(w.held)
+	w.mu.Unlock()
 	for _, a := range w.actors {
 		// Who stands still wakes at its time.
 		a.net, a.doom = weather{}, nil

@@ -74,7 +74,7 @@ func (inc *incarnation) RoundTrip(req *http.Request) (*http.Response, error) {
 	if len(body) > 0 {
 		x.what += " " + shortHash(body)
 	}
-	x.sent = &effect{what: x.what, do: x.deliver, inc: inc, leaves: true, void: x.given.Load}
+	x.sent = &effect{what: x.what, do: x.deliver, inc: inc, leaves: true, void: x.given.Load, extra: inc.w.heldUp(x.ops)}
 	inc.w.sched.park(x.sent)
 	inc.w.check.sent(x)
 	select {

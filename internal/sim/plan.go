@@ -91,6 +91,7 @@ const (
 	evApprove  = "an operator lets lock be broken"
 	evBreak    = "an operator breaks lock"
 	evRestore  = "Consul is restored" // to what it was For before, and recovered
+	evHeldUp   = "the next break is under way that ends a hold of lock"
 )
 
 // NewPlan makes the plan of a seed.
@@ -162,6 +163,7 @@ func NewPlan(seed uint64) *Plan {
 		p.Events = append(p.Events, Event{At: p.Length/2 + long(0, p.Length/3), Kind: evRestore, For: long(time.Second, p.Length/3)})
 	}
 	p.byHand(rand.New(rand.NewPCG(seed, 0x51c)), at)
+	p.heldUp(rand.New(rand.NewPCG(seed, 0x51d)))
 	slices.SortStableFunc(p.Events, func(a, b Event) int { return int(a.At - b.At) })
 	return p
 }
@@ -176,6 +178,15 @@ func (p *Plan) byHand(r *rand.Rand, at func() time.Duration) {
 	for range n {
 		kind := []string{evRequest, evApprove, evApprove, evBreak}[r.IntN(4)]
 		p.Events = append(p.Events, Event{At: at(), Kind: kind, Who: p.lock(r), For: 5*time.Second + time.Duration(r.Int64N(int64(20*time.Second)))})
+	}
+}
+
+// heldUp has breaks take long on their way, so that a holder that hung comes to itself
+// between the last look at it and the break.
+func (p *Plan) heldUp(r *rand.Rand) {
+	for range r.IntN(3) {
+		at := time.Second + time.Duration(r.Int64N(int64(p.Length-2*time.Second)))
+		p.Events = append(p.Events, Event{At: at, Kind: evHeldUp, Who: p.lock(r), For: time.Second + time.Duration(r.Int64N(int64(8*time.Second)))})
 	}
 }
 

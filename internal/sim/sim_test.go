@@ -209,7 +209,7 @@ func TestPlan(t *testing.T) {
 			}
 		})
 	}
-	if len(kinds) != 20 {
+	if len(kinds) != 21 {
 		t.Fatalf("%d kinds of events in 500 plans: %v", len(kinds), kinds)
 	}
 }

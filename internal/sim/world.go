@@ -42,6 +42,8 @@ type World struct {
 	deeds []*deed
 	// snaps are the pictures that restores go back to.
 	snaps map[Event]*state.Snapshot
+	// held are locks of which a break will be held up, and for how long.
+	held map[string]time.Duration
 	// over: everything is being brought to its end.
 	over bool
 	// goal is the content that shall be everywhere.
@@ -266,7 +268,7 @@ func (w *World) end() {
 
 // newWorld makes a world in which nothing has happened yet.
 func newWorld(seed uint64, plan *Plan, opts Options) (*World, error) {
-	w := &World{seed: seed, opts: opts, plan: plan, start: time.Now(), keys: keys.DefaultPrefix, sched: newScheduler(seed), snaps: map[Event]*state.Snapshot{}}
+	w := &World{seed: seed, opts: opts, plan: plan, start: time.Now(), keys: keys.DefaultPrefix, sched: newScheduler(seed), snaps: map[Event]*state.Snapshot{}, held: map[string]time.Duration{}}
 	var err error
 	read := plainPolicies
 	switch {
