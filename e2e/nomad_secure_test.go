@@ -67,6 +67,7 @@ func nomadCerts(t *testing.T, dir string) {
 		c.DNSNames, c.IPAddresses = []string{"server.global.nomad", "localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
 		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	})
+	issue("stranger", nil, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
 	issue("client", ca, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
 }
 
@@ -179,6 +180,9 @@ tls {
 		"another CA":                {map[string]string{"NOMAD_CACERT": dir + "/other-ca.pem"}, []string{"check NOMAD_CACERT"}},
 		"a CA that is not there":    {map[string]string{"NOMAD_CACERT": dir + "/nowhere.pem"}, []string{"nowhere.pem"}},
 		"no certificate of its own": {map[string]string{"NOMAD_CLIENT_CERT": "", "NOMAD_CLIENT_KEY": ""}, []string{"check NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY"}},
+		"a stranger's certificate":  {map[string]string{"NOMAD_CLIENT_CERT": dir + "/stranger.pem", "NOMAD_CLIENT_KEY": dir + "/stranger-key.pem"}, []string{"check NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY, or renew"}},
+		"trust in anybody":          {map[string]string{"NOMAD_CACERT": "", "NOMAD_SKIP_VERIFY": "true"}, []string{none, "Nomad's certificate is not verified"}},
+		"trust in a typo":           {map[string]string{"NOMAD_SKIP_VERIFY": "ture"}, []string{`NOMAD_SKIP_VERIFY is "ture"`}},
 		"no TLS":                    {map[string]string{"NOMAD_ADDR": strings.Replace(c.addr, "https", "http", 1)}, []string{"NOMAD_ADDR must begin with https://"}},
 		"no token":                  {map[string]string{"NOMAD_TOKEN": ""}, []string{"HTTP 403: Permission denied", "check NOMAD_TOKEN"}},
 		"no such token":             {map[string]string{"NOMAD_TOKEN": "5ec2e700-0000-4000-8000-000000000000"}, []string{"HTTP 403: Permission denied", "is not known or has expired"}},

@@ -58,7 +58,7 @@ func (e *Error) hint() string {
 	case has(tellsExpired), has(tellsNoAuth):
 		return "Nomad does not know the token, or not any more: check NOMAD_TOKEN"
 	case e.Status == http.StatusForbidden:
-		return "the token may not do this, is not known or has expired: docs/nomad.md lists what it needs; check NOMAD_TOKEN"
+		return "the token may not do this, is not known or has expired: docs/nomad.md lists what it needs; check NOMAD_TOKEN, which another region knows only if it is global"
 	case errors.As(e.err, &name):
 		return "its certificate is for another name: check NOMAD_TLS_SERVER_NAME, such as server.global.nomad"
 	case e.untrusted():

@@ -77,6 +77,10 @@ func TestRecordedNomadRegion(t *testing.T) {
 		{"region-alloc-lost", "west", "lost stop down holder"},
 		{"region-alloc-gone", "west", "gone"},
 		{"region-alloc-not-told", "", "it was collected, or it runs in another region; the holder did not record which"},
+		// With ACLs, by a token of all regions and by one of the other region.
+		{"region-acl-alloc", "west", "running run ready holder"},
+		{"region-acl-gone", "west", "gone"},
+		{"region-acl-local", "west", "HTTP 403: Permission denied; the token may not do this, is not known or has expired: docs/nomad.md lists what it needs; check NOMAD_TOKEN, which another region knows only if it is global"},
 		// A region that cannot be asked has lost nobody.
 		{"region-alloc-cut", "west", "it cannot reach the server that knows, of this region or of the one that is asked for"},
 		{"region-alloc-down", "west", "No path to region; check the region and NOMAD_REGION, and whether its servers can be reached"},
