@@ -33,6 +33,8 @@ type actor struct {
 	doom *Event
 	// net is what becomes of its requests.
 	net weather
+	// skew is how far its wall clock is ahead.
+	skew time.Duration
 	// disk of an agent; nil: it has none. twin is another actor on the same one.
 	disk *disk
 	twin *actor

@@ -38,6 +38,7 @@ const (
 	InvEpoch     = "a recovery raises the epoch"
 	InvApproval  = "no break without an approval"
 	InvGate      = "nothing passes a gate that did not pass"
+	InvTogether  = "configs of one rollout are applied all or none"
 	InvConverges = "everything converges"
 )
 
@@ -89,7 +90,7 @@ type checker struct {
 	mu sync.Mutex
 	// gates are the rollouts whose gate has passed.
 	gates map[string]bool
-	// accepted is the highest order that each node had on disk.
+	// accepted is the highest order that each node had on disk, by node and config.
 	accepted map[string]orchestrator.Order
 }
 
@@ -257,6 +258,7 @@ func (c *checker) key(k state.KVChange, now time.Time, x *exchange) {
 		var a records.Actual
 		if k.After != nil && json.Unmarshal(k.After.Value, &a) == nil {
 			sub(c.actual, a.Config)[a.Node] = a
+			c.together(a)
 		}
 	case strings.HasPrefix(key, p.Rollouts()) && !strings.Contains(strings.TrimPrefix(key, p.Rollouts()), "/"):
 		c.header(k)
@@ -513,17 +515,19 @@ func (c *checker) stepped(inc *incarnation, what string) {
 
 // disk reads the mark of a node, and which order the file that stands there is of.
 func (c *checker) disk(a *actor) {
-	mark, ok := markOf(a)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch last := c.accepted[a.disk.node]; {
-	case !ok && last.IsZero():
-	case !ok:
-		c.w.fail(InvFence, "node %s had accepted order %s, and its mark is gone", a.name, last)
-	case mark.Less(last):
-		c.w.fail(InvFence, "node %s had accepted order %s, and its mark is %s now", a.name, last, mark)
-	default:
-		c.accepted[a.disk.node] = mark
+	for _, config := range c.w.plan.configs() {
+		mark, ok := markOf(a, config)
+		switch last := c.accepted[a.disk.node+"/"+config]; {
+		case !ok && last.IsZero():
+		case !ok:
+			c.w.fail(InvFence, "node %s had accepted order %s for %s, and its mark is gone", a.name, last, config)
+		case mark.Less(last):
+			c.w.fail(InvFence, "node %s had accepted order %s for %s, and its mark is %s now", a.name, last, config, mark)
+		default:
+			c.accepted[a.disk.node+"/"+config] = mark
+		}
 	}
 }
 
@@ -550,8 +554,8 @@ func (c *checker) restored() {
 	}
 }
 
-func markOf(a *actor) (orchestrator.Order, bool) {
-	b, err := os.ReadFile(filepath.Join(a.disk.root, "state", "configs", configName, "state.json"))
+func markOf(a *actor, config string) (orchestrator.Order, bool) {
+	b, err := os.ReadFile(filepath.Join(a.disk.root, "state", "configs", config, "state.json"))
 	if err != nil {
 		return orchestrator.Order{}, false
 	}

@@ -48,6 +48,16 @@ func (c *checker) answeredOrder(config, node string, o orchestrator.Order) bool 
 	return ok && (!a.Order.Less(o) || a.Refused != nil && *a.Refused == o)
 }
 
+// together: of the configs of one rollout a node answers one order in one way.
+func (c *checker) together(a records.Actual) {
+	for _, config := range c.w.plan.configs() {
+		o, ok := c.actual[config][a.Node]
+		if ok && o.Order == a.Order && o.Refused == nil && a.Refused == nil && o.Waiting == "" && a.Waiting == "" && o.Result != a.Result {
+			c.w.fail(InvTogether, "node %s answers order %s with %q for %s, and with %q for %s", a.Node, a.Order, o.Result, config, a.Result, a.Config)
+		}
+	}
+}
+
 // passed notes that the gate of a rollout says so.
 func (c *checker) passed(rollout string) {
 	c.mu.Lock()

@@ -75,6 +75,8 @@ func (w *World) happen(e Event) {
 			w.leaderless.Store(false)
 			_ = w.srv.ChangeLeader(false)
 		})
+	case evClock:
+		a.skew = clockJumps[e.N]
 	case evHeldUp:
 		w.mu.Lock()
 		w.held[w.keys.Lock(e.Who)] = e.For
@@ -178,9 +180,11 @@ func (w *World) missing() string {
 		if a.disk == nil {
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join(a.disk.root, "root", destination))
-		if err != nil || string(b) != want {
-			return fmt.Sprintf("node %s has %q, %v, and not %q", a.name, b, err, want)
+		for _, config := range w.plan.configs() {
+			b, err := os.ReadFile(filepath.Join(a.disk.root, "root", destinationOf(config)))
+			if err != nil || string(b) != want {
+				return fmt.Sprintf("node %s has %q for %s, %v, and not %q", a.name, b, config, err, want)
+			}
 		}
 	}
 	for _, lock := range w.plan.Holders {

@@ -58,6 +58,7 @@ func (inc *incarnation) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		_ = req.Body.Close()
+		body = skewed(req, body, inc.skew)
 	}
 	if inc.gone() {
 		return refusedToTheDead(req), nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -29,8 +30,9 @@ import (
 
 // What the parts are about.
 const (
-	configName  = "app.conf"
-	destination = "/etc/app.conf"
+	configName = "app.conf"
+	secondName = "second.conf"
+	configDir  = "/etc"
 
 	policyName   = "sim"
 	ruleStalled  = "stalled"
@@ -133,7 +135,7 @@ func (w *World) addAgent(name string) *actor {
 // agent is the process of an agent.
 func (w *World) agent(ctx context.Context, inc *incarnation) {
 	root, state := filepath.Join(inc.disk.root, "root"), filepath.Join(inc.disk.root, "state")
-	err := os.MkdirAll(filepath.Join(root, filepath.Dir(destination)), 0o755)
+	err := os.MkdirAll(filepath.Join(root, configDir), 0o755)
 	// A folder's own name is the only thing about it that is left to chance.
 	if instance := filepath.Join(state, "instance"); err == nil && !exists(instance) {
 		err = errors.Join(os.MkdirAll(state, 0o700), durable.WriteFile(instance, []byte(inc.Text("instance")+"\n")))
@@ -153,10 +155,12 @@ func (w *World) agent(ctx context.Context, inc *incarnation) {
 	}
 }
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
+func exists(file string) bool {
+	_, err := os.Stat(file)
 	return err == nil
 }
+
+func destinationOf(config string) string { return path.Join(configDir, config) }
 
 // content is revision k of the config.
 func content(k int64) []byte { return fmt.Appendf(nil, "content %d\n", k) }
@@ -174,8 +178,7 @@ func (w *World) input(k int64) runner.Input {
 	in := runner.Input{
 		Spec: orchestrator.Spec{
 			Name: "app", Hash: hash,
-			Configs: []orchestrator.Config{{Name: configName, SHA256: hash, Revision: hash[:12], Size: int64(len(c)), Destination: destination}},
-			Lock:    orchestrator.Lock{TTL: 15 * time.Second, Wait: 40 * time.Second},
+			Lock: orchestrator.Lock{TTL: 15 * time.Second, Wait: 40 * time.Second},
 			Stages: []orchestrator.Stage{
 				{Name: "canary", Nodes: 1, Bake: 2 * time.Second},
 				{Name: "rest", Percent: 100, MaxParallel: maxParallel},
@@ -183,8 +186,14 @@ func (w *World) input(k int64) runner.Input {
 			NodeDeadline: nodeDeadline,
 			Failure:      orchestrator.Failure{MaxFailed: maxFailed, MaxUnreachablePercent: 100, Then: w.plan.Then},
 		},
-		Contents: map[string][]byte{configName: c},
+		Contents: map[string][]byte{},
 		Fleet:    runner.StaticFleet(nodes),
+	}
+	for _, name := range w.plan.configs() {
+		in.Contents[name] = c
+		in.Spec.Configs = append(in.Spec.Configs, orchestrator.Config{
+			Name: name, SHA256: hash, Revision: hash[:12], Size: int64(len(c)), Destination: destinationOf(name),
+		})
 	}
 	if w.plan.Gate {
 		in.Spec.Gates = []orchestrator.Gate{{

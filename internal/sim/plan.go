@@ -23,6 +23,8 @@ type Plan struct {
 	// Manual: nothing is broken without an approval. Gate: the first stage of a rollout
 	// has a gate of a plugin.
 	Manual, Gate bool
+	// Group: a rollout has two configs, which a node takes both or none.
+	Group bool
 	// Then is what a rollout does that fails.
 	Then   string
 	Length time.Duration
@@ -90,7 +92,8 @@ const (
 	evRequest  = "an operator asks to let go of lock"
 	evApprove  = "an operator lets lock be broken"
 	evBreak    = "an operator breaks lock"
-	evRestore  = "Consul is restored" // to what it was For before, and recovered
+	evRestore  = "Consul is restored"      // to what it was For before, and recovered
+	evClock    = "the wall clock jumps of" // N is one of clockJumps
 	evHeldUp   = "the next break is under way that ends a hold of lock"
 )
 
@@ -164,6 +167,8 @@ func NewPlan(seed uint64) *Plan {
 	}
 	p.byHand(rand.New(rand.NewPCG(seed, 0x51c)), at)
 	p.heldUp(rand.New(rand.NewPCG(seed, 0x51d)))
+	p.wrongClocks(rand.New(rand.NewPCG(seed, 0x51e)), who)
+	p.Group = rand.New(rand.NewPCG(seed, 0x51f)).IntN(4) == 0
 	slices.SortStableFunc(p.Events, func(a, b Event) int { return int(a.At - b.At) })
 	return p
 }
@@ -187,6 +192,26 @@ func (p *Plan) heldUp(r *rand.Rand) {
 	for range r.IntN(3) {
 		at := time.Second + time.Duration(r.Int64N(int64(p.Length-2*time.Second)))
 		p.Events = append(p.Events, Event{At: at, Kind: evHeldUp, Who: p.lock(r), For: time.Second + time.Duration(r.Int64N(int64(8*time.Second)))})
+	}
+}
+
+// clockJumps are how far a clock is off after a jump: forth or back, little or much.
+var clockJumps = []time.Duration{
+	-24 * time.Hour, -time.Hour, -40 * time.Second, -time.Second, time.Second, 40 * time.Second, time.Hour, 24 * time.Hour,
+}
+
+func (p *Plan) configs() []string {
+	if p.Group {
+		return []string{configName, secondName}
+	}
+	return []string{configName}
+}
+
+// wrongClocks has the wall clocks of some be wrong from the start on, and jump.
+func (p *Plan) wrongClocks(r *rand.Rand, who []string) {
+	for range r.IntN(4) {
+		at := time.Duration(r.Int64N(int64(p.Length))) * time.Duration(r.IntN(2))
+		p.Events = append(p.Events, Event{At: at, Kind: evClock, Who: who[r.IntN(len(who))], N: r.IntN(len(clockJumps))})
 	}
 }
 

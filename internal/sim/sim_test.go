@@ -209,7 +209,7 @@ func TestPlan(t *testing.T) {
 			}
 		})
 	}
-	if len(kinds) != 21 {
+	if len(kinds) != 22 {
 		t.Fatalf("%d kinds of events in 500 plans: %v", len(kinds), kinds)
 	}
 }
