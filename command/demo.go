@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/aim-control/aimlock/internal/demo"
+	"github.com/aim-control/aimlock/internal/hostproc"
 )
 
 func newDemo(m *Meta) *command {
@@ -21,13 +22,17 @@ rolls a config out in stages, kills the orchestrator with SIGKILL in the middle
 of one, and lets the next one find the lock HOT, explain it, break it and go on;
 stops that one with SIGSTOP and wakes it after a third has finished, to see it
 refused. It then reads every node's file and exits 0 only if all is as it
-should be. It takes less than a minute and needs nothing installed.`,
+should be. It takes less than a minute and needs nothing installed. It needs
+Linux, as the proof that a killed process is dead does.`,
 		Examples: []example{{"See it", "aimlock demo"}, {"Keep the files to look at", "aimlock demo -dir /tmp/aimlock-demo"}},
 		Groups:   0,
 		Flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&dir, "dir", "", "Write everything to the `FOLDER` and leave it there. It must be empty or not\nexist. Default: a temporary one.")
 		},
 		Run: func(ctx context.Context, _ *input) error {
+			if missing := hostproc.NeedsLinux(); missing != "" {
+				return fmt.Errorf("the story needs Linux: %s. On this machine try `aimlock dev`", missing)
+			}
 			exe, err := os.Executable()
 			if err != nil {
 				return fmt.Errorf("find this program's own file: %w", err)

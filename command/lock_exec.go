@@ -7,9 +7,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/hostproc"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/supervise"
 	"github.com/aim-control/aimlock/internal/text"
@@ -124,6 +126,9 @@ func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *exec
 	}
 	defer func() { _ = sup.Close() }()
 
+	if hostproc.NeedsLinux() != "" {
+		m.Notef("Warning: this is %s. What the command starts, and what leaves its process group, is ended with it for certain only on Linux\n", runtime.GOOS)
+	}
 	names, slotsOf, acquire := []string{name}, "", c.Acquire
 	if o.slots > 0 {
 		names, slotsOf, acquire = slotNames(name, o.slots), name, c.AcquireAny

@@ -7,6 +7,7 @@ import (
 
 	"github.com/aim-control/aimlock/examples/acl"
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/hostproc"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/nomadapi"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
@@ -70,6 +71,9 @@ const patience = 20 * time.Second
 // be reached, it ends there: the rest would only say so again.
 func Examine(ctx context.Context, cfg Config, tell func(Finding)) error {
 	e := &examination{Config: cfg, tell: tell}
+	if missing := hostproc.NeedsLinux(); missing != "" {
+		e.note("system", "run holders, agents and the locksmith on Linux", "%s, and the kernel's locks on a file are not shown", missing)
+	}
 	if !e.part(ctx, e.consul) {
 		return context.Cause(ctx)
 	}

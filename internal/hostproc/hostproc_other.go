@@ -7,9 +7,15 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"runtime"
 	"syscall"
 	"time"
 )
+
+// NeedsLinux says what is missing where this is not Linux.
+func NeedsLinux() string {
+	return "this is " + runtime.GOOS + ", and only Linux tells whether a process that was recorded still lives: nothing is proved of processes here"
+}
 
 // Self identifies this process as far as this operating system allows: boot,
 // namespaces and start time stay empty, so nothing is ever proved about it.
@@ -41,7 +47,7 @@ func Alive(pid int, _ uint64) (alive Tri, why string) {
 	if errors.Is(err, os.ErrProcessDone) || errors.Is(err, syscall.ESRCH) {
 		return False, fmt.Sprintf("no process has pid %d", pid)
 	}
-	return Unknown, "this operating system does not tell when a process started"
+	return Unknown, NeedsLinux()
 }
 
 // StateOf is not to be had here.
@@ -52,24 +58,26 @@ func Lookup(pid int) (Process, error) { return Process{PID: pid}, nil }
 
 // SignalProcess refuses: nothing here tells a reused pid.
 func SignalProcess(pid int, _ uint64, _ syscall.Signal) error {
-	return fmt.Errorf("signal pid %d: %w", pid, ErrUnverified)
+	return fmt.Errorf("signal pid %d: %s: %w", pid, NeedsLinux(), ErrUnverified)
 }
 
 // TreeGone is not to be had here.
 func TreeGone(string, uint64, string) (gone Tri, why string) {
-	return Unknown, "this operating system does not show the environment of processes"
+	return Unknown, NeedsLinux()
 }
 
 // Marked is not to be had here.
 func Marked(string, uint64) ([]Process, error) {
-	return nil, errors.ErrUnsupported
+	return nil, errNeedsLinux()
 }
 
 // Descendants is not to be had here.
-func Descendants(int) ([]Relative, error) { return nil, errors.ErrUnsupported }
+func Descendants(int) ([]Relative, error) { return nil, errNeedsLinux() }
 
 // Children is not to be had here.
-func Children(int) ([]int, error) { return nil, errors.ErrUnsupported }
+func Children(int) ([]int, error) { return nil, errNeedsLinux() }
 
 // Group is not to be had here.
-func Group(int, uint64) ([]Relative, error) { return nil, errors.ErrUnsupported }
+func Group(int, uint64) ([]Relative, error) { return nil, errNeedsLinux() }
+
+func errNeedsLinux() error { return fmt.Errorf("%s: %w", NeedsLinux(), errors.ErrUnsupported) }

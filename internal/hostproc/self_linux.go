@@ -16,6 +16,9 @@ import (
 // architecture that Go runs Linux on.
 const ticksPerSecond = 100
 
+// NeedsLinux says what is missing where this is not Linux: here, nothing.
+func NeedsLinux() string { return "" }
+
 // Self identifies this process.
 func Self() (Identity, error) {
 	host, err := os.Hostname()

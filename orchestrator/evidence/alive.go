@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/hashicorp/consul/api"
@@ -28,6 +29,8 @@ func (r *Reader) HolderAlive(h *records.Holder, p *records.Progress) (hostproc.T
 	switch {
 	case h.Host != r.Self.Host:
 		return hostproc.Unknown, "the holder is on host " + shown(h.Host) + " and this is " + r.Self.Host
+	case r.Self.BootID == "":
+		return hostproc.Unknown, cmp.Or(hostproc.NeedsLinux(), "the boot id of this host cannot be read")
 	case h.BootID != r.Self.BootID:
 		return hostproc.Unknown, "the holder's record is of another boot, or of another host with the same name"
 	case !r.Local(h):

@@ -1,6 +1,7 @@
 package witness
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -64,7 +65,7 @@ func New(cfg Config) *Witness {
 // Run watches until ctx ends.
 func (w *Witness) Run(ctx context.Context) {
 	if w.cfg.Self.BootID == "" || w.cfg.Self.PIDNS == "" {
-		w.cfg.Log.Warn("this operating system does not tell whether a recorded process lives: other hosts learn nothing of the holders here")
+		w.cfg.Log.Warn("other hosts learn nothing of the holders here", "why", cmp.Or(hostproc.NeedsLinux(), "the boot id or the pid namespace of this process cannot be read"))
 		return
 	}
 	var wg sync.WaitGroup

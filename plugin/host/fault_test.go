@@ -68,6 +68,13 @@ const (
 	neverStarts = "mute"
 )
 
+// waitForEver waits, whatever signals come.
+func waitForEver() {
+	for {
+		_, _ = unix.Select(0, nil, nil, nil, nil)
+	}
+}
+
 // faultPlugin is a plugin of all kinds, made without the SDK's care. arg is a file
 // in which it leaves the pid of what it forks.
 func faultPlugin(fault, arg string) {
@@ -76,12 +83,12 @@ func faultPlugin(fault, arg string) {
 	switch fault {
 	case garbage:
 		fmt.Println("hello, \x1b[31mworld")
-		_ = unix.Pause()
+		waitForEver()
 	case wrongVersion:
 		fmt.Println("1|99|unix|/nowhere|grpc|")
-		_ = unix.Pause()
+		waitForEver()
 	case neverStarts:
-		_ = unix.Pause()
+		waitForEver()
 	case bySDK:
 		plugin.Serve(plugin.Plugin{Name: "good", Gate: func() plugin.Gate { return goodGate{} }})
 		return

@@ -11,7 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/aim-control/aimlock/internal/securefile"
 	"github.com/aim-control/aimlock/internal/text"
@@ -142,7 +143,7 @@ type sumCache struct {
 type fileID struct {
 	dev, ino      uint64
 	size          int64
-	mtime, change syscall.Timespec
+	mtime, change unix.Timespec
 }
 
 func (c *sumCache) of(path string) (string, error) {
@@ -179,13 +180,9 @@ func (c *sumCache) of(path string) (string, error) {
 }
 
 func idOf(f *os.File) (fileID, error) {
-	fi, err := f.Stat()
-	if err != nil {
-		return fileID{}, err
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fileID{}, &fs.PathError{Op: "stat", Path: f.Name(), Err: errors.ErrUnsupported}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fileID{}, &fs.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
 	return fileID{dev: uint64(st.Dev), ino: st.Ino, size: st.Size, mtime: st.Mtim, change: st.Ctim}, nil //nolint:unconvert // Dev differs by system
 }
