@@ -1,0 +1,5 @@
+//go:build race
+
+package importcheck
+
+const raced = true
