@@ -517,8 +517,12 @@ func (c *checker) stepped(inc *incarnation, what string) {
 func (c *checker) disk(a *actor) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, config := range c.w.plan.configs() {
-		mark, ok := markOf(a, config)
+	configs := c.w.plan.configs()
+	var states []nodeState
+	for _, config := range configs {
+		st, ok := stateOf(a, config)
+		mark := st.Mark
+		states = append(states, st)
 		switch last := c.accepted[a.disk.node+"/"+config]; {
 		case !ok && last.IsZero():
 		case !ok:
@@ -528,6 +532,14 @@ func (c *checker) disk(a *actor) {
 		default:
 			c.accepted[a.disk.node+"/"+config] = mark
 		}
+	}
+	// Both configs of a rollout have the same content.
+	if len(states) < 2 || states[0] != states[1] || states[0].Phase != "done" {
+		return
+	}
+	one, other := a.file(configs[0]), a.file(configs[1])
+	if one != other {
+		c.w.fail(InvTogether, "node %s is done with order %s, and has %q for %s and %q for %s", a.name, states[0].Mark, one, configs[0], other, configs[1])
 	}
 }
 
@@ -554,17 +566,29 @@ func (c *checker) restored() {
 	}
 }
 
-func markOf(a *actor, config string) (orchestrator.Order, bool) {
+// nodeState is what is read of an agent's journal.
+type nodeState struct {
+	Mark  orchestrator.Order `json:"mark"`
+	Phase string             `json:"phase"`
+}
+
+// file is what stands for a config; "": nothing.
+func (a *actor) file(config string) string {
+	b, err := os.ReadFile(filepath.Join(a.disk.root, "root", destinationOf(config)))
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+func stateOf(a *actor, config string) (st nodeState, ok bool) {
 	b, err := os.ReadFile(filepath.Join(a.disk.root, "state", "configs", config, "state.json"))
 	if err != nil {
-		return orchestrator.Order{}, false
+		return st, false
 	}
 	body, _, _ := bytes.Cut(b, []byte("\n#crc32c "))
-	var st struct {
-		Mark orchestrator.Order `json:"mark"`
-	}
 	if json.Unmarshal(body, &st) != nil {
-		return orchestrator.Order{}, false
+		return nodeState{}, false
 	}
-	return st.Mark, true
+	return st, true
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -181,9 +179,8 @@ func (w *World) missing() string {
 			continue
 		}
 		for _, config := range w.plan.configs() {
-			b, err := os.ReadFile(filepath.Join(a.disk.root, "root", destinationOf(config)))
-			if err != nil || string(b) != want {
-				return fmt.Sprintf("node %s has %q for %s, %v, and not %q", a.name, b, config, err, want)
+			if have := a.file(config); have != want {
+				return fmt.Sprintf("node %s has %q for %s, and not %q", a.name, have, config, want)
 			}
 		}
 	}
