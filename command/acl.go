@@ -54,11 +54,19 @@ lists the roles.`,
 	}
 }
 
+// roleView is a role as JSON.
+type roleView struct {
+	Role  string `json:"role"`
+	About string `json:"about"`
+	// Rules of a policy in Consul, in HCL: where one role was named.
+	Rules string `json:"rules,omitempty"`
+}
+
 func (m *Meta) listRoles(roles []acl.Role) error {
 	if m.JSON {
-		out := make([]map[string]string, len(roles))
+		out := make([]roleView, len(roles))
 		for i, r := range roles {
-			out[i] = map[string]string{"role": r.Name, "about": r.About}
+			out[i] = roleView{Role: r.Name, About: r.About}
 		}
 		return m.PrintJSON(out)
 	}
@@ -74,7 +82,7 @@ func (m *Meta) printRules(r acl.Role, p acl.Params) error {
 		return usagef("%w (%s)", err, aclFlags(r))
 	}
 	if m.JSON {
-		return m.PrintJSON(map[string]string{"role": r.Name, "about": r.About, "rules": text})
+		return m.PrintJSON(roleView{Role: r.Name, About: r.About, Rules: text})
 	}
 	m.Printf("%s", text)
 	return nil

@@ -42,12 +42,16 @@ func docs(t *testing.T) []doc {
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no pages in docs: %v", err)
 	}
+	folders, err := filepath.Glob("../docs/*/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	examples, err := filepath.Glob("../examples/*/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out []doc
-	for _, path := range slices.Concat(paths, examples, []string{"../README.md", "../CHANGELOG.md"}) {
+	for _, path := range slices.Concat(paths, folders, examples, []string{"../README.md", "../CHANGELOG.md"}) {
 		src, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

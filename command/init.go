@@ -60,6 +60,15 @@ fleet that it does not know.`,
 // firstConfig is the config of who names none.
 const firstConfig = "app.conf"
 
+// initView is what was written, as JSON.
+type initView struct {
+	// Dir is the folder that the files are in.
+	Dir string `json:"dir"`
+	// Cluster is what was seen of it; null: nothing was looked at.
+	Cluster *scaffold.Cluster `json:"cluster"`
+	Files   []scaffold.File   `json:"files"`
+}
+
 func (m *Meta) initFiles(ctx context.Context, dir string, p scaffold.Params, offline bool) error {
 	if p.Source != "" {
 		if filepath.IsAbs(p.Source) || !filepath.IsLocal(p.Source) {
@@ -105,11 +114,7 @@ func (m *Meta) initFiles(ctx context.Context, dir string, p scaffold.Params, off
 		return err
 	}
 	if m.JSON {
-		return m.PrintJSON(struct {
-			Dir     string            `json:"dir"`
-			Cluster *scaffold.Cluster `json:"cluster"`
-			Files   []scaffold.File   `json:"files"`
-		}{dir, p.Cluster, files})
+		return m.PrintJSON(initView{dir, p.Cluster, files})
 	}
 	m.sayCluster(p.Cluster, client.Addr(), why)
 	m.Printf("Written:\n")

@@ -61,6 +61,15 @@ It changes nothing and exits 0 whatever the lock's state is.`,
 	}
 }
 
+// explainView is a lock with its story, as JSON.
+type explainView struct {
+	fullStatus
+	// Cause is what the state comes from, so far as the evidence tells.
+	Cause *string `json:"cause"`
+	// Timeline is the lock's story, the oldest first.
+	Timeline []locksmith.Event `json:"timeline"`
+}
+
 func (m *Meta) explainLock(ctx context.Context, c *locksmith.Client, name, dir string, now bool) error {
 	v, st, err := watched(ctx, m, c, name, now)
 	if err != nil {
@@ -71,11 +80,7 @@ func (m *Meta) explainLock(ctx context.Context, c *locksmith.Client, name, dir s
 		return err
 	}
 	if m.JSON {
-		return m.PrintJSON(struct {
-			fullStatus
-			Cause    *string           `json:"cause"`
-			Timeline []locksmith.Event `json:"timeline"`
-		}{withEvidence(st), orNull(story.Cause), append([]locksmith.Event{}, story.Events...)})
+		return m.PrintJSON(explainView{withEvidence(st), orNull(story.Cause), append([]locksmith.Event{}, story.Events...)})
 	}
 	m.Printf("%s", storyText(v, st, story))
 	return nil

@@ -208,14 +208,18 @@ func (b *lockBoard) tell(changed []*locksmith.Verdict, now time.Time) error {
 	return nil
 }
 
+// watchLine is a change, as JSON.
+type watchLine struct {
+	// At is when it was seen, by the clock of this machine.
+	At time.Time `json:"at"`
+	*locksmith.Status
+}
+
 // line writes a change where there is no screen to draw on.
 func (b *lockBoard) line(st *locksmith.Status, now time.Time) error {
 	switch {
 	case b.m.JSON:
-		return b.m.printLine(struct {
-			At time.Time `json:"at"`
-			*locksmith.Status
-		}{now.UTC(), st})
+		return b.m.printLine(watchLine{now.UTC(), st})
 	case b.live:
 		return nil
 	}

@@ -143,6 +143,19 @@ func (d *decoder) positive(a *hcl.Attribute) (time.Duration, bool) {
 	return v, ok
 }
 
+// stepSchema is what a step of a kind may have.
+func stepSchema(name string) *hcl.BodySchema {
+	kind := stepKinds[name]
+	schema := &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "when"}, {Name: "wait"}, {Name: "on_error"}}}
+	if kind.arg != "" {
+		schema.Attributes = append(schema.Attributes, hcl.AttributeSchema{Name: kind.arg, Required: kind.required})
+	}
+	if name == StepPlugin {
+		schema.Blocks = []hcl.BlockHeaderSchema{{Type: "config"}}
+	}
+	return schema
+}
+
 func (d *decoder) step(b *hcl.Block, compile *compiler) *Step {
 	kind, ok := stepKinds[b.Labels[0]]
 	if !ok {
@@ -155,14 +168,7 @@ func (d *decoder) step(b *hcl.Block, compile *compiler) *Step {
 	if !s.Destroys() {
 		s.OnError = OnErrorContinue
 	}
-	schema := &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "when"}, {Name: "wait"}, {Name: "on_error"}}}
-	if kind.arg != "" {
-		schema.Attributes = append(schema.Attributes, hcl.AttributeSchema{Name: kind.arg, Required: kind.required})
-	}
-	if s.Kind == StepPlugin {
-		schema.Blocks = []hcl.BlockHeaderSchema{{Type: "config"}}
-	}
-	content := d.content(b.Body, schema)
+	content := d.content(b.Body, stepSchema(s.Kind))
 	if a := content.Attributes["when"]; a != nil {
 		s.When = d.source(a.Expr.Range())
 		s.when = d.condition(a, compile, "The step")

@@ -269,6 +269,13 @@ func (p Prefix) RolloutPart(id, part string, n int) string {
 	return p.Rollout(id) + "/" + part + "/" + fmt.Sprintf("%06d", n)
 }
 
+// RolloutEvents is the folder of a rollout's log, in chunks named by the number of
+// their first event.
+func (p Prefix) RolloutEvents(id string) string { return p.Rollout(id) + "/events/" }
+
+// RolloutCommand is the last order of an operator to whoever drives the rollout.
+func (p Prefix) RolloutCommand(id string) string { return p.Rollout(id) + "/command" }
+
 // Queued is the record of a rollout that waits for its turn. Its session is no
 // holder's: the key is no lock.
 func (p Prefix) Queued(id string) string { return p.Queue() + Escape(id) }

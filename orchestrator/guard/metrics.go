@@ -92,6 +92,15 @@ func (m *Metrics) acted(r result) {
 // watch adds what a guard's board shows.
 func (m *Metrics) watch(b *board, n *hooks.Notifier) { m.Registry.MustRegister(newGauges(m, b, n)) }
 
+// AllMetrics is a registry with every metric of a locksmith, for the documentation.
+func AllMetrics() *prometheus.Registry {
+	m := NewMetrics()
+	b := newBoard(false)
+	b.hot["lock"] = struct{}{}
+	m.watch(b, nil)
+	return m.Registry
+}
+
 // gauges reads the board when it is asked, so that what it shows belongs together.
 type gauges struct {
 	m                                                            *Metrics

@@ -38,7 +38,7 @@ func (c *commandRecord) event() orchestrator.OperatorCommand {
 	return orchestrator.OperatorCommand{N: c.N, Verb: c.Verb, Nodes: c.Nodes, Stage: c.Stage, Rollout: c.Rollout, By: c.By, Reason: c.Reason, Accessor: c.Accessor}
 }
 
-func (r *Runner) commandKey(id string) string { return r.keys.Rollout(id) + "/command" }
+func (r *Runner) commandKey(id string) string { return r.keys.RolloutCommand(id) }
 
 // Order is an operator's command for one rollout.
 type Order struct {

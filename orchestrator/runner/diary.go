@@ -55,7 +55,7 @@ type diary struct {
 	stage   string
 }
 
-func (r *Runner) eventsFolder(id string) string { return r.keys.Rollout(id) + "/events/" }
+func (r *Runner) eventsFolder(id string) string { return r.keys.RolloutEvents(id) }
 
 func (r *Runner) eventsKey(id string, n uint64) string {
 	return r.eventsFolder(id) + fmt.Sprintf("%012d", n)

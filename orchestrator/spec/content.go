@@ -98,7 +98,7 @@ func (d *decoder) secret(b *hcl.Block) orchestrator.Secret {
 	if err := secrets.CheckName(s.Name); err != nil {
 		d.add(hcl.DiagError, b.LabelRanges[0], b.DefRange, "Invalid name", "%s", sentence(err))
 	}
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("consul_key", "env", "version")})
+	c := d.content(b.Body, secretSchema)
 	ka, ea := c.Attributes["consul_key"], c.Attributes["env"]
 	switch {
 	case ka != nil && ea != nil:

@@ -30,30 +30,8 @@ const (
 	maxCommand = 4 << 10
 )
 
-func attrs(names ...string) []hcl.AttributeSchema {
-	var out []hcl.AttributeSchema
-	for _, n := range names {
-		n, required := strings.CutSuffix(n, "!")
-		out = append(out, hcl.AttributeSchema{Name: n, Required: required})
-	}
-	return out
-}
-
-func blocks(names ...string) []hcl.BlockHeaderSchema {
-	var out []hcl.BlockHeaderSchema
-	for _, n := range names {
-		typ, label, ok := strings.Cut(n, " ")
-		b := hcl.BlockHeaderSchema{Type: typ}
-		if ok {
-			b.LabelNames = []string{label}
-		}
-		out = append(out, b)
-	}
-	return out
-}
-
 func (d *decoder) root(body hcl.Body) {
-	c := d.content(body, &hcl.BodySchema{Blocks: blocks("rollout name")})
+	c := d.content(body, rootSchema)
 	switch {
 	case len(c.Blocks) == 0:
 		if !d.diags.HasErrors() {
@@ -72,10 +50,7 @@ func (d *decoder) rollout(b *hcl.Block) {
 	s := &d.file.Spec
 	s.Name = b.Labels[0]
 	d.name("rollout", b)
-	c := d.content(b.Body, &hcl.BodySchema{
-		Attributes: attrs("node_deadline", "deadline", "conflict"),
-		Blocks:     blocks("config name", "fleet", "lock", "stage name", "gate name", "failure", "retry", "window"),
-	})
+	c := d.content(b.Body, rolloutSchema)
 	s.NodeDeadline = orchestrator.DefaultNodeDeadline
 	if v, _, ok := d.duration(c, "node_deadline", time.Second, day); ok {
 		s.NodeDeadline = v
@@ -152,10 +127,7 @@ var modePattern = regexp.MustCompile(`^0?[0-7]{3}$`)
 
 func (d *decoder) config(b *hcl.Block) (orchestrator.Config, *hcl.Attribute) {
 	cfg := orchestrator.Config{Name: b.Labels[0]}
-	c := d.content(b.Body, &hcl.BodySchema{
-		Attributes: attrs("source!", "destination!", "mode", "owner", "group", "validate", "reload", "healthy", "timeout", "template", "drift"),
-		Blocks:     blocks("secret name", "target name"),
-	})
+	c := d.content(b.Body, configSchema)
 	var src []byte
 	if s, a, ok := d.text(c, "source"); ok {
 		cfg.Source = s
@@ -235,7 +207,7 @@ func (d *decoder) lock(b *hcl.Block) {
 	if b == nil {
 		return
 	}
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("ttl", "wait")})
+	c := d.content(b.Body, lockSchema)
 	if v, _, ok := d.duration(c, "ttl", 10*time.Second, day); ok {
 		l.TTL = v
 	}
@@ -248,7 +220,7 @@ func (d *decoder) window(b *hcl.Block) {
 	if b == nil {
 		return
 	}
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("schedule!", "duration!", "timezone")})
+	c := d.content(b.Body, windowSchema)
 	w := &orchestrator.Window{Timezone: "UTC"}
 	at := map[string]*hcl.Attribute{}
 	var ok, ok2 bool

@@ -94,10 +94,10 @@ func (d *fleetDecoder) hcl(src []byte) {
 	}
 	d.file.Files[d.path] = file
 	before := len(d.diags)
-	c := d.content(file.Body, &hcl.BodySchema{Blocks: blocks("node name")})
+	c := d.content(file.Body, fleetFileSchema)
 	for _, b := range c.Blocks {
 		n := orchestrator.Node{Name: b.Labels[0]}
-		nc := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("meta")})
+		nc := d.content(b.Body, nodeSchema)
 		if a := nc.Attributes["meta"]; a != nil {
 			if v, ok := d.value(a); ok {
 				n.Meta = d.meta(a, v)

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"maps"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2/ext/tryfunc"
@@ -111,3 +112,6 @@ var indentFunc = function.New(&function.Spec{
 		return policies.Bounded(stdlib.IndentFunc, maxText).Call(args)
 	},
 })
+
+// Functions returns what a template may call. The map is the caller's.
+func Functions() map[string]function.Function { return maps.Clone(functions) }

@@ -48,10 +48,7 @@ func (d *decoder) gates(c *hcl.BodyContent) map[string]*hcl.Block {
 
 func (d *decoder) gate(b *hcl.Block) orchestrator.Gate {
 	g, before := orchestrator.Gate{Name: b.Labels[0]}, len(d.diags)
-	c := d.content(b.Body, &hcl.BodySchema{
-		Attributes: attrs("interval", "timeout", "success_limit", "failure_limit", "unknown_limit", "consecutive_error_limit", "during"),
-		Blocks:     blocks(gateKinds...),
-	})
+	c := d.content(b.Body, gateSchema)
 	g.Interval, _, _ = d.duration(c, "interval", time.Second, day)
 	g.Timeout, _, _ = d.duration(c, "timeout", time.Second, time.Hour)
 	g.SuccessLimit, _, _ = d.number(c, "success_limit", 1, maxGateLimit)
@@ -108,7 +105,7 @@ func kindList() string {
 }
 
 func (d *decoder) consulChecks(g *orchestrator.Gate, b *hcl.Block) {
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("service!", "min_passing_percent", "filter", "compare")})
+	c := d.content(b.Body, consulChecksSchema)
 	g.MinPassingPercent = 100
 	g.Service, _, _ = d.text(c, "service")
 	if n, _, ok := d.number(c, "min_passing_percent", 1, 100); ok {
@@ -127,7 +124,7 @@ func (d *decoder) consulChecks(g *orchestrator.Gate, b *hcl.Block) {
 }
 
 func (d *decoder) httpGate(b *hcl.Block) *orchestrator.GateHTTP {
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("url!", "method", "headers", "status", "body", "ca_file")})
+	c := d.content(b.Body, httpSchema)
 	g := &orchestrator.GateHTTP{}
 	g.URL = d.url(c, "url")
 	if s, a, ok := d.text(c, "method"); ok {
@@ -200,7 +197,7 @@ func (d *decoder) statuses(c *hcl.BodyContent) []int {
 }
 
 func (d *decoder) prometheusGate(g *orchestrator.Gate, b *hcl.Block) *orchestrator.GatePrometheus {
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("address!", "query!", "threshold!", "reduce", "max_age", "headers", "ca_file")})
+	c := d.content(b.Body, prometheusSchema)
 	p := &orchestrator.GatePrometheus{MaxAge: 5 * time.Minute}
 	p.Address = d.url(c, "address")
 	if a := c.Attributes["query"]; a != nil {
@@ -232,7 +229,7 @@ func (d *decoder) prometheusGate(g *orchestrator.Gate, b *hcl.Block) *orchestrat
 }
 
 func (d *decoder) execGate(b *hcl.Block) *orchestrator.GateExec {
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("command!", "env")})
+	c := d.content(b.Body, execSchema)
 	g := &orchestrator.GateExec{}
 	if cmd := d.command(c, "command", 0); cmd != nil {
 		g.Command = cmd.Argv
@@ -252,7 +249,7 @@ func (d *decoder) execGate(b *hcl.Block) *orchestrator.GateExec {
 }
 
 func (d *decoder) nomadGate(g *orchestrator.Gate, b *hcl.Block) *orchestrator.GateNomadDeployment {
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("job!", "namespace", "region", "wait")})
+	c := d.content(b.Body, nomadDeploymentSchema)
 	n := &orchestrator.GateNomadDeployment{}
 	n.Job, _, _ = d.text(c, "job")
 	n.Namespace, _, _ = d.text(c, "namespace")

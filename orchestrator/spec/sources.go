@@ -18,7 +18,7 @@ const maxSources = 100
 // fleet decodes where the nodes come from: any number of sources, in their
 // order, which decides whose metadata counts.
 func (d *decoder) fleet(b *hcl.Block) {
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("spread"), Blocks: blocks("consul", "file", "nomad", "plugin name")})
+	c := d.content(b.Body, fleetSchema)
 	d.file.Spec.Spread, _, _ = d.text(c, "spread")
 	if len(c.Blocks) == 0 {
 		d.fail(b.DefRange, "Fleet without a source", "The fleet needs a source: consul { service = … }, nomad { … } or file { path = … }.")
@@ -70,7 +70,7 @@ func (d *decoder) fleet(b *hcl.Block) {
 
 func (d *decoder) consulSource(b *hcl.Block) (*orchestrator.ConsulSource, bool) {
 	before := len(d.diags)
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("service", "nodes", "filter")})
+	c := d.content(b.Body, consulSchema)
 	s := &orchestrator.ConsulSource{}
 	s.Service, _, _ = d.text(c, "service")
 	all, at, known := d.yes(c, "nodes")
@@ -89,7 +89,7 @@ func (d *decoder) consulSource(b *hcl.Block) (*orchestrator.ConsulSource, bool) 
 
 func (d *decoder) nomadSource(b *hcl.Block) (*orchestrator.NomadSource, bool) {
 	before := len(d.diags)
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("region", "node_pool", "node_class", "datacenter", "meta", "filter")})
+	c := d.content(b.Body, nomadSchema)
 	s := &orchestrator.NomadSource{}
 	s.Region, _, _ = d.text(c, "region")
 	s.NodePool, _, _ = d.text(c, "node_pool")
@@ -133,7 +133,7 @@ func (d *decoder) pluginSource(b *hcl.Block) (*orchestrator.PluginSource, bool) 
 
 func (d *decoder) fileSource(b *hcl.Block) (*orchestrator.FileSource, bool) {
 	before := len(d.diags)
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("path!")})
+	c := d.content(b.Body, fileSchema)
 	name, a, ok := d.text(c, "path")
 	if !ok {
 		return nil, false

@@ -68,10 +68,7 @@ func (d *decoder) stages(rollout *hcl.Block, c *hcl.BodyContent, gates map[strin
 
 func (r *stageReader) stage(b *hcl.Block) orchestrator.Stage {
 	st := orchestrator.Stage{Name: b.Labels[0]}
-	c := r.content(b.Body, &hcl.BodySchema{
-		Attributes: attrs("nodes", "percent", "select", "order", "max_parallel", "bake", "gate", "promote"),
-		Blocks:     blocks("failure"),
-	})
+	c := r.content(b.Body, stageSchema)
 	r.who(b, c, &st)
 	st.MaxParallel, _, _ = r.number(c, "max_parallel", 1, maxNodes)
 	st.Bake, _, _ = r.duration(c, "bake", 0, 30*day)
@@ -172,7 +169,7 @@ func (r *stageReader) stageFailure(b *hcl.Block) *orchestrator.StageFailure {
 	if b == nil {
 		return nil
 	}
-	c := r.content(b.Body, &hcl.BodySchema{Attributes: attrs("max_failed", "max_unreachable_percent", "then")})
+	c := r.content(b.Body, failureSchema)
 	f := &orchestrator.StageFailure{Then: r.then(c)}
 	if n, _, ok := r.number(c, "max_failed", 0, maxNodes); ok {
 		f.MaxFailed = &n
@@ -199,7 +196,7 @@ func (d *decoder) retry(b *hcl.Block) {
 	if b == nil {
 		return
 	}
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("attempts!", "delay", "max_delay")})
+	c := d.content(b.Body, retrySchema)
 	r := &orchestrator.Retry{Delay: 10 * time.Second, MaxDelay: 5 * time.Minute}
 	r.Attempts, _, _ = d.number(c, "attempts", 1, orchestrator.MaxAttempts)
 	delay, a, given := d.duration(c, "delay", time.Second, maxDelay)
@@ -265,7 +262,7 @@ func (d *decoder) failure(b *hcl.Block) {
 	if b == nil {
 		return
 	}
-	c := d.content(b.Body, &hcl.BodySchema{Attributes: attrs("max_failed", "max_unreachable_percent", "then")})
+	c := d.content(b.Body, failureSchema)
 	f.MaxFailed, _, _ = d.number(c, "max_failed", 0, maxNodes)
 	if n, _, ok := d.number(c, "max_unreachable_percent", 0, 100); ok {
 		f.MaxUnreachablePercent = n

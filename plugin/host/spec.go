@@ -60,6 +60,13 @@ type block struct {
 	Config       *remains `hcl:"config,block"`
 }
 
+// BlockSchema is what may stand in a `plugin` block. What its config block has, the
+// plugin declares.
+func BlockSchema() *hcl.BodySchema {
+	s, _ := gohcl.ImpliedBodySchema(block{})
+	return s
+}
+
 type remains struct {
 	Body hcl.Body `hcl:",remain"`
 }

@@ -1,0 +1,103 @@
+package spec
+
+import (
+	"maps"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+)
+
+// What may stand in each block of a rollout's file and of a fleet file. Nothing
+// else in this package makes a schema, so that Schemas is the whole language.
+var (
+	rootSchema    = &hcl.BodySchema{Blocks: blocks("rollout name")}
+	rolloutSchema = &hcl.BodySchema{
+		Attributes: attrs("node_deadline", "deadline", "conflict"),
+		Blocks:     blocks("config name", "fleet", "lock", "stage name", "gate name", "failure", "retry", "window"),
+	}
+	configSchema = &hcl.BodySchema{
+		Attributes: attrs("source!", "destination!", "mode", "owner", "group", "validate", "reload", "healthy", "timeout", "template", "drift"),
+		Blocks:     blocks("secret name", "target name"),
+	}
+	secretSchema = &hcl.BodySchema{Attributes: attrs("consul_key", "env", "version")}
+	fleetSchema  = &hcl.BodySchema{Attributes: attrs("spread"), Blocks: blocks("consul", "file", "nomad", "plugin name")}
+	consulSchema = &hcl.BodySchema{Attributes: attrs("service", "nodes", "filter")}
+	nomadSchema  = &hcl.BodySchema{Attributes: attrs("region", "node_pool", "node_class", "datacenter", "meta", "filter")}
+	fileSchema   = &hcl.BodySchema{Attributes: attrs("path!")}
+	lockSchema   = &hcl.BodySchema{Attributes: attrs("ttl", "wait")}
+	stageSchema  = &hcl.BodySchema{
+		Attributes: attrs("nodes", "percent", "select", "order", "max_parallel", "bake", "gate", "promote"),
+		Blocks:     blocks("failure"),
+	}
+	failureSchema = &hcl.BodySchema{Attributes: attrs("max_failed", "max_unreachable_percent", "then")}
+	gateSchema    = &hcl.BodySchema{
+		Attributes: attrs("interval", "timeout", "success_limit", "failure_limit", "unknown_limit", "consecutive_error_limit", "during"),
+		Blocks:     blocks(gateKinds...),
+	}
+	consulChecksSchema    = &hcl.BodySchema{Attributes: attrs("service!", "min_passing_percent", "filter", "compare")}
+	httpSchema            = &hcl.BodySchema{Attributes: attrs("url!", "method", "headers", "status", "body", "ca_file")}
+	prometheusSchema      = &hcl.BodySchema{Attributes: attrs("address!", "query!", "threshold!", "reduce", "max_age", "headers", "ca_file")}
+	execSchema            = &hcl.BodySchema{Attributes: attrs("command!", "env")}
+	nomadDeploymentSchema = &hcl.BodySchema{Attributes: attrs("job!", "namespace", "region", "wait")}
+	retrySchema           = &hcl.BodySchema{Attributes: attrs("attempts!", "delay", "max_delay")}
+	windowSchema          = &hcl.BodySchema{Attributes: attrs("schedule!", "duration!", "timezone")}
+	fleetFileSchema       = &hcl.BodySchema{Blocks: blocks("node name")}
+	nodeSchema            = &hcl.BodySchema{Attributes: attrs("meta")}
+)
+
+// schemas are those by the path of their block. A block without one is a plugin's,
+// whose schema the plugin declares.
+var schemas = map[string]*hcl.BodySchema{
+	"":                              rootSchema,
+	"rollout":                       rolloutSchema,
+	"rollout.config":                configSchema,
+	"rollout.config.secret":         secretSchema,
+	"rollout.fleet":                 fleetSchema,
+	"rollout.fleet.consul":          consulSchema,
+	"rollout.fleet.nomad":           nomadSchema,
+	"rollout.fleet.file":            fileSchema,
+	"rollout.lock":                  lockSchema,
+	"rollout.stage":                 stageSchema,
+	"rollout.stage.failure":         failureSchema,
+	"rollout.gate":                  gateSchema,
+	"rollout.gate.consul_checks":    consulChecksSchema,
+	"rollout.gate.http":             httpSchema,
+	"rollout.gate.prometheus":       prometheusSchema,
+	"rollout.gate.exec":             execSchema,
+	"rollout.gate.nomad_deployment": nomadDeploymentSchema,
+	"rollout.failure":               failureSchema,
+	"rollout.retry":                 retrySchema,
+	"rollout.window":                windowSchema,
+}
+
+var fleetSchemas = map[string]*hcl.BodySchema{"": fleetFileSchema, "node": nodeSchema}
+
+// Schemas returns what may stand in each block of a rollout's file, by the path of
+// the block's types, such as "rollout.stage.failure"; "" is the file itself. The
+// schemas are not the caller's.
+func Schemas() map[string]*hcl.BodySchema { return maps.Clone(schemas) }
+
+// FleetSchemas is the same of a fleet file in HCL.
+func FleetSchemas() map[string]*hcl.BodySchema { return maps.Clone(fleetSchemas) }
+
+func attrs(names ...string) []hcl.AttributeSchema {
+	var out []hcl.AttributeSchema
+	for _, n := range names {
+		n, required := strings.CutSuffix(n, "!")
+		out = append(out, hcl.AttributeSchema{Name: n, Required: required})
+	}
+	return out
+}
+
+func blocks(names ...string) []hcl.BlockHeaderSchema {
+	var out []hcl.BlockHeaderSchema
+	for _, n := range names {
+		typ, label, ok := strings.Cut(n, " ")
+		b := hcl.BlockHeaderSchema{Type: typ}
+		if ok {
+			b.LabelNames = []string{label}
+		}
+		out = append(out, b)
+	}
+	return out
+}
