@@ -121,7 +121,14 @@ func (t *fileTarget) Restore(context.Context, *plugin.RestoreRequest) (*plugin.A
 }
 
 type listFleet struct {
-	Names []string `config:"names,required" doc:"The nodes."`
+	Names []string `config:"names" doc:"The nodes; there must be some."`
+}
+
+func (f *listFleet) Validate(context.Context) error {
+	if len(f.Names) == 0 || f.Names[0] == "nobody" {
+		return plugin.Invalid("names", "there is nobody")
+	}
+	return nil
 }
 
 func (f *listFleet) List(context.Context) (*plugin.Listing, error) {

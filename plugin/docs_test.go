@@ -11,7 +11,8 @@ import (
 	goplugin "github.com/hashicorp/go-plugin"
 )
 
-// TestDocs builds the plugin of docs/plugins.md from the page itself, and asks it.
+// TestDocs builds the plugin of docs/plugins.md from the page itself, runs the page's
+// test of it, and asks it.
 func TestDocs(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../docs/plugins.md")
@@ -19,9 +20,11 @@ func TestDocs(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, src, ok := strings.Cut(string(page), "```go\n")
-	src, _, closed := strings.Cut(src, "```\n")
-	if !ok || !closed {
-		t.Fatal("the page has no program")
+	src, rest, closed := strings.Cut(src, "```\n")
+	_, test, tests := strings.Cut(rest, "```go\n")
+	test, _, ends := strings.Cut(test, "```\n")
+	if !ok || !closed || !tests || !ends {
+		t.Fatal("the page has no program, or no test of it")
 	}
 	code := 0
 	for line := range strings.Lines(src) {
@@ -39,6 +42,13 @@ func TestDocs(t *testing.T) {
 	bin, roster := filepath.Join(dir, "oncall"), filepath.Join(dir, "roster")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, filepath.Join(dir, "main.go")).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "main_test.go"), []byte(test), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	suite := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-v", filepath.Join(dir, "main.go"), filepath.Join(dir, "main_test.go"))
+	if out, err := suite.CombinedOutput(); err != nil || !strings.Contains(string(out), "PASS: TestConformance/somebody/wanted") {
+		t.Errorf("the page's own test: %v\n%s", err, out)
 	}
 	cfg := ClientConfig(nil)
 	cfg.Cmd = exec.Command(bin)

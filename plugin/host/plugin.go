@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/hcl/v2"
 
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/plugin"
@@ -290,10 +293,34 @@ func (p *Plugin) Validate(ctx context.Context, k plugin.Kind) error {
 	if err != nil {
 		return p.fail("", err)
 	}
-	if _, err := info.Kind(k).Config.Apply(cfg); err != nil && k != plugin.KindEvidence {
+	if k == plugin.KindEvidence { // it has no other place
+		return p.validate(ctx, k, cfg)
+	}
+	if _, err := info.Kind(k).Config.Apply(cfg); err != nil {
 		cfg = nil
 	}
-	return p.validate(ctx, k, cfg)
+	err = p.validate(ctx, k, cfg)
+	if problems, ok := errors.AsType[plugin.Problems](err); ok && cfg != nil && !slices.ContainsFunc(problems, p.says) {
+		return nil
+	}
+	return err
+}
+
+// says tells whether the plugin's own block has the argument that a problem is about.
+// What it is without may stand where the plugin is used.
+func (p *Plugin) says(at plugin.Problem) bool {
+	if p.spec.Config == nil {
+		return false
+	}
+	name := at.Path
+	if n := strings.IndexAny(name, ".["); n >= 0 {
+		name = name[:n]
+	}
+	one := &hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: name}}}
+	args, _, _ := p.spec.Config.PartialContent(one)
+	one = &hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{{Type: name}}}
+	blocks, _, _ := p.spec.Config.PartialContent(one)
+	return name == "" || len(args.Attributes) > 0 || len(blocks.Blocks) > 0
 }
 
 // validate has the plugin check a configuration; nil only asks for a sign of life.

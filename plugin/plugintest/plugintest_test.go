@@ -15,6 +15,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if flaw("elsewhere") {
+		_ = os.Unsetenv("PLUGIN_UNIX_SOCKET_DIR")
+	}
 	plugintest.Main(m, subject())
 	if flaw("stays") { // it served, and was asked to end
 		<-context.Background().Done()
@@ -129,6 +132,20 @@ func TestFlaws(t *testing.T) {
 				t.Errorf("nothing finds it; want %s", tc.found)
 			}
 		})
+	}
+}
+
+// TestPlain: a plugin that speaks no TLS is given a folder for its socket, as aimlock
+// gives it, and must listen there.
+func TestPlain(t *testing.T) {
+	t.Parallel()
+	for flaw, want := range map[string]string{"gate only": "", "elsewhere": "it must listen on a unix socket in the folder that PLUGIN_UNIX_SOCKET_DIR names"} {
+		s := about(t, flaw, plugin.KindGate)
+		s.Plain = true
+		r := plugintest.Check(t, s)[0]
+		if r.Check != "start" || (r.Err == nil) != (want == "") || r.Err != nil && !strings.Contains(r.Err.Error(), want) {
+			t.Errorf("%s: %+v", flaw, r)
+		}
 	}
 }
 

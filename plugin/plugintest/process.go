@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
@@ -70,15 +71,30 @@ func (r *run) start() (*process, error) {
 		}
 		cmd.Env = append(cmd.Env, cert)
 	}
+	// Its path is short, as that of a socket must be.
+	sockets, err := os.MkdirTemp("", "aimlock-")
+	if err != nil {
+		return nil, err
+	}
+	r.tb.Cleanup(func() { _ = os.RemoveAll(sockets) })
+	cmd.Env = append(cmd.Env, goplugin.EnvUnixSocketDir+"="+sockets)
 	p := &process{cmd: cmd, gp: goplugin.NewClient(cfg)}
 	ctx, cancel := context.WithTimeout(r.tb.Context(), r.s.Limit)
 	defer cancel()
-	var err error
-	if p.c, err = plugin.Connect(ctx, p.gp); err != nil {
+	if p.c, err = plugin.Connect(ctx, p.gp); err == nil && r.s.Plain && !listensIn(p.gp, sockets) {
+		err = errors.New("without TLS it must listen on a unix socket in the folder that PLUGIN_UNIX_SOCKET_DIR names, and it does not")
+	}
+	if err != nil {
 		p.kill()
 		return nil, fmt.Errorf("%w%s", err, r.said())
 	}
 	return p, nil
+}
+
+// listensIn tells whether a plugin listens on a socket in a folder.
+func listensIn(gp *goplugin.Client, dir string) bool {
+	at := gp.ReattachConfig()
+	return at != nil && at.Addr != nil && at.Addr.Network() == "unix" && filepath.Dir(filepath.Clean(at.Addr.String())) == filepath.Clean(dir)
 }
 
 // client is the plugin, started anew if it ended.

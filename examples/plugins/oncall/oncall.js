@@ -11,7 +11,6 @@
 'use strict';
 
 const fs = require('node:fs/promises');
-const os = require('node:os');
 const path = require('node:path');
 const grpc = require('@grpc/grpc-js');
 const loader = require('@grpc/proto-loader');
@@ -139,12 +138,10 @@ async function main() {
   }));
   // The host gives a folder that only it and this process may enter, and expects the
   // socket in it.
-  const given = process.env.PLUGIN_UNIX_SOCKET_DIR;
-  const dir = given || (await fs.mkdtemp(path.join(os.tmpdir(), 'oncall-')));
-  const socket = path.join(dir, `oncall-${process.pid}.sock`);
+  const socket = path.join(process.env.PLUGIN_UNIX_SOCKET_DIR, `oncall-${process.pid}.sock`);
   function end() {
     server.tryShutdown(async () => {
-      await fs.rm(given ? socket : dir, { recursive: true, force: true });
+      await fs.rm(socket, { force: true });
       process.exit(0);
     });
     setTimeout(() => server.forceShutdown(), 500).unref();
