@@ -13,27 +13,29 @@ import (
 	"github.com/aim-control/aimlock/e2e/harness"
 )
 
-// BenchmarkPeers is what comes of a holder that is killed (kill -9), or stopped
-// (SIGSTOP), under consul lock, etcdctl lock and lock exec: the time until the
+// BenchmarkPeers is what comes of a holder that is killed (kill -9), stopped
+// (SIGSTOP), or cut off from its servers, without being told, under consul lock, etcdctl lock and lock exec: the time until the
 // next one's command starts, and how many commands then run at once. All wait at
 // the same time, each on its own lock.
 func BenchmarkPeers(b *testing.B) {
 	c := harness.StartConsul(b)
 	etcd := startEtcd(b)
 	peers := []struct {
-		name string
-		spec func(lock string, script string) harness.Spec
+		name   string
+		server string
+		spec   func(server, lock, script string) harness.Spec
 	}{
-		{"consul-lock", func(lock, script string) harness.Spec {
-			return harness.Spec{Path: harness.ConsulBin.Path(b), Args: []string{"lock", lock, script}, Env: c.Env()}
+		{"consul-lock", c.Addr, func(server, lock, script string) harness.Spec {
+			return harness.Spec{Path: harness.ConsulBin.Path(b), Args: []string{"lock", "-http-addr", server, lock, script}, Env: c.Env()}
 		}},
-		{"etcdctl-lock", func(lock, script string) harness.Spec {
-			return harness.Spec{Path: harness.Etcdctl.Path(b), Args: []string{"--endpoints", etcd, "lock", "--ttl=10", lock, "--", "sh", "-c", script}}
+		{"etcdctl-lock", etcd, func(server, lock, script string) harness.Spec {
+			return harness.Spec{Path: harness.Etcdctl.Path(b), Args: []string{"--endpoints", "http://" + server, "lock", "--ttl=10", lock, "--", "sh", "-c", script}}
 		}},
-		{"lock-exec", func(lock, script string) harness.Spec {
-			return harness.Spec{Path: harness.Aimlock.Path(b), Args: []string{"lock", "exec", lock, "--", "sh", "-c", script}, Env: c.Env()}
+		{"lock-exec", c.Addr, func(server, lock, script string) harness.Spec {
+			return harness.Spec{Path: harness.Aimlock.Path(b), Args: []string{"lock", "exec", "-http-addr", server, lock, "--", "sh", "-c", script}, Env: c.Env()}
 		}},
 	}
+	ends := []string{"kill", "stop", "cut"}
 	type outcome struct {
 		took    time.Duration
 		writers int
@@ -43,10 +45,13 @@ func BenchmarkPeers(b *testing.B) {
 	var wg sync.WaitGroup
 	dir := b.TempDir()
 	for _, p := range peers {
-		for _, how := range []string{"kill", "stop"} {
+		for _, how := range ends {
 			wg.Go(func() {
 				name := p.name + "-" + how
-				took, writers := succession(b, filepath.Join(dir, name), how, func(script string) harness.Spec { return p.spec("peers-"+how, script) })
+				relay := harness.StartRelay(b, p.server)
+				first := func(script string) harness.Spec { return p.spec(relay.Addr, "peers-"+how, script) }
+				second := func(script string) harness.Spec { return p.spec(p.server, "peers-"+how, script) }
+				took, writers := succession(b, filepath.Join(dir, name), how, relay, first, second)
 				mu.Lock()
 				defer mu.Unlock()
 				results[name] = outcome{took, writers}
@@ -55,7 +60,7 @@ func BenchmarkPeers(b *testing.B) {
 	}
 	wg.Wait()
 	for _, p := range peers {
-		for _, how := range []string{"kill", "stop"} {
+		for _, how := range ends {
 			b.Run(p.name+"/"+how, func(b *testing.B) {
 				r := results[p.name+"-"+how]
 				b.ReportMetric(0, "ns/op")
@@ -66,28 +71,31 @@ func BenchmarkPeers(b *testing.B) {
 	}
 }
 
-// succession starts two holders, ends or stops the first, and counts the commands
+// succession starts two holders, ends, stops or cuts off the first, and counts the commands
 // that write when the second one's has run for a while.
-func succession(b *testing.B, dir, how string, spec func(script string) harness.Spec) (took time.Duration, writers int) {
+func succession(b *testing.B, dir, how string, relay *harness.Relay, one, other func(script string) harness.Spec) (took time.Duration, writers int) {
 	b.Helper()
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		b.Fatal(err)
 	}
-	start := func(who string) (*harness.Process, string) {
+	start := func(who string, spec func(script string) harness.Spec) (*harness.Process, string) {
 		file := filepath.Join(dir, who)
 		return harness.Start(b, spec(fmt.Sprintf("while :; do echo works >>%s; sleep 0.05; done", file))), file
 	}
-	first, a := start("first")
+	first, a := start("first", one)
 	harness.Eventually(b, limit, "the first command works", func() bool { return exists(a) })
-	second, z := start("second")
+	second, z := start("second", other)
 	// Nothing common tells that it waits: it has tried by then.
 	pause := time.NewTimer(3 * time.Second)
 	<-pause.C
 	begin := time.Now()
-	if how == "kill" {
+	switch how {
+	case "kill":
 		first.Kill()
-	} else {
+	case "stop":
 		first.Freeze()
+	default:
+		relay.Cut()
 	}
 	await(b, dir+": the second command works", func() bool { return exists(z) })
 	took = time.Since(begin)
@@ -131,5 +139,5 @@ func startEtcd(b *testing.B) string {
 	harness.Eventually(b, limit, "etcd serves", func() bool {
 		return strings.Contains(p.Stderr(), "ready to serve client requests")
 	})
-	return urls[0]
+	return strings.TrimPrefix(urls[0], "http://")
 }
