@@ -98,25 +98,27 @@ func stateError(h *orchestrator.Header) error {
 	}
 	msg := fmt.Sprintf("rollout %s is %s: %s", h.ID, h.State, text.Printable(first(why, "no reason is known")))
 	if h.State == orchestrator.Paused {
-		msg += fmt.Sprintf(". `aimlock rollout %s %s` and start it again, or `aimlock rollout rollback %s`", wayOn(h), h.ID, h.ID)
+		msg += fmt.Sprintf(". `aimlock rollout %s %s` and start it again, or `aimlock rollout rollback %s`", h.WayOn(), h.ID, h.ID)
 	}
 	return exitf(code, "%s", msg)
 }
 
 // rolloutView is "rollout status -json".
 type rolloutView struct {
-	ID         string                    `json:"id"`
-	Name       string                    `json:"name"`
-	State      orchestrator.Status       `json:"state"`
-	Stage      string                    `json:"stage"`
-	Revision   string                    `json:"revision"`
-	Token      uint64                    `json:"token"`
-	Counts     orchestrator.Counts       `json:"counts"`
-	Total      int                       `json:"total"`
-	StartedAt  *time.Time                `json:"started_at"`
-	FinishedAt *time.Time                `json:"finished_at"`
-	CreatedAt  time.Time                 `json:"created_at"`
-	Reason     string                    `json:"reason,omitempty"`
+	ID         string              `json:"id"`
+	Name       string              `json:"name"`
+	State      orchestrator.Status `json:"state"`
+	Stage      string              `json:"stage"`
+	Revision   string              `json:"revision"`
+	Token      uint64              `json:"token"`
+	Counts     orchestrator.Counts `json:"counts"`
+	Total      int                 `json:"total"`
+	StartedAt  *time.Time          `json:"started_at"`
+	FinishedAt *time.Time          `json:"finished_at"`
+	CreatedAt  time.Time           `json:"created_at"`
+	Reason     string              `json:"reason,omitempty"`
+	// Pause is the number of the pause at which it stands, if it does.
+	Pause      uint64                    `json:"pause,omitempty"`
 	Stages     []stageView               `json:"stages"`
 	Configs    []configView              `json:"configs"`
 	Problems   []orchestrator.Problem    `json:"problems,omitempty"`
@@ -165,7 +167,7 @@ func viewRollout(h *orchestrator.Header, note string) rolloutView {
 		Command: h.Command, Superseded: h.SupersededBy, Follows: h.Follows, Note: note,
 	}
 	if h.Paused != nil {
-		v.Reason = h.Paused.Why
+		v.Reason, v.Pause = h.Paused.Why, h.Pauses
 	}
 	for _, s := range h.Stages {
 		v.Stages = append(v.Stages, stageView{s.Name, s.Done, s.End - s.From, s.Counts})

@@ -18,7 +18,11 @@ func newRolloutPause(m *Meta) *command {
 func newRolloutResume(m *Meta) *command {
 	return rolloutOrder(m, orchestrator.Resume, "Resume a paused rollout",
 		`Goes on with a paused rollout. Failures that paused it are forgiven: the budget
-starts anew. Where no orchestrator runs, start it again afterwards.`, false)
+starts anew. Where no orchestrator runs, start it again afterwards.
+
+Only the pause at which the rollout stands when the command begins is ended, or
+with -pause, as the rollout itself says it, only that one: whoever resumes after
+somebody else did does not end a later pause that he has not seen.`, false)
 }
 
 func newRolloutAbort(m *Meta) *command {
@@ -48,7 +52,7 @@ stage of which all are skipped neither bakes nor asks its gates.`, true)
 
 // rolloutOrder fills in a command that gives an operator's order.
 func rolloutOrder(m *Meta, verb orchestrator.Verb, synopsis, description string, nodes bool) *command {
-	reason, stage := "", ""
+	reason, stage, pause := "", "", uint64(0)
 	c := &command{
 		Meta:     m,
 		Synopsis: synopsis,
@@ -62,6 +66,9 @@ Without an argument the only unfinished rollout is meant.`,
 		Groups:   groupConsul | groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&reason, "reason", "", "Why, in `WORDS`: it stands in the rollout's record.")
+			if verb == orchestrator.Resume {
+				fs.Uint64Var(&pause, "pause", 0, "The `NUMBER` of the pause that is meant; without it the one at which it stands now.")
+			}
 			if verb == orchestrator.Promote {
 				fs.StringVar(&stage, "stage", "", "The `NAME` of the stage that is meant; without it the one that has its turn now.")
 			}
@@ -92,7 +99,7 @@ Without an argument the only unfinished rollout is meant.`,
 		if err != nil {
 			return err
 		}
-		h, err := r.Command(ctx, runner.Order{ID: id, Verb: verb, Nodes: names, Stage: stage, Reason: reason})
+		h, err := r.Command(ctx, runner.Order{ID: id, Verb: verb, Nodes: names, Stage: stage, Pause: pause, Reason: reason})
 		if err != nil {
 			return rolloutError(err)
 		}

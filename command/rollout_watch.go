@@ -238,8 +238,11 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 	model := &watchModel{screen: m.newScreen()}
 	model.order = func(verb orchestrator.Verb) tea.Cmd {
 		o := runner.Order{ID: id, Verb: verb, Reason: "by a key of rollout watch"}
-		if h := model.board.Header; h != nil && verb == orchestrator.Promote {
-			o.Stage = h.Stage // the one that was looked at
+		if h := model.board.Header; h != nil {
+			o.Pause = h.Pauses // the one that was looked at
+			if verb == orchestrator.Promote {
+				o.Stage = h.Stage
+			}
 		}
 		return asking(ctx, func(ctx context.Context) tea.Msg {
 			h, err := r.Command(ctx, o)

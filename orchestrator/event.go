@@ -115,6 +115,10 @@ type OperatorCommand struct {
 	// Promote it is the stage that is meant; empty is the present one, whichever
 	// that is by then.
 	Stage string
+	// Pause is for Resume and Promote: the number of the newest pause that the
+	// operator knew of (Header.Pauses), 0 for none. A later one is not ended: the
+	// operator has not seen why it is. nil: whichever it is by then.
+	Pause *uint64
 	// Rollout is for MakeRoom: the one that takes its place.
 	Rollout string
 	By      string

@@ -52,6 +52,9 @@ type Header struct {
 	BakeMarks map[string]float64 `json:"bake_marks,omitempty"`
 	Promoted  bool               `json:"promoted,omitempty"`
 	Paused    *PauseInfo         `json:"paused,omitempty"`
+	// Pauses is how often the rollout was paused until now; while it is, the number
+	// of this pause, which an order may name as the one that it is about.
+	Pauses uint64 `json:"pauses,omitempty"`
 	// Reason says why the state is what it is.
 	Reason string `json:"reason,omitempty"`
 
@@ -172,6 +175,18 @@ func PromoteWords(stage string) string {
 	return "promote -stage " + stage
 }
 
+// WayOn is the command, without the rollout's name, that lets a paused rollout go
+// on from this very pause and from no later one.
+func (h *Header) WayOn() string {
+	switch {
+	case h.Paused != nil && h.Paused.Cause.Way() == Promote:
+		return PromoteWords(h.Stage)
+	case h.Paused != nil && h.Pauses > 0:
+		return fmt.Sprintf("%s -pause %d", Resume, h.Pauses)
+	}
+	return string(Resume) // written by an aimlock that did not number them
+}
+
 // PauseInfo says why a rollout is paused.
 type PauseInfo struct {
 	Cause Cause     `json:"cause"`
@@ -261,7 +276,7 @@ func (s *State) Header() Header {
 	h.Epoch, h.Token = s.hold.Epoch, s.hold.Token
 	h.StartedAt, h.FinishedAt, h.BakingSince = ptr(s.startedAt), ptr(s.finishedAt), ptr(s.bakingSince)
 	h.UpdatedAt = s.now
-	h.Promoted, h.Paused, h.Command = s.promoted, s.pause, s.command
+	h.Promoted, h.Paused, h.Pauses, h.Command = s.promoted, s.pause, s.pauses, s.command
 	h.Commands, h.Baked = slices.Clone(s.commands), s.baking()
 	h.Confirmed, h.Budget, h.RestoreFailed = s.nConfirmed, s.budget, s.restoreFailed
 	h.Budget.Stages, h.Retrying, h.Elapsed = s.forgiven(), s.doubt, s.elapsed
@@ -361,7 +376,7 @@ func Recover(plan *Plan, h Header, given []Given, reports []Report) (*State, err
 	s.status, s.stage, s.reason = h.State, h.StageIndex, h.Reason
 	s.hold = Order{Epoch: h.Epoch, Token: h.Token}
 	s.startedAt, s.finishedAt, s.bakingSince = val(h.StartedAt), val(h.FinishedAt), val(h.BakingSince)
-	s.promoted, s.pause, s.command = h.Promoted, h.Paused, h.Command
+	s.promoted, s.pause, s.pauses, s.command = h.Promoted, h.Paused, h.Pauses, h.Command
 	s.commands, s.baked = slices.Clone(h.Commands), h.Baked
 	s.budget, s.restoreFailed, s.superseded = h.Budget, h.RestoreFailed, h.SupersededBy
 	s.problems = slices.Clone(h.Problems)

@@ -85,6 +85,7 @@ type model struct {
 	measures   map[measure]*tally
 	stageAsked map[*State]map[int]int // of a process, ask -> stage
 	ended      Status                 // terminal or rolling back: no way out
+	mustStay   uint64                 // the pause that a resume which did not know of it must not end
 	open       bool
 }
 
@@ -151,6 +152,10 @@ func (m *model) verify(t *rapid.T, effects []Effect) {
 	if m.ended != "" && s.Status() != m.ended && !(m.ended == RollingBack && (s.Status() == RolledBack || s.Status() == Failed)) {
 		t.Fatalf("%s after %s", s.Status(), m.ended)
 	}
+	if m.mustStay > 0 && s.pause == nil && s.Status() != RollingBack && !s.Status().Terminal() {
+		t.Fatalf("%s: an operator who did not know of pause %d has ended it", s.Status(), m.mustStay)
+	}
+	m.mustStay = 0
 	persisted := m.header
 	for i, e := range effects {
 		switch e := e.(type) {
@@ -402,11 +407,21 @@ func (m *model) act(t *rapid.T) Event {
 		} else if verb == Skip {
 			c.Nodes = []string{m.plan.Nodes[rapid.IntRange(0, len(m.plan.Nodes)-1).Draw(t, "node")]}
 		}
-		p := m.s.pause
+		p, bound := m.s.pause, rapid.IntRange(0, 2).Draw(t, "knows of pauses")
+		if bound > 0 { // the newest one, or only those before it
+			seen := m.s.pauses - uint64(min(bound-1, int(m.s.pauses)))
+			c.Pause = &seen
+		}
+		unseen := p != nil && c.Pause != nil && *c.Pause != m.s.pauses
+		if unseen && verb == Resume {
+			p = nil // it ends nothing
+			m.mustStay = m.s.pauses
+		}
 		if p != nil && p.Cause == CauseFailure && verb == Resume {
 			m.forgive()
 		}
-		if verb == Promote && !m.s.Status().Terminal() && m.s.Status() != RollingBack && !(p != nil && p.Cause == CauseFailure) {
+		overrules := p == nil || p.Cause != CauseFailure && (!unseen || p.Cause == CausePromotion || p.Cause == CauseOperator)
+		if verb == Promote && !m.s.Status().Terminal() && m.s.Status() != RollingBack && overrules {
 			m.promoted[m.s.Stage()] = true
 		}
 		if p != nil && p.Cause == CauseGate && verb == Resume {

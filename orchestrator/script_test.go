@@ -24,7 +24,7 @@ import (
 //	                             ANSWER is pass, fail, unknown, pending or error
 //	gates                        how the gates stand
 //	window open|closed
-//	command VERB [node …]
+//	command VERB [node …] [pause=N]  N: the newest pause that its giver saw
 //	supersede ID
 //	advance DURATION             time passes, with a tick
 //	beat                         the header is written, as a runner does now and then
@@ -129,6 +129,14 @@ func (sc *script) event(t *testing.T, d *datadriven.TestData, cmd string, args [
 			c.N = h.N + 1
 		}
 		for _, a := range args[1:] {
+			if a.Key == "pause" {
+				n, err := strconv.ParseUint(a.Vals[0], 10, 64)
+				if err != nil {
+					d.Fatalf(t, "%v", err)
+				}
+				c.Pause = &n
+				continue
+			}
 			c.Nodes = append(c.Nodes, a.Key)
 		}
 		return c

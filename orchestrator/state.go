@@ -214,6 +214,7 @@ type State struct {
 	pastGates []GateStatus
 
 	pause      *PauseInfo
+	pauses     uint64 // how many there were, this one included
 	reason     string
 	budget     Budget
 	perStage   []stageUse

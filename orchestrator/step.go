@@ -299,6 +299,9 @@ func (s *State) obey(c OperatorCommand) {
 			no("it waits for its promotion: promote lets it go on, rollback and abort end it")
 			return
 		}
+		if !s.knows(c, no) {
+			return
+		}
 		s.unpause("resumed " + by)
 	case Abort:
 		s.setStatus(Aborted, by)
@@ -316,6 +319,9 @@ func (s *State) obey(c OperatorCommand) {
 		}
 		if s.status == Paused && s.pause.Cause == CauseFailure {
 			no("it is paused for failures, which promote does not overrule: resume does")
+			return
+		}
+		if s.status == Paused && (s.pause.Cause == CauseGate || s.pause.Cause == CauseDeadline) && !s.knows(c, no) {
 			return
 		}
 		s.promoted = true
@@ -337,6 +343,20 @@ func (s *State) obey(c OperatorCommand) {
 	default:
 		no("%q is no command that this version knows", c.Verb)
 	}
+}
+
+// knows reports whether the operator knew of the present pause. Of two operators
+// who resume the same pause the second must not end the next one unseen.
+func (s *State) knows(c OperatorCommand, no func(string, ...any)) bool {
+	switch {
+	case c.Pause == nil || *c.Pause == s.pauses:
+		return true
+	case *c.Pause < s.pauses:
+		no("it was paused anew since: %s; give the order again if it stands after that: this is pause %d", s.pause.Why, s.pauses)
+	default:
+		no("it was not paused %d times: this is pause %d", *c.Pause, s.pauses)
+	}
+	return false
 }
 
 // promotes reports whether stage is the present one. Of two operators who
@@ -426,6 +446,7 @@ func (s *State) skipped() bool {
 
 func (s *State) pauseFor(cause Cause, why string) {
 	s.pause = &PauseInfo{Cause: cause, Why: why, At: s.now}
+	s.pauses++
 	if s.status == Paused {
 		// It was paused for something else, which matters less now.
 		s.reason, s.dirty = why, true

@@ -426,16 +426,7 @@ func GateText(g *orchestrator.GateStatus) string {
 func ETA(h *orchestrator.Header, spec *orchestrator.Spec, now time.Time) string {
 	switch h.State {
 	case orchestrator.Paused:
-		way := orchestrator.Resume
-		if h.Paused != nil {
-			way = h.Paused.Cause.Way()
-		}
-		words := string(way)
-		if way == orchestrator.Promote {
-			// So that a second operator does not promote the next stage.
-			words = orchestrator.PromoteWords(h.Stage)
-		}
-		return fmt.Sprintf("nothing happens before `aimlock rollout %s %s` or `rollback`", words, h.ID)
+		return fmt.Sprintf("nothing happens before `aimlock rollout %s %s` or `rollback`", h.WayOn(), h.ID)
 	case orchestrator.RollingBack:
 		return "until every node is back"
 	}

@@ -68,7 +68,7 @@ func baking() Model {
 func paused() Model {
 	m := tenThousand()
 	h := *m.Header
-	h.State = orchestrator.Paused
+	h.State, h.Pauses = orchestrator.Paused, 1
 	h.Paused = &orchestrator.PauseInfo{Cause: orchestrator.CauseGate, Why: `gate "passing" is unknown: Consul at 127.0.0.1:8500: did not answer within 30s; the page behind it says <html><body>502 Bad Gateway</body></html>`, At: now}
 	m.Header, m.Note = &h, "Consul does not answer: trying again"
 	return m
@@ -180,10 +180,10 @@ func TestETANamesTheWayOn(t *testing.T) {
 	t.Parallel()
 	for cause, want := range map[orchestrator.Cause]string{
 		orchestrator.CausePromotion: "`aimlock rollout promote -stage 'the canary' r-1`",
-		orchestrator.CauseOperator:  "`aimlock rollout resume r-1`",
-		orchestrator.CauseGate:      "`aimlock rollout resume r-1`",
+		orchestrator.CauseOperator:  "`aimlock rollout resume -pause 2 r-1`",
+		orchestrator.CauseGate:      "`aimlock rollout resume -pause 2 r-1`",
 	} {
-		h := &orchestrator.Header{ID: "r-1", Stage: "the canary", State: orchestrator.Paused, Paused: &orchestrator.PauseInfo{Cause: cause}}
+		h := &orchestrator.Header{ID: "r-1", Stage: "the canary", State: orchestrator.Paused, Pauses: 2, Paused: &orchestrator.PauseInfo{Cause: cause}}
 		if got := ETA(h, nil, now); !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %s in it", cause, got, want)
 		}

@@ -32,6 +32,10 @@ type order struct {
 	// Confirm is the target's name, as the viewer typed it.
 	Confirm string `json:"confirm"`
 	Reason  string `json:"reason"`
+	// Stage and Pause are those of the rollout that the viewer saw: of what came
+	// after them nothing is promoted or resumed.
+	Stage string `json:"stage,omitempty"`
+	Pause uint64 `json:"pause,omitempty"`
 }
 
 // result is what became of it.
@@ -103,7 +107,11 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 
 func (o *order) obey(ctx context.Context, a *Actor) (string, error) {
 	if verb, ok := verbs[o.Do]; ok {
-		h, err := a.Rollouts.Command(ctx, runner.Order{ID: o.Target, Verb: verb, Reason: o.Reason})
+		order := runner.Order{ID: o.Target, Verb: verb, Pause: o.Pause, Reason: o.Reason}
+		if verb == orchestrator.Promote {
+			order.Stage = o.Stage
+		}
+		h, err := a.Rollouts.Command(ctx, order)
 		if err != nil {
 			return "", err
 		}

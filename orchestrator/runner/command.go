@@ -24,6 +24,8 @@ type commandRecord struct {
 	Verb    orchestrator.Verb `json:"verb"`
 	Nodes   []string          `json:"nodes,omitempty"`
 	Stage   string            `json:"stage,omitempty"`
+	// Pause is the newest pause that the operator knew of.
+	Pause *uint64 `json:"pause,omitempty"`
 	// Rollout is the one that a rollout makes room for.
 	Rollout string `json:"rollout,omitempty"`
 	By      string `json:"by"`
@@ -35,7 +37,7 @@ type commandRecord struct {
 }
 
 func (c *commandRecord) event() orchestrator.OperatorCommand {
-	return orchestrator.OperatorCommand{N: c.N, Verb: c.Verb, Nodes: c.Nodes, Stage: c.Stage, Rollout: c.Rollout, By: c.By, Reason: c.Reason, Accessor: c.Accessor}
+	return orchestrator.OperatorCommand{N: c.N, Verb: c.Verb, Nodes: c.Nodes, Stage: c.Stage, Pause: c.Pause, Rollout: c.Rollout, By: c.By, Reason: c.Reason, Accessor: c.Accessor}
 }
 
 func (r *Runner) commandKey(id string) string { return r.keys.RolloutCommand(id) }
@@ -47,7 +49,11 @@ type Order struct {
 	Nodes []string
 	// Stage is for Skip and Promote. A Promote without one is for the stage at
 	// which the rollout stands when the order is given.
-	Stage  string
+	Stage string
+	// Pause is for Resume and Promote: the number of the newest pause that whoever
+	// gives the order has seen (Header.Pauses). 0: the one at which the rollout
+	// stands when the order is given. A later one is not ended.
+	Pause  uint64
 	Reason string
 
 	// rollout is the one to make room for.
@@ -88,6 +94,9 @@ func (r *Runner) Command(ctx context.Context, o Order) (*orchestrator.Header, er
 	}
 	if o.Verb == orchestrator.Promote && o.Stage == "" {
 		o.Stage = head.Stage
+	}
+	if o.Pause == 0 {
+		o.Pause = head.Pauses
 	}
 	n, err := r.writeCommand(ctx, o)
 	if err != nil {
@@ -167,6 +176,9 @@ func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
 	key := r.commandKey(o.ID)
 	deadline := time.Now().Add(2 * obeyWithin)
 	rec := commandRecord{Version: records.Version, Verb: o.Verb, Nodes: o.Nodes, Stage: o.Stage, Rollout: o.rollout, By: r.by, Who: r.who(ctx), Reason: o.Reason, At: time.Now().UTC(), Nonce: fate.Text(ctx, "command")}
+	if o.Verb == orchestrator.Resume || o.Verb == orchestrator.Promote {
+		rec.Pause = &o.Pause
+	}
 	for {
 		p, err := r.consul.Get(ctx, key)
 		if err != nil {

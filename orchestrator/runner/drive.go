@@ -209,7 +209,7 @@ func (d *drive) begin(ctx context.Context) error {
 	}
 	if p := d.header.Paused; p != nil && d.state.Status() == orchestrator.Paused {
 		d.r.tell(Progress{Kind: orchestrator.TellStatus, Header: d.present(),
-			Text: fmt.Sprintf("it is paused (%s); `aimlock rollout %s %s` lets it go on", p.Why, p.Cause.Way(), d.plan.ID)})
+			Text: fmt.Sprintf("it is paused (%s); `aimlock rollout %s %s` lets it go on", p.Why, d.header.WayOn(), d.plan.ID)})
 	}
 	return nil
 }

@@ -317,7 +317,7 @@
         ["promote", "Promote", "Ends this stage's bake, and takes its gates as passed."],
         ["rollback", "Roll back", "Every node that got an order goes back to its own last good file, at once.", true],
         ["abort", "Abort", "Ends the rollout where it stands.", true]]) {
-        tools.append(el("button", { type: "button", class: grave ? "grave" : null, "data-verb": verb, onclick: () => ask(verb, title + " the rollout", id, text) }, title));
+        tools.append(el("button", { type: "button", class: grave ? "grave" : null, "data-verb": verb, onclick: () => ask(verb, title + " the rollout", id, text, data ? { stage: data.view.stage, pause: data.view.pause } : {}) }, title));
       }
     }
     const grids = new Map();
@@ -393,7 +393,8 @@
   // --- actions ---
 
   const TOKEN = "aimlock-consul-token";
-  function ask(verb, title, target, text) {
+  // seen is what the order is bound to: what stood on the page when it was given.
+  function ask(verb, title, target, text, seen = {}) {
     const d = $("ask");
     const typed = el("input", { id: "ask-name", autocomplete: "off", autocapitalize: "off", spellcheck: "false" });
     const reason = el("input", { id: "ask-reason", autocomplete: "off", maxlength: 500 });
@@ -419,7 +420,7 @@
         const r = await fetch("/act", {
           method: "POST",
           headers: { "Content-Type": "application/json", "X-Aimlock-Csrf": setup.csrf || "", ...(token.value ? { "X-Consul-Token": token.value } : {}) },
-          body: JSON.stringify({ do: verb, target, confirm: typed.value, reason: reason.value }),
+          body: JSON.stringify({ do: verb, target, confirm: typed.value, reason: reason.value, ...seen }),
         });
         const body = await r.json();
         answer.className = r.ok ? "good" : "bad";
