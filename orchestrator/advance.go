@@ -72,6 +72,10 @@ func (s *State) run() {
 	}
 	s.assign()
 	if s.next == end && s.nReady == 0 && s.nDeferred == 0 && s.nWaiting == 0 && s.inFlight == 0 && s.unconfirmed == 0 {
+		if why := s.unshown(); why != "" {
+			s.pauseFor(CauseFailure, why)
+			return
+		}
 		// A stage without nodes changed nothing, and so does a rollout of what all
 		// nodes have: there is nothing to watch.
 		s.bakingSince, s.promoted = s.now, s.promoted || s.skipped() || s.untouched()

@@ -79,6 +79,35 @@ func (s *State) overBudget() (why, then string) {
 	return why, then
 }
 
+// unshown says why the stage that has just had its turn proves nothing of the
+// revision, or nothing: nobody has applied it, because nodes could not be reached,
+// and others would be given it next. What is not known pauses: the budget of
+// unreachable nodes says how many may be away, and not that one of them has tried
+// it. A stage whose author tolerates that all of it is away is believed, and so is
+// an operator who resumes. Nodes that failed were tried: max_failed decides.
+func (s *State) unshown() string {
+	st, c, u := &s.plan.Spec.Stages[s.stage], &s.stages[s.stage], &s.perStage[s.stage]
+	if c[ClassApplied] > 0 || u.unreachable <= u.forgivenUnreachable {
+		return ""
+	}
+	if f := st.Failure; f != nil && f.MaxUnreachablePercent != nil && *f.MaxUnreachablePercent >= 100 {
+		return ""
+	}
+	next := 0
+	for i := s.stage + 1; i < len(s.stages); i++ {
+		next += s.stages[i][ClassPending]
+	}
+	if next == 0 {
+		return ""
+	}
+	from, end := s.plan.Stage(s.stage)
+	why := fmt.Sprintf("no node of stage %q has applied it, so nothing shows that it is good: %d of %d unreachable", st.Name, u.unreachable, end-from)
+	if u.failed > 0 {
+		why += fmt.Sprintf(", %d failed", u.failed)
+	}
+	return why
+}
+
 // holding reports whether no further node is put at risk for now: the nodes
 // that failed and are tried again would exceed a budget if they failed for
 // good. So retries never make more failures than the budget and what was in

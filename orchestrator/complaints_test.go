@@ -297,6 +297,8 @@ func TestVanishedNodesEndInAClass(t *testing.T) {
 	spec := testSpec(Stage{Name: "one", Nodes: 2}, Stage{Name: "rest", Percent: 100})
 	spec.Retry = &Retry{Attempts: 3, Delay: time.Second, MaxDelay: time.Second}
 	spec.Failure.MaxFailed = 5
+	all := 100 // or the rest waits for somebody to look
+	spec.Stages[0].Failure = &StageFailure{MaxUnreachablePercent: &all, Then: ThenPause}
 	w := complaint(t, spec, 6)
 	r, _ := w.answer(1, false, "bad")
 	w.step(Reports{r}, -1)                      // n2 waits for its next attempt,

@@ -38,7 +38,7 @@ func drawSpec(t *rapid.T) Spec {
 			if n := rapid.IntRange(-1, 2).Draw(t, "stage max_failed"); n >= 0 {
 				st.Failure.MaxFailed = &n
 			}
-			if n := rapid.SampledFrom([]int{-1, 0, 50}).Draw(t, "stage max_unreachable"); n >= 0 {
+			if n := rapid.SampledFrom([]int{-1, 0, 50, 100}).Draw(t, "stage max_unreachable"); n >= 0 {
 				st.Failure.MaxUnreachablePercent = &n
 			}
 		}
@@ -82,6 +82,7 @@ type model struct {
 	// given its first one last.
 	atRisk     int
 	promoted   map[int]bool // stages that an operator promoted
+	resumed    map[int]bool // stages in which an operator resumed after failures
 	measures   map[measure]*tally
 	stageAsked map[*State]map[int]int // of a process, ask -> stage
 	ended      Status                 // terminal or rolling back: no way out
@@ -114,7 +115,7 @@ func newModel(t *rapid.T, tb testing.TB) *model {
 	}
 	m := &model{
 		world: newWorld(tb, plan), failed: map[int]bool{}, forgiven: map[int]bool{},
-		promoted: map[int]bool{}, measures: map[measure]*tally{}, stageAsked: map[*State]map[int]int{}, open: spec.Window == nil,
+		promoted: map[int]bool{}, resumed: map[int]bool{}, measures: map[measure]*tally{}, stageAsked: map[*State]map[int]int{}, open: spec.Window == nil,
 	}
 	m.check = func(ev Event, effects []Effect) { m.verify(t, effects) }
 	return m
@@ -228,6 +229,13 @@ func (m *model) verifyAssign(t *rapid.T, e Assign, persisted Header) {
 			t.Fatalf("assigned in stage %d, and stage %d was not promoted", stage, st)
 		}
 	}
+	for st := range stage {
+		f, c := m.plan.Spec.Stages[st].Failure, m.s.stages[st]
+		tolerated := f != nil && f.MaxUnreachablePercent != nil && *f.MaxUnreachablePercent == 100
+		if c[ClassUnreachable] > 0 && c[ClassApplied] == 0 && !tolerated && !m.resumed[st] && lost == 0 {
+			t.Fatalf("assigned in stage %d, and nobody has shown anything in stage %d: %v", stage, st, c)
+		}
+	}
 	if d := m.plan.Spec.Deadline; d > 0 && m.s.elapsed >= d && m.s.Status() != Waiting {
 		t.Fatalf("assigned after %s, and the deadline is %s", m.s.elapsed, d)
 	}
@@ -315,6 +323,7 @@ func (m *model) forgive() {
 	for i := range m.failed {
 		m.forgiven[i] = true
 	}
+	m.resumed[m.s.Stage()] = true
 }
 
 // verifyBooks holds what the state counts against the nodes.
