@@ -22,6 +22,9 @@ func TestReturningNodes(t *testing.T) {
 			f := newFleet(t, 4)
 			r := f.runner()
 			want, n := "start", 0
+			all := 100 // its canary may be away as well
+			canary := canary
+			canary.Failure = &orchestrator.StageFailure{MaxUnreachablePercent: &all, Then: orchestrator.ThenRollback}
 			if _, err := r.Start(t.Context(), f.input(want, rest)); err != nil {
 				t.Fatal(err)
 			}
