@@ -105,6 +105,7 @@ each with a -node, a -state-dir and a -root of its own.`,
 				return err
 			}
 			defer stop()
+			m.started()
 			return a.Run(ctx)
 		},
 	}

@@ -180,6 +180,7 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 		return err
 	}
 	defer serve()
+	m.started()
 	return g.Run(ctx)
 }
 
