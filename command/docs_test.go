@@ -70,16 +70,18 @@ func docs(t *testing.T) []doc {
 func (d doc) split(t *testing.T) (text []string, blocks []block) {
 	t.Helper()
 	var open *block
+	indent := ""
 	for n, line := range d.lines {
-		lang, fence := strings.CutPrefix(line, "```")
+		// A block may stand in a list, indented with it.
+		lang, fence := strings.CutPrefix(strings.TrimLeft(line, " "), "```")
 		switch {
 		case fence && open == nil:
-			open = &block{lang: lang, from: n + 1}
+			open, indent = &block{lang: lang, from: n + 1}, line[:strings.Index(line, "```")]
 		case fence:
 			blocks = append(blocks, *open)
 			open = nil
 		case open != nil:
-			open.lines = append(open.lines, line)
+			open.lines = append(open.lines, strings.TrimPrefix(line, indent))
 		default:
 			text = append(text, line)
 			continue
