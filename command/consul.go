@@ -37,7 +37,7 @@ func (m *Meta) consulWith(wrap func(http.RoundTripper) http.RoundTripper, token 
 		Wrap:      wrap,
 		OnRetry:   m.tellRetry(),
 	}
-	if cfg.TokenFile == "" {
+	if cfg.TokenFile == "" { // of the two variables the file counts first, as to Consul's own tools
 		cfg.Token, cfg.TokenFile = m.Env("CONSUL_HTTP_TOKEN"), m.Env("CONSUL_HTTP_TOKEN_FILE")
 	}
 	if f := m.Config.Consul; f != nil {

@@ -273,3 +273,36 @@ func TestDocsOfFacts(t *testing.T) {
 		t.Errorf("docs/policies.md has %d rows of facts, the schema %d facts", got, rows)
 	}
 }
+
+// TestDocsOfRoles: the commands that the ACL rules of a role say they are for exist.
+func TestDocsOfRoles(t *testing.T) {
+	t.Parallel()
+	paths, err := filepath.Glob("../examples/acl/*.hcl")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no rules: %v", err)
+	}
+	some, found := regexp.MustCompile(`\b([a-z]+)\s+((?:[a-z]+\|)+[a-z]+)`), 0
+	for _, path := range paths {
+		src, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		comments := ""
+		for line := range strings.Lines(string(src)) {
+			if text, ok := strings.CutPrefix(line, "#"); ok {
+				comments += text
+			}
+		}
+		for _, m := range some.FindAllStringSubmatch(comments, -1) {
+			for sub := range strings.SplitSeq(m[2], "|") {
+				found++
+				if ok, err := checkLine(t.Context(), "aimlock "+m[1]+" "+sub); err != nil && strings.Contains(err.Error(), "no command") || !ok {
+					t.Errorf("%s: %s %s: %v", path, m[1], sub, err)
+				}
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("only %d commands were found", found)
+	}
+}

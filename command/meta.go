@@ -174,12 +174,9 @@ func (m *Meta) warnOpen(groups group) {
 			m.Notef("Warning: %s; who writes it decides what is done here\n", why)
 		}
 	}
-	token := m.consul.tokenFile
-	if token == "" && m.Env("CONSUL_HTTP_TOKEN") == "" {
-		token = m.Env("CONSUL_HTTP_TOKEN_FILE")
-		if f := m.Config.Consul; token == "" && f != nil {
-			token = f.TokenFile
-		}
+	token := first(m.consul.tokenFile, m.Env("CONSUL_HTTP_TOKEN_FILE"))
+	if f := m.Config.Consul; token == "" && m.Env("CONSUL_HTTP_TOKEN") == "" && f != nil {
+		token = f.TokenFile
 	}
 	if token == "" {
 		return

@@ -1,5 +1,5 @@
 # Looks and changes nothing: lock list|status|explain|watch, rollout
-# list|status|watch|drift|report, policy show|history.
+# list|status|watch|report, policy show.
 #
 # Contents of configs are not for everybody who looks: rollout plan, which shows
 # their difference, wants read on PREFIX/configs/ too. For locks of other tools,

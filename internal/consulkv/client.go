@@ -26,7 +26,8 @@ const (
 type Config struct {
 	// Address as in CONSUL_HTTP_ADDR; empty takes the environment's.
 	Address string
-	// Token and TokenFile are an ACL token; empty takes the environment's.
+	// Token and TokenFile are an ACL token, of which the file counts first; empty
+	// takes the environment's.
 	Token     string
 	TokenFile string
 	TLS       TLSConfig
