@@ -106,7 +106,7 @@ each with a -node, a -state-dir and a -root of its own.`,
 			}
 			defer stop()
 			m.started()
-			return a.Run(ctx)
+			return m.resting(ctx, a.Run)
 		},
 	}
 }
