@@ -42,7 +42,7 @@ func TestParse(t *testing.T) {
 		"7f0000000000-7f0000001000 r--s 00000000 fe:00 1                          /usr/bin/aim lock":           false,
 		"7f0000000000-7f0000001000 r--p 00000000 fe:00 1                          /usr/lib/other":              false,
 		"01226000-00400000 r--p 00e26000 fe:00 10831972                           /usr/bin/aim lock":           false,
-		"7f0000000000-7f0000001000 r--p 00000000 00:00 0":                                                     false,
+		"7f0000000000-7f0000001000 r--p 00000000 00:00 0":                                                      false,
 		"00400000-01226000 r-xp 00000000 fe:00 10831972                           /usr/bin/aim lock (deleted)": false,
 	} {
 		if _, _, ok := parse(line, "/usr/bin/aim lock"); ok != want {
