@@ -32,6 +32,9 @@ type typed struct {
 	sources map[string]*types.Package
 	// comments of fields, by file and line.
 	comments map[string]map[int]string
+	// words are for fields without a comment; used are those that were needed.
+	words map[string]string
+	used  map[string]bool
 }
 
 // loadTypes reads this package; the others come from what the compiler exported.
@@ -46,7 +49,7 @@ func loadTypes(t *testing.T) *typed {
 		path, file, _ := strings.Cut(strings.TrimSpace(line), "\t")
 		exports[path] = file
 	}
-	ty := &typed{t: t, fset: token.NewFileSet(), sources: map[string]*types.Package{}, comments: map[string]map[int]string{}}
+	ty := &typed{t: t, fset: token.NewFileSet(), sources: map[string]*types.Package{}, comments: map[string]map[int]string{}, words: fieldWords(), used: map[string]bool{}}
 	ty.imports = importer.ForCompiler(ty.fset, "gc", func(path string) (io.ReadCloser, error) {
 		return os.Open(exports[path])
 	})
@@ -361,6 +364,11 @@ func (w *refWriter) json() {
 	for _, name := range slices.Sorted(maps.Keys(objects)) {
 		w.WriteString(objects[name])
 	}
+	for id := range ty.words {
+		if !ty.used[id] {
+			w.t.Errorf("no field without a comment is %s", id)
+		}
+	}
 }
 
 // records are the names of the types of all records: those that a key holds, and
@@ -374,6 +382,18 @@ func (ty *typed) records() []string {
 	return slices.Compact(out)
 }
 
+// word is what is said of a field without a comment.
+func (ty *typed) word(object, name string) string {
+	for _, id := range []string{object + "." + name, name} {
+		if text, ok := ty.words[id]; ok {
+			ty.used[id] = true
+			return text
+		}
+	}
+	ty.t.Errorf("%s has a field %q without a comment: give it one, or a line in fieldTexts", object, name)
+	return ""
+}
+
 // object writes the fields of an object, and returns what stands in them.
 func (ty *typed) object(w *refWriter, level string, t types.Type) []types.Type {
 	s, ok := t.Underlying().(*types.Struct)
@@ -385,6 +405,9 @@ func (ty *typed) object(w *refWriter, level string, t types.Type) []types.Type {
 	w.table("field", "type", "meaning")
 	var of []types.Type
 	for _, f := range ty.fields(s) {
+		if f.doc == "" {
+			f.doc = ty.word(ty.name(t), f.name)
+		}
 		w.row(code(f.name), f.kind, f.doc)
 		of = append(of, f.of...)
 	}
