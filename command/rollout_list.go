@@ -118,14 +118,11 @@ func (m *Meta) showList(list *runner.Listing) error {
 		_, _ = fmt.Fprintf(w, "%s\t%s\t-\t-\t-\tfor %s, place %d of %d\n", q.ID, orchestrator.Waiting, text.Printable(q.For), q.Place, q.Of)
 	}
 	for _, h := range list.Headers {
-		started, took := "-", "-"
+		started := "-"
 		if h.StartedAt != nil {
 			started = h.StartedAt.UTC().Format("2006-01-02 15:04:05")
-			if h.FinishedAt != nil {
-				took = showSeconds(h.FinishedAt.Sub(*h.StartedAt).Seconds())
-			}
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%d/%d\t%s\t%s\n", h.ID, h.State, first(h.Stage, "-"), h.Counts[orchestrator.ClassApplied], h.Total, started, took)
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%d/%d\t%s\t%s\n", h.ID, h.State, first(h.Stage, "-"), h.Counts[orchestrator.ClassApplied], h.Total, started, tookText(h))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -134,6 +131,15 @@ func (m *Meta) showList(list *runner.Listing) error {
 		m.Notef("%d more have ended: -all lists them.\n", list.More)
 	}
 	return nil
+}
+
+// tookText is how long a rollout took, and "-" where that is not known: it has not
+// ended, or two hosts told the times whose clocks are apart.
+func tookText(h *orchestrator.Header) string {
+	if h.StartedAt == nil || h.FinishedAt == nil || h.FinishedAt.Before(*h.StartedAt) {
+		return "-"
+	}
+	return showSeconds(h.FinishedAt.Sub(*h.StartedAt).Seconds())
 }
 
 // viewWaiting is the view of a rollout that has not begun.
