@@ -50,6 +50,20 @@ var complaints = []mutant{
 		run:  "TestArgo3850_InconclusivePromotedInTheBackground",
 	},
 	{
+		name: "a canary that nobody could try pauses",
+		file: core + "/budget.go",
+		old:  "	if next == 0 {",
+		new:  "	if next >= 0 {",
+		run:  "TestScripts",
+	},
+	{
+		name: "a resume ends no pause that its giver has not seen",
+		file: core + "/step.go",
+		old:  "case c.Pause == nil || *c.Pause == s.pauses:",
+		new:  "case s.pauses > 0:",
+		run:  "TestScripts",
+	},
+	{
 		name: "other content is another rollout",
 		file: core + "/header.go",
 		old:  "case h.ID != plan.ID || h.Hash != plan.Spec.Hash:",
