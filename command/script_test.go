@@ -57,6 +57,7 @@ func TestScript(t *testing.T) {
 		},
 		Setup: func(e *testscript.Env) error {
 			// The race detector waits a second at the exit of each program.
+			endWhatIsLeft(e)
 			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
 		},
