@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/agent"
 )
 
@@ -72,8 +73,9 @@ func zoneOf(agents []*api.ServiceEntry) string {
 	return ""
 }
 
-// own are services that say nothing about a config.
-var own = []string{agent.ServiceName, "aimlock-locksmith", "consul", "nomad", "nomad-client", "vault"}
+// own are services that say nothing about a config. A holder's goes some time after
+// the holder has died.
+var own = []string{agent.ServiceName, records.HolderService, "aimlock-locksmith", "consul", "nomad", "nomad-client", "vault"}
 
 // maxServices bounds how many services are asked for their nodes.
 const maxServices = 50
