@@ -110,6 +110,7 @@ func (c *command) execute(args []string) error {
 	if err := c.setUp(c.Groups); err != nil {
 		return err
 	}
+	defer c.trace()()
 	defer c.closePlugins()
 	defer c.closeHooks()
 	defer c.closeLocks()

@@ -200,6 +200,9 @@ func (m *Meta) runChild(ctx context.Context, h *locksmith.Hold, sup *supervise.S
 		"AIMLOCK_LOCK="+h.Names()[0],
 		"AIMLOCK_TOKEN="+strconv.FormatUint(h.Token(), 10),
 		"AIMLOCK_EPOCH="+strconv.FormatUint(h.Epoch(), 10))
+	if trace := h.Traceparent(); trace != "" {
+		env = append(env, "TRACEPARENT="+trace)
+	}
 	if o.slots > 0 {
 		env = append(env, "AIMLOCK_SLOT="+slotOf(h.Names()[0]))
 	}

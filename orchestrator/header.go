@@ -92,6 +92,10 @@ type Header struct {
 	// QueuedAt is the Raft index at which a rollout joined the queue that was
 	// ended there: it never began, and has no Token to be sorted by.
 	QueuedAt uint64 `json:"queued_at,omitempty"`
+	// Traceparent is the span of the process that began it, as W3C's Trace Context
+	// writes it: whoever goes on with it goes on with its trace. Empty: it is not
+	// traced.
+	Traceparent string `json:"traceparent,omitempty"`
 	// PlanDropped: the plan's chunks were deleted, long after the end.
 	PlanDropped bool `json:"plan_dropped,omitempty"`
 

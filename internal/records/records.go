@@ -381,6 +381,9 @@ type Desired struct {
 	Destination string `json:"destination"`
 
 	Action string `json:"action,omitempty"`
+	// Traceparent is the span that the order is given in, as W3C's Trace Context
+	// writes it. It is for traces alone; empty: it is not traced.
+	Traceparent string `json:"traceparent,omitempty"`
 	// Attempt is how often this node was given this revision by the rollout,
 	// from 2 on; 0 is the first time. Agents need not know.
 	Attempt int `json:"attempt,omitempty"`

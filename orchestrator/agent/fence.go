@@ -15,6 +15,7 @@ import (
 	"github.com/aim-control/aimlock/internal/durable"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/tracing"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/plugin"
 )
@@ -171,7 +172,10 @@ func (f *fence) apply(ctx context.Context, config string, d *records.Desired, co
 	if err := w.accept(d); err != nil {
 		return outcome{}, err
 	}
-	return w.carryOut(ctx, content)
+	ctx, span := w.applying(ctx, d)
+	out, err := w.carryOut(ctx, content)
+	endApply(span, out.Report, err)
+	return out, err
 }
 
 // accept makes the order of d the mark. It is the mark already where the order
@@ -451,9 +455,14 @@ func (w *work) subst(t *target) *strings.Replacer {
 	return strings.NewReplacer("${staged}", t.stagedPath(), "${destination}", t.path)
 }
 
-func (w *work) run(ctx context.Context, what string, c *records.Command, t *target) error {
+func (w *work) run(ctx context.Context, what string, c *records.Command, t *target) (err error) {
 	w.step("before " + what)
-	err := run(ctx, what, c, w.env(t, what == "validate"), w.subst(t), w.clean(ctx))
+	if c != nil && len(c.Argv) > 0 {
+		var span *tracing.Span
+		ctx, span = tracing.Start(ctx, tracing.Command)
+		defer func() { span.Str(tracing.StepKind, what).Outcome(endOf(err), err != nil); span.End() }()
+	}
+	err = run(ctx, what, c, w.env(t, what == "validate"), w.subst(t), w.clean(ctx))
 	w.step("after " + what)
 	return err
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/tracing"
 )
 
 func checkName(config string) error { return keys.CheckName("config", config) }
@@ -212,7 +213,15 @@ func (f *fence) applyGroup(ctx context.Context, configs []string, ds []*records.
 	if err := g.accept(ds, g.ws); err != nil {
 		return nil, err
 	}
-	return g.carryOut(ctx, contents)
+	ctx, span := g.ws[0].applying(ctx, g.ws[0].st.Desired)
+	span.Strs(tracing.Configs, g.configs)
+	outs, err := g.carryOut(ctx, contents)
+	var answer *records.Actual
+	if len(outs) > 0 {
+		answer = outs[0].Report
+	}
+	endApply(span, answer, err)
+	return outs, err
 }
 
 // accept makes the entries' order the mark of each config.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/internal/tracing"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -72,7 +73,8 @@ func (g *Guard) consider(l *lock, v *locksmith.Verdict, now time.Time) {
 	l.acting = true
 	ctx, cancel := context.WithTimeoutCause(work, actLimit(v.Policy), errTooLong)
 	go func() {
-		r := attempt(ctx, c, t.hold, l.obs, v, g.notices(v.Snapshot.Name))
+		// A leader leads for months: what it does is no part of that.
+		r := attempt(tracing.Alone(ctx), c, t.hold, l.obs, v, g.notices(v.Snapshot.Name))
 		r.l = l
 		cancel()
 		t.wg.Done()

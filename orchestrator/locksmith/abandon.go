@@ -25,6 +25,8 @@ func (h *Hold) Abandon(ctx context.Context) {
 	h.end(ErrReleased)
 	h.wg.Wait()
 	h.sess.close(ctx)
+	h.span.Outcome("abandoned", false)
+	h.span.End()
 }
 
 // whoWithin is Who for who has no more than d to wait for the accessor.

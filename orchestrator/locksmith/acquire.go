@@ -320,7 +320,7 @@ func once(guards []consulkv.Op) []consulkv.Op {
 
 // taken makes the hold of an acquisition that stands.
 func (a *attempt) taken(ctx context.Context, snaps map[string]*evidence.Snapshot, token uint64, epoch []byte, pen uint64) (*Hold, error) {
-	h := &Hold{c: a.c, sess: a.sess, names: a.req.Names, record: a.recs, flags: map[string]uint64{}, token: token, pen: pen}
+	h := &Hold{c: a.c, sess: a.sess, names: a.req.Names, record: a.recs, flags: map[string]uint64{}, token: token, pen: pen, span: a.req.span}
 	for _, n := range h.names {
 		if p := snaps[n].Pair; p != nil {
 			h.flags[n] = p.Flags

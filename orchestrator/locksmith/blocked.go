@@ -14,6 +14,7 @@ import (
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/nomadapi"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/tracing"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
 
@@ -225,7 +226,10 @@ func (w *waiter) finishTake(ctx, patience context.Context, b *breaking, att *att
 		}
 		snaps[n] = s
 	}
-	h, owe, err := att.take(ctx, snaps, ended, 0)
+	tctx, span := tracing.Start(b.span.In(ctx), tracing.Take)
+	h, owe, err := att.take(tctx, snaps, ended, 0)
+	span.Outcome(b.came(err), err != nil)
+	span.End()
 	return h, owe, w.outcome(ctx, err)
 }
 

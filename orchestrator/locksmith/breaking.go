@@ -12,6 +12,7 @@ import (
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/tracing"
 	"github.com/aim-control/aimlock/policies"
 )
 
@@ -54,6 +55,8 @@ type breaking struct {
 	under *Hold
 	// began is whether the intent stands.
 	began bool
+	// span is that of the break; nil: it is not traced.
+	span *tracing.Span
 }
 
 // target is one held lock that is to be broken.
@@ -194,7 +197,7 @@ func (c *Client) startBreak(ctx context.Context, targets []*target, notify func(
 	for i, t := range targets {
 		t.intent(ctx, c, who, epoch, attempts[i])
 	}
-	if err := b.intend(ctx, who); err != nil {
+	if err := b.tracedIntent(ctx, who); err != nil {
 		return nil, err
 	}
 	b.began = true

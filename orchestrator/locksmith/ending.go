@@ -11,6 +11,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/tracing"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -136,6 +137,7 @@ func (b *breaking) markFence(ctx context.Context, t *target) error {
 func (b *breaking) finish(ctx context.Context, detail string) {
 	fctx, cancel := detached(ctx, 5*time.Second)
 	defer cancel()
+	defer b.span.End()
 	for _, t := range b.targets {
 		outcome, why := records.OutcomeAborted, detail
 		if t.letGo {
@@ -154,6 +156,7 @@ func (b *breaking) finish(ctx context.Context, detail string) {
 			lost.Outcome, lost.Detail = outcome, printable(why)
 			rec = &lost
 		}
+		b.span.Outcome(rec.Outcome, rec.Outcome == records.OutcomeAborted)
 		b.c.onBreak(t.key, rec)
 	}
 }
@@ -205,7 +208,11 @@ func (b *breaking) unlock(ctx context.Context) (*records.Break, error) {
 	ops := append(append(above, once(e.guards)...), e.end)
 	ops = append(ops, b.c.setFence(t.v.Snapshot, e.fence)...)
 	ops = append(ops, consulkv.Delete(b.c.keys.Request(name)), consulkv.Delete(b.c.keys.Approval(name)), e.outcome)
-	if _, err = b.c.consul.Txn(ctx, ops...); err != nil {
+	tctx, span := tracing.Start(b.span.In(ctx), tracing.Take)
+	_, err = b.c.consul.Txn(tctx, ops...)
+	span.Outcome(b.came(err), err != nil)
+	span.End()
+	if err != nil {
 		if _, ok := isRefused(err); ok {
 			return nil, fmt.Errorf("%w: %w", errChanged, err)
 		}
@@ -233,6 +240,8 @@ func (b *breaking) unlock(ctx context.Context) (*records.Break, error) {
 
 // ended tells that the holds are ended.
 func (b *breaking) ended(outcome, detail string) {
+	b.span.Outcome(outcome, false)
+	defer b.span.End()
 	for _, t := range b.targets {
 		rec := t.rec
 		rec.Outcome, rec.Detail = outcome, printable(detail)

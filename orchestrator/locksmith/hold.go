@@ -12,6 +12,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/tracing"
 )
 
 // Hold is one or more locks held by this process under one session and one
@@ -51,6 +52,9 @@ type Hold struct {
 	// whether a write under it has no known outcome; see write.go.
 	pen   uint64
 	doubt bool
+
+	// span is that of the hold; nil: it is not traced.
+	span *tracing.Span
 }
 
 // start begins the life of a hold that was taken.
@@ -118,6 +122,7 @@ func (h *Hold) Requested() *records.Request {
 
 func (h *Hold) lose(why string) {
 	h.end(&LostError{Lock: strings.Join(h.names, ", "), Token: h.token, Why: why})
+	h.span.Event(tracing.EventLost, tracing.Outcome, "lost")
 }
 
 // over is why the hold no longer counts; nil: it does. One that was asked to let go
@@ -208,6 +213,7 @@ func (h *Hold) watchRequest(name string) {
 			h.mu.Lock()
 			h.requested = &q
 			h.mu.Unlock()
+			h.span.Event(tracing.EventLost, tracing.Outcome, "requested")
 			h.cancel(&RequestedError{Lock: name, By: q.By, Reason: q.Reason})
 			return
 		}
@@ -299,6 +305,7 @@ func (h *Hold) Release(ctx context.Context) error {
 	h.released = true
 	h.mu.Unlock()
 
+	ctx, span := h.releasing(ctx)
 	err := h.unlock(ctx)
 	h.end(ErrReleased)
 	h.wg.Wait()
@@ -307,6 +314,7 @@ func (h *Hold) Release(ctx context.Context) error {
 	} else {
 		h.sess.close(ctx)
 	}
+	h.ended(span, err)
 	return err
 }
 

@@ -39,10 +39,12 @@ func (c *Client) AcquireAny(ctx context.Context, req Request) (*Hold, error) {
 	}
 	ctx = req.hurry(ctx)
 	start := time.Now()
-	return outlast(ctx, &req, start, func() (*Hold, bool, error) {
-		s := c.newSlots(&req, start)
-		h, err := s.run(ctx)
-		return h, s.reached, err
+	return traced(ctx, &req, func(ctx context.Context) (*Hold, error) {
+		return outlast(ctx, &req, start, func() (*Hold, bool, error) {
+			s := c.newSlots(&req, start)
+			h, err := s.run(ctx)
+			return h, s.reached, err
+		})
 	})
 }
 

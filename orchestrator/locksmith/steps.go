@@ -17,6 +17,7 @@ import (
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/hostproc"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/tracing"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -88,24 +89,7 @@ func (b *breaking) stepsOf(ctx context.Context, g *group) (take bool, err error)
 			return false, err
 		}
 		b.notify(Notice{Kind: NoticeStep, Lock: first.name, Text: stepText(st)})
-		if detail, err := b.run(ctx, first, st); err != nil {
-			if ctx.Err() != nil {
-				return false, context.Cause(ctx)
-			}
-			g.log(st.Kind, "failed", err.Error())
-			if st.OnError != policies.OnErrorContinue {
-				return false, fmt.Errorf("%w: %s: %w", errStep, st.Kind, err)
-			}
-		} else {
-			g.log(st.Kind, "done", detail)
-			if st.Destroys() {
-				for _, t := range g.targets {
-					t.step = st.Kind
-				}
-			}
-		}
-		s := first.v.Snapshot
-		if err := b.c.await(ctx, st.Wait, map[string]uint64{s.Key: s.Index()}); err != nil {
+		if err := b.step(ctx, g, st); err != nil {
 			return false, err
 		}
 		// A holder that came back to life while it was waited for is not to be
@@ -117,6 +101,35 @@ func (b *breaking) stepsOf(ctx context.Context, g *group) (take bool, err error)
 		}
 	}
 	return false, nil
+}
+
+// step does one step, and waits as it asks for.
+func (b *breaking) step(ctx context.Context, g *group, st *policies.Step) error {
+	first := g.targets[0]
+	ctx, span := tracing.Start(b.span.In(ctx), tracing.Step)
+	defer span.End()
+	span.Str(tracing.StepKind, st.Kind)
+	if detail, err := b.run(ctx, first, st); err != nil {
+		if ctx.Err() != nil {
+			span.Outcome("stopped", false)
+			return context.Cause(ctx)
+		}
+		span.Outcome("failed", true)
+		g.log(st.Kind, "failed", err.Error())
+		if st.OnError != policies.OnErrorContinue {
+			return fmt.Errorf("%w: %s: %w", errStep, st.Kind, err)
+		}
+	} else {
+		span.Outcome("done", false)
+		g.log(st.Kind, "done", detail)
+		if st.Destroys() {
+			for _, t := range g.targets {
+				t.step = st.Kind
+			}
+		}
+	}
+	s := first.v.Snapshot
+	return b.c.await(ctx, st.Wait, map[string]uint64{s.Key: s.Index()})
 }
 
 // applies reports whether a step is to be run, and why not.

@@ -13,6 +13,7 @@ import (
 	"github.com/aim-control/aimlock/internal/fate"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/tracing"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
 
@@ -57,6 +58,8 @@ type Request struct {
 	// among are the locks of which one will be taken by the same attempt; nil:
 	// Names.
 	among []string
+	// span is that of the hold; nil: it is not traced.
+	span *tracing.Span
 }
 
 // Kinds of notices.
@@ -98,10 +101,12 @@ func (c *Client) Acquire(ctx context.Context, req Request) (*Hold, error) {
 	}
 	ctx = req.hurry(ctx)
 	w := &waiter{c: c, req: &req, obs: map[string]*Observer{}, start: time.Now(), failed: map[string]failure{}, free: map[string]freeSince{}}
-	return outlast(ctx, &req, w.start, func() (*Hold, bool, error) {
-		w.cluster, w.reached = req.Cluster, false
-		h, err := w.run(ctx)
-		return h, w.reached, err
+	return traced(ctx, &req, func(ctx context.Context) (*Hold, error) {
+		return outlast(ctx, &req, w.start, func() (*Hold, bool, error) {
+			w.cluster, w.reached = req.Cluster, false
+			h, err := w.run(ctx)
+			return h, w.reached, err
+		})
 	})
 }
 
@@ -426,6 +431,8 @@ func (w *waiter) settle(ctx context.Context, h *Hold, owe, free time.Duration) (
 	if rest > 0 {
 		w.req.Notify(Notice{Kind: NoticeQuiesce, Lock: strings.Join(h.names, ", "),
 			Text: fmt.Sprintf("waiting %s for what the last holder may still have running", round(rest))})
+		_, span := tracing.Start(ctx, tracing.Quiesce)
+		defer span.End()
 	}
 	if err := h.serve(consulkv.Unhurried(ctx), rest); err != nil {
 		// What is owed stays in fence/<name> for the next holder.

@@ -283,6 +283,8 @@ func (r *Runner) obey(ctx context.Context, id string, n uint64) (*orchestrator.H
 	if damage != nil && !unreadable(damage) {
 		return nil, damage
 	}
+	ctx, span := rolloutSpan(ctx, head.Name, id, head)
+	defer span.End()
 	h, _, err := r.acquire(ctx, lockedBy(plan, head), id, untilObeyed)
 	if err != nil {
 		return nil, err

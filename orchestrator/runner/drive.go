@@ -78,6 +78,7 @@ type drive struct {
 
 	diary diary
 	took  orchestrator.Answers
+	phase phase
 }
 
 // recover makes the state, new or out of what stands in Consul.
@@ -139,6 +140,8 @@ func (d *drive) run(ctx context.Context) (err error) {
 		ctx, stop = d.follow(ctx)
 		defer stop()
 	}
+	d.phase.on(ctx)
+	defer d.phase.end()
 	if err := d.begin(ctx); err != nil {
 		return err
 	}
@@ -350,6 +353,7 @@ func (d *drive) step(ctx context.Context, ev orchestrator.Event) error {
 			d.told(t, now)
 		}
 	}
+	d.tracePhase(ev)
 	for _, e := range effects {
 		if err := d.do(ctx, e); err != nil {
 			return err
@@ -386,7 +390,7 @@ func (d *drive) do(ctx context.Context, e orchestrator.Effect) error {
 // give writes the orders for some nodes, each node's in one transaction, and
 // confirms them to the core.
 func (d *drive) give(ctx context.Context, o orchestrator.Order, nodes []int, action string, attempt int) error {
-	b := newBatcher(ctx, d.h)
+	b, parent := newBatcher(ctx, d.h), d.phase.parent()
 	configs := d.plan.Spec.Configs
 	for _, i := range nodes {
 		ops := make([]consulkv.Op, len(configs))
@@ -398,7 +402,7 @@ func (d *drive) give(ctx context.Context, o orchestrator.Order, nodes []int, act
 				want = d.r.desired(ctx, d.plan, i, ci, o)
 				want.Attempt = attempt
 			}
-			want.After = d.after.give(ci, i, o)
+			want.After, want.Traceparent = d.after.give(ci, i, o), parent
 			ops[ci] = consulkv.Set(d.r.keys.Desired(c.Name, d.plan.Nodes[i]), records.Encode(want))
 		}
 		b.add(ops...)
@@ -475,7 +479,7 @@ func (d *drive) present() orchestrator.Header { return d.dress(d.state.Header())
 
 // dress fills in what a header has that is not the core's.
 func (d *drive) dress(h orchestrator.Header) orchestrator.Header {
-	h.PlanChunks, h.Events = d.chunks, d.diary.last
+	h.PlanChunks, h.Events, h.Traceparent = d.chunks, d.diary.last, d.header.Traceparent
 	mark(&h, &d.header, d.plan.Spec.Deadline > 0, d.r.clock)
 	h.Flying = d.state.Oldest(orchestrator.FlyingShown)
 	if d.took.N > 0 {

@@ -27,6 +27,7 @@ const config = "app.conf"
 // fleet is a Consul, agents of this process and the files that they write.
 type fleet struct {
 	t     *testing.T
+	ctx   context.Context //nolint:containedctx // what agents are started with
 	kv    *consulkv.Client
 	dir   string
 	nodes []orchestrator.Node
@@ -35,6 +36,12 @@ type fleet struct {
 }
 
 func newFleet(t *testing.T, n int) *fleet {
+	t.Helper()
+	return newFleetIn(context.Background(), t, n)
+}
+
+// newFleetIn is newFleet with agents whose context has what ctx carries.
+func newFleetIn(ctx context.Context, t *testing.T, n int) *fleet {
 	t.Helper()
 	srv, err := devconsul.Start(devconsul.Config{})
 	if err != nil {
@@ -45,7 +52,7 @@ func newFleet(t *testing.T, n int) *fleet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fleet{t: t, kv: kv, dir: t.TempDir(), stop: map[string]context.CancelFunc{}, done: map[string]chan struct{}{}}
+	f := &fleet{t: t, ctx: context.WithoutCancel(ctx), kv: kv, dir: t.TempDir(), stop: map[string]context.CancelFunc{}, done: map[string]chan struct{}{}}
 	for i := range n {
 		f.nodes = append(f.nodes, orchestrator.Node{Name: fmt.Sprintf("n%02d", i)})
 	}
@@ -71,7 +78,7 @@ func (f *fleet) startAgent(node string) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(f.ctx)
 	done := make(chan struct{})
 	go func() { defer close(done); _ = a.Run(ctx) }()
 	f.stop[node], f.done[node] = cancel, done

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/fate"
+	"github.com/aim-control/aimlock/internal/tracing"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
@@ -141,15 +143,19 @@ type next struct {
 // hold takes the locks, decides again under them, and drives. A nil Outcome
 // without an error: the rollout is another one than the locks were taken for.
 func (r *Runner) hold(ctx context.Context, in *Input, wait until, q *place, j *job) (*Outcome, next, error) {
-	id, actx := j.plan.ID, ctx
+	id := j.plan.ID
+	ctx, span := rolloutSpan(ctx, in.Spec.Name, id, j.resume)
+	defer span.End()
+	actx := ctx
 	if q != nil {
-		actx = q.ctx
+		actx = span.In(q.ctx)
 	}
 	if wait == untilEnd && j.resume == nil && in.Spec.Lock.Wait > 0 && in.Spec.Conflict != orchestrator.ConflictQueue {
 		r.askForRoom(actx, j.older, id)
 	}
 	h, out, err := r.acquire(actx, &in.Spec, id, wait)
 	if h == nil {
+		span.Outcome("no lock", false)
 		if q != nil && q.gone() {
 			err = errNotQueued
 		}
@@ -175,7 +181,9 @@ func (r *Runner) hold(ctx context.Context, in *Input, wait until, q *place, j *j
 	case j.plan.ID != id:
 		return nil, next{}, nil
 	}
-	return r.drive(ctx, h, in, j, wait, q)
+	out, nxt, err := r.drive(ctx, h, in, j, wait, q)
+	droveTo(span, out, err)
+	return out, nxt, err
 }
 
 // askForRoom tells those who are at work on older rollouts that by takes their
@@ -240,6 +248,7 @@ func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait unti
 	if j.resume != nil {
 		d.header = *j.resume
 	}
+	d.header.Traceparent = cmp.Or(d.header.Traceparent, tracing.Parent(ctx))
 	// It takes a while until a large fleet's health is read: in the meantime the
 	// rest is.
 	ctx, stop := d.follow(ctx)
@@ -252,8 +261,9 @@ func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait unti
 		return nil, next{}, err
 	}
 	if j.resume == nil {
+		trace := d.header.Traceparent
 		d.header = d.state.Header()
-		d.header.Epoch, d.header.Token = h.Epoch(), h.Token()
+		d.header.Epoch, d.header.Token, d.header.Traceparent = h.Epoch(), h.Token(), trace
 		if err := r.clearQueue(ctx, h, &in.Spec, j.plan.ID, q); err != nil {
 			return nil, next{}, err
 		}
