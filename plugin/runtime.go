@@ -59,7 +59,7 @@ func (r *runtime) guard(ctx context.Context, what string, f func(ctx context.Con
 func (r *runtime) caught(ctx context.Context, what string, f func(ctx context.Context) error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			r.log.Error("panic", "in", what, "value", fmt.Sprint(v), "stack", string(debug.Stack()))
+			r.log.Error("panic", "what", what, "value", fmt.Sprint(v), "stack", string(debug.Stack()))
 			err = fmt.Errorf("%s: %w: %v", what, ErrPanic, v)
 		}
 	}()

@@ -53,7 +53,7 @@ func Retry[T any](ctx context.Context, c *Client, op string, f func(context.Cont
 		return v, backoff.Permanent(err)
 	}, backoff.WithBackOff(newBackOff(ctx)), backoff.WithMaxElapsedTime(most),
 		backoff.WithNotify(func(err error, next time.Duration) {
-			c.log.Debug("retrying", "op", op, "error", err, "in", next.Round(time.Millisecond))
+			c.log.Debug("retrying", "op", op, "error", err, "wait", next.Round(time.Millisecond).String())
 			if time.Since(start) > patience {
 				c.onRetry(err)
 			}

@@ -119,7 +119,7 @@ func (h *hook) run(ctx context.Context) {
 		}
 		h.mu.Unlock()
 		if err != nil {
-			h.log.Warn("an event could not be delivered", "event", e.Kind, "lock", e.Lock, "id", e.ID, "error", err)
+			h.log.Warn("an event could not be delivered", "event", e.Kind, "lock", e.Lock, "event_id", e.ID, "error", err)
 		}
 	}
 }
@@ -147,7 +147,7 @@ func (h *hook) deliver(ctx context.Context, e *Event) error {
 		}
 		return struct{}{}, err
 	}, backoff.WithBackOff(b), backoff.WithMaxElapsedTime(RetryFor), backoff.WithNotify(func(err error, next time.Duration) {
-		h.log.Debug("delivering again", "event", e.Kind, "error", err, "in", next.Round(time.Millisecond))
+		h.log.Debug("delivering again", "event", e.Kind, "error", err, "wait", next.Round(time.Millisecond).String())
 	}))
 	if err != nil && last != nil {
 		return last

@@ -354,7 +354,7 @@ func (s *keeping) crashed(why error) bool {
 	}
 	s.crashes++
 	pause := s.pauses.NextBackOff()
-	s.Log.Warn(why.Error()+": it is started again", "in", pause.Round(time.Millisecond).String(), "restart", s.crashes)
+	s.Log.Warn(why.Error()+": it is started again", "wait", pause.Round(time.Millisecond).String(), "restarts", s.crashes)
 	s.again.Reset(pause)
 	return false
 }

@@ -80,7 +80,7 @@ func (s *Supervisor) hear(e event) {
 		s.code, s.keyboard = e.Code, e.Keyboard
 	case eventStuck:
 		s.stuck = e.Text
-		s.log.Error("processes of the command cannot be killed", "which", e.Text)
+		s.log.Error("processes of the command cannot be killed", "what", e.Text)
 		s.settle()
 	case eventGone:
 		s.gone, s.stuck = true, ""

@@ -97,11 +97,11 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	text, err := o.obey(ctx, actor)
 	if err != nil {
-		s.log.Info("an order of the page was refused", "do", o.Do, "target", o.Target, "error", err)
+		s.log.Info("an order of the page was refused", "verb", o.Do, "target", o.Target, "error", err)
 		reply(w, http.StatusConflict, failure{err.Error()})
 		return
 	}
-	s.log.Info("an order of the page", "do", o.Do, "target", o.Target, "result", text)
+	s.log.Info("an order of the page", "verb", o.Do, "target", o.Target, "result", text)
 	reply(w, http.StatusOK, result{text})
 }
 

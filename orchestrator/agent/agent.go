@@ -105,6 +105,7 @@ func (cfg *Config) prepare() (string, error) {
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
 	}
+	cfg.Log = cfg.Log.With("node", cfg.Node)
 	if cfg.Prefix == "" {
 		cfg.Prefix = keys.DefaultPrefix
 	}
@@ -183,7 +184,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	a.cfg.Log.Info("agent started", "node", a.cfg.Node, "state_dir", a.cfg.StateDir, "root", a.cfg.Root, "consul", a.cfg.Consul.Addr())
+	a.cfg.Log.Info("agent started", "state_dir", a.cfg.StateDir, "root", a.cfg.Root, "consul", a.cfg.Consul.Addr())
 	for _, st := range states(a.cfg.StateDir) {
 		if st.err != nil {
 			// Its follower says so again, with what it needs to go on.

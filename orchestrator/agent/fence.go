@@ -157,7 +157,7 @@ func (f *fence) apply(ctx context.Context, config string, d *records.Desired, co
 			return outcome{}, context.Cause(ctx)
 		case err != nil && !errors.Is(err, errNotStaged):
 			// It does not hold a newer order up.
-			w.log.Warn("an unfinished order could not be ended", "config", config, "order", w.st.Mark.String(), "error", err)
+			w.marked().Warn("an unfinished order could not be ended", "error", err)
 		}
 	}
 	switch {
@@ -362,10 +362,10 @@ func (w *work) recheck() error {
 func (w *work) refuse(d *records.Desired, older *OlderError) (outcome, error) {
 	said := w.st.Refused != nil && *w.st.Refused == d.Order
 	if !said && older.After != nil {
-		w.log.Warn("refused an order: Consul has lost the one before it, or was restored from a snapshot; `aimlock recover` makes the next ones pass", "config", w.config,
-			"order", d.Order.String(), "after", older.After.String(), "mark", older.Highest.String(), "rollout", d.Rollout)
+		w.about(d.Order, d.Rollout).Warn("refused an order: Consul has lost the one before it, or was restored from a snapshot; `aimlock recover` makes the next ones pass",
+			"given_after", older.After.String(), "mark", older.Highest.String())
 	} else if !said {
-		w.log.Warn("refused an older order", "config", w.config, "order", d.Order.String(), "newer", older.Config, "mark", older.Highest.String(), "rollout", d.Rollout)
+		w.about(d.Order, d.Rollout).Warn("refused an older order", "other", older.Config, "mark", older.Highest.String())
 	}
 	rep := w.report(records.ResultRefused, d.Rollout, older.Error(), "")
 	o := d.Order

@@ -314,7 +314,7 @@ func (g *group) putBack(ctx context.Context, ps []*plan) (outcomes, error) {
 					w.conceal(w.st.Report)
 				}
 			}
-			w.log.Error("the last good files could not be put back", "config", w.config, "error", problem)
+			w.marked().Error("the last good files could not be put back", "error", problem)
 		}
 		return outs, nil
 	}
@@ -341,9 +341,9 @@ func (g *group) answer(stays bool) error {
 	for _, w := range g.ws {
 		w.tidy()
 		if rep := w.st.Report; rep.Result == records.ResultFailed {
-			g.log.Error("failed", "config", w.config, "order", w.st.Mark.String(), "revision", w.st.Desired.Revision, "error", rep.Error)
+			w.marked().Error("failed", "revision", w.st.Desired.Revision, "error", rep.Error)
 		} else {
-			g.log.Info(rep.Result, "config", w.config, "order", w.st.Mark.String(), "revision", rep.Revision, "with", len(g.configs)-1)
+			w.marked().Info(rep.Result, "revision", rep.Revision, "with", len(g.configs)-1)
 		}
 	}
 	return nil

@@ -178,7 +178,7 @@ func (f *fence) applyGroup(ctx context.Context, configs []string, ds []*records.
 		case same:
 			return nil, err
 		default:
-			f.log.Warn("an unfinished order could not be ended", "config", w.config, "order", w.st.Mark.String(), "error", err)
+			w.marked().Warn("an unfinished order could not be ended", "error", err)
 		}
 	}
 	for i, w := range g.ws {
@@ -313,6 +313,6 @@ func (f *fence) wait(ctx context.Context, config string, d *records.Desired, why
 	if err := w.save(w.st.Phase); err != nil {
 		return outcome{}, err
 	}
-	w.log.Warn("an entry waits for those that belong with it", "config", config, "order", d.Order.String(), "why", why)
+	w.about(d.Order, d.Rollout).Warn("an entry waits for those that belong with it", "why", why)
 	return outcome{Report: rep}, nil
 }

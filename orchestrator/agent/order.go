@@ -304,7 +304,7 @@ func (w *work) putBack(ctx context.Context, t *target, prev file) (outcome, erro
 			rep.Revision, rep.SHA256 = cur.revision(), cur.SHA256
 			w.conceal(rep)
 		}
-		w.log.Error("the last good file could not be put back", "config", w.config, "error", err)
+		w.marked().Error("the last good file could not be put back", "error", err)
 		return outcome{Report: rep, Changed: true}, nil
 	}
 	if err := w.reloadBack(ctx, t, prev); err != nil {
@@ -320,7 +320,7 @@ func (w *work) putBack(ctx context.Context, t *target, prev file) (outcome, erro
 		return outcome{}, err
 	}
 	w.tidy()
-	w.log.Error("failed", "config", w.config, "order", w.st.Mark.String(), "revision", w.st.Desired.Revision, "error", rep.Error)
+	w.marked().Error("failed", "revision", w.st.Desired.Revision, "error", rep.Error)
 	return outcome{Report: rep, Changed: true}, nil
 }
 
@@ -415,7 +415,7 @@ func (w *work) done(p *plan, changed bool) (outcome, error) {
 		return outcome{}, err
 	}
 	w.tidy()
-	w.log.Info(w.st.Report.Result, "config", w.config, "order", w.st.Mark.String(), "revision", w.st.Report.Revision, "changed", changed)
+	w.marked().Info(w.st.Report.Result, "revision", w.st.Report.Revision, "changed", changed)
 	return outcome{Report: w.st.Report, Changed: changed}, nil
 }
 
@@ -470,7 +470,7 @@ func (w *work) fail(stands file, cause error) (outcome, error) {
 		return outcome{}, err
 	}
 	w.tidy()
-	w.log.Error("failed", "config", w.config, "order", w.st.Mark.String(), "revision", w.st.Desired.Revision, "error", cause)
+	w.marked().Error("failed", "revision", w.st.Desired.Revision, "error", cause)
 	return outcome{Report: w.st.Report}, nil
 }
 

@@ -37,14 +37,14 @@ func (t *trouble) is(ctx context.Context, err error) {
 		return
 	}
 	t.told, t.tellIt = time.Now(), true
-	t.log.Warn("Consul cannot be had: this node keeps what it has and tries again", "for", time.Since(t.since).Round(time.Second).String(), "error", err)
+	t.log.Warn("Consul cannot be had: this node keeps what it has and tries again", "lasted", time.Since(t.since).Round(time.Second).String(), "error", err)
 }
 
 func (t *trouble) over() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.tellIt {
-		t.log.Info("Consul answers again", "after", time.Since(t.since).Round(time.Second).String())
+		t.log.Info("Consul answers again", "lasted", time.Since(t.since).Round(time.Second).String())
 	}
 	t.since, t.tellIt = time.Time{}, false
 }
@@ -57,7 +57,7 @@ func (t *trouble) hidden(folder string) {
 		return
 	}
 	t.shut = time.Now()
-	t.log.Warn("this token may read none of the configs that there are: unless none is for this node yet, it lacks key:read on "+folder+"<config>/", "folder", folder)
+	t.log.Warn("this token may read none of the configs that there are: unless none is for this node yet, it lacks key:read on "+folder+"<config>/", "key", folder)
 }
 
 // other is trouble with one config on this node.

@@ -105,7 +105,7 @@ func (s *Set) Ask(ctx context.Context, q Question) Answer {
 		a.Answer = orchestrator.Unknown // that of a plugin may be anything
 	}
 	a.Value, a.Why = text.Clip(text.Printable(a.Value), maxValue), text.Clip(text.Printable(a.Why), maxWhy)
-	s.log.Debug("asked a gate", "gate", q.Gate.Name, "kind", q.Gate.Kind, "stage", q.Stage, "answer", a.Answer, "value", a.Value, "why", a.Why)
+	s.log.Debug("asked a gate", "rollout", q.Rollout, "gate", q.Gate.Name, "kind", q.Gate.Kind, "stage", q.Stage, "answer", a.Answer, "value", a.Value, "why", a.Why)
 	return a
 }
 

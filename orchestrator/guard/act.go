@@ -38,6 +38,7 @@ const (
 type result struct {
 	l       *lock
 	hold    string
+	token   uint64
 	outcome string
 	policy  string
 	refusal *locksmith.NotPermittedError
@@ -108,7 +109,7 @@ func actLimit(p *policies.Policy) time.Duration {
 // attempt breaks a HOT lock, if it may be broken. With a nil hold it says what it
 // would do.
 func attempt(ctx context.Context, c *locksmith.Client, hold *locksmith.Hold, obs *locksmith.Observer, v *locksmith.Verdict, notify func(locksmith.Notice)) result {
-	r := result{hold: v.Snapshot.Hold(), policy: v.Policy.Name}
+	r := result{hold: v.Snapshot.Hold(), token: v.Snapshot.Index(), policy: v.Policy.Name}
 	start := time.Now()
 	p, err := c.Permit(ctx, v)
 	if err == nil && !p.OK {
@@ -166,15 +167,15 @@ func (g *Guard) finished(r result) {
 	switch r.outcome {
 	case ActBroken:
 		l.ended = r.hold
-		g.log.Warn("broke a HOT lock", "lock", name, "outcome", r.outcome, "rule", l.rule, "took", r.took.Round(time.Millisecond))
+		g.log.Warn("broke a HOT lock", "lock", name, "token", r.token, "outcome", r.outcome, "policy", r.policy, "rule", l.rule, "took", r.took.Round(time.Millisecond).String())
 	case ActLetGo:
 		l.ended = r.hold
-		g.log.Info("the holder of a HOT lock let go before it was broken", "lock", name, "rule", l.rule, "took", r.took.Round(time.Millisecond))
+		g.log.Info("the holder of a HOT lock let go before it was broken", "lock", name, "token", r.token, "policy", r.policy, "rule", l.rule, "took", r.took.Round(time.Millisecond).String())
 	case ActWould:
 		l.askAt = now.Add(refusedPauseMax)
 		if told := r.outcome + l.rule; l.told != told {
 			l.told = told
-			g.log.Warn("would break a HOT lock (dry run)", "lock", name, "rule", l.rule, "reason", l.reason, "steps", r.broken.Plan)
+			g.log.Warn("would break a HOT lock (dry run)", "lock", name, "token", r.token, "policy", r.policy, "rule", l.rule, "reason", l.reason, "steps", r.broken.Plan)
 		}
 	case ActRefused:
 		if same {
@@ -183,7 +184,7 @@ func (g *Guard) finished(r result) {
 		}
 		if kind := r.refusal.Kind(); l.told != kind {
 			l.told, l.tries = kind, 0
-			g.log.Warn("a HOT lock is not broken now", "lock", name, "why", r.refusal.Why, "next", r.refusal.Next)
+			g.log.Warn("a HOT lock is not broken now", "lock", name, "token", r.token, "why", r.refusal.Why, "next", r.refusal.Next)
 		}
 	case ActCooled, ActStopped:
 		l.askAt = now.Add(refusedPause)
@@ -193,7 +194,7 @@ func (g *Guard) finished(r result) {
 			l.tries++
 		}
 		l.told = ""
-		g.log.Error("a HOT lock could not be broken", "lock", name, "outcome", r.outcome, "error", r.err)
+		g.log.Error("a HOT lock could not be broken", "lock", name, "token", r.token, "outcome", r.outcome, "error", r.err)
 	}
 	g.judge(l, now)
 }

@@ -186,22 +186,22 @@ func (g *Guard) campaigning(n locksmith.Notice) {
 		}
 		first := g.board.leader(st, st.State)
 		if st.State == locksmith.Hot {
-			g.log.Warn("the leading locksmith's lock is HOT", "rule", st.Rule, "reason", st.Reason, "next", st.Next)
+			g.log.Warn("the leading locksmith's lock is HOT", "lock", LeaderLock, "token", tokenOf(st), "policy", st.Policy, "rule", st.Rule, "reason", st.Reason, "next", st.Next)
 		} else if first {
-			g.log.Info("another locksmith leads", "leader", leaderName(st), "state", st.State)
+			g.log.Info("another locksmith leads", "lock", LeaderLock, "token", tokenOf(st), "leader", leaderName(st), "state", st.State)
 		}
 	case locksmith.NoticeOutage:
 		g.board.leader(nil, "")
 		g.trouble("election", fmt.Errorf("waiting for the lock %s: %s", LeaderLock, n.Text))
 	case locksmith.NoticeBreaking, locksmith.NoticeStep, locksmith.NoticeBroken, locksmith.NoticeStopped:
-		g.log.Warn("the leading locksmith's lock: "+n.Kind, "detail", n.Text)
+		g.log.Warn("the leading locksmith's lock: "+n.Kind, "lock", LeaderLock, "detail", n.Text)
 	}
 }
 
 // lead lets the loop act for as long as the hold lasts and this locksmith may.
 func (g *Guard) lead(ctx context.Context, hold *locksmith.Hold, c candidacy) candidacy {
 	t := newTerm(hold.Context(), hold)
-	g.log.Info("this locksmith leads", "token", hold.Token(), "session", hold.Session())
+	g.log.Info("this locksmith leads", "lock", LeaderLock, "epoch", hold.Epoch(), "token", hold.Token(), "session", hold.Session())
 	g.metrics.terms.Inc()
 	g.cfg.Hooks.Mute(false)
 	g.ledBy(hold, true, nil)
@@ -218,9 +218,9 @@ func (g *Guard) lead(ctx context.Context, hold *locksmith.Hold, c candidacy) can
 	// A loop that stands still must not keep the lock from others: it begins
 	// nothing any more under a term that is over.
 	if err := hold.Release(ctx); err != nil && !errors.Is(why, locksmith.ErrLost) {
-		g.log.Warn("letting go of the leadership", "error", err)
+		g.log.Warn("letting go of the leadership", "lock", LeaderLock, "token", hold.Token(), "error", err)
 	}
-	g.log.Info("this locksmith leads no more", "why", why)
+	g.log.Info("this locksmith leads no more", "lock", LeaderLock, "token", hold.Token(), "why", why)
 	g.ledBy(hold, false, why)
 	g.announce(ctx, nil)
 	if errors.Is(why, locksmith.ErrRequested) {
@@ -273,4 +273,12 @@ func (g *Guard) beats(ctx context.Context, hold *locksmith.Hold) {
 			}
 		}
 	}
+}
+
+// tokenOf is the fencing token of a held lock; 0: there is none.
+func tokenOf(st *locksmith.Status) uint64 {
+	if st.Token == nil {
+		return 0
+	}
+	return *st.Token
 }

@@ -408,11 +408,11 @@ func (g *Guard) note(l *lock, v *locksmith.Verdict) {
 	}
 	switch {
 	case v.State == locksmith.Hot:
-		g.log.Warn("lock is HOT", "lock", printable(v.Snapshot.Name), "rule", rule, "policy", policy, "reason", reason)
+		g.log.Warn("lock is HOT", "lock", printable(v.Snapshot.Name), "token", v.Snapshot.Index(), "rule", rule, "policy", policy, "reason", reason)
 	case v.State == locksmith.Unknown && before != v.State:
-		g.log.Warn("lock is UNKNOWN: it is not broken on unknown evidence", "lock", printable(v.Snapshot.Name), "rule", rule, "policy", policy, "reason", reason)
+		g.log.Warn("lock is UNKNOWN: it is not broken on unknown evidence", "lock", printable(v.Snapshot.Name), "token", v.Snapshot.Index(), "rule", rule, "policy", policy, "reason", reason)
 	case before != "" && before != v.State:
-		g.log.Info("lock is "+v.State, "lock", printable(v.Snapshot.Name), "was", before, "rule", rule, "reason", reason)
+		g.log.Info("lock is "+v.State, "lock", printable(v.Snapshot.Name), "token", v.Snapshot.Index(), "was", before, "rule", rule, "reason", reason)
 	}
 }
 
@@ -436,10 +436,10 @@ func (g *Guard) braked(b brakes) {
 	case !b.known:
 	case !b.inForce(hash) && g.warned != b.applied:
 		g.warned = b.applied
-		g.log.Warn("these policies are not the ones applied: this locksmith watches, and does not act", "policies", short(hash), "applied", short(b.applied))
+		g.log.Warn("these policies are not the ones applied: this locksmith watches, and does not act", "policy_hash", short(hash), "applied_hash", short(b.applied))
 	case b.inForce(hash) && g.warned != "":
 		g.warned = ""
-		g.log.Info("these policies are the ones applied again", "policies", short(hash))
+		g.log.Info("these policies are the ones applied again", "policy_hash", short(hash))
 	}
 	if b.known && b.suspended != was.suspended {
 		if b.suspended != "" {
@@ -481,12 +481,12 @@ func (g *Guard) reload(ctx context.Context) {
 		g.metrics.reloads.WithLabelValues("failed").Inc()
 		g.board.reloaded(err)
 		g.metrics.journaled(g.cfg.Journal.Reload(journal.Reload{PolicyHash: old.Hash, Error: printable(err.Error())}))
-		g.log.Error("the policies are not valid: those before stay in force", "policies", short(old.Hash), "error", err)
+		g.log.Error("the policies are not valid: those before stay in force", "policy_hash", short(old.Hash), "error", err)
 		return
 	case set.Hash == old.Hash:
 		g.metrics.reloads.WithLabelValues("unchanged").Inc()
 		g.board.reloaded(nil)
-		g.log.Info("the policies say what they said before", "policies", short(old.Hash))
+		g.log.Info("the policies say what they said before", "policy_hash", short(old.Hash))
 		return
 	}
 	before := g.client
@@ -495,7 +495,7 @@ func (g *Guard) reload(ctx context.Context) {
 		g.client = before
 		g.metrics.reloads.WithLabelValues("failed").Inc()
 		g.board.reloaded(errors.New("they have no patterns in `locks`"))
-		g.log.Error("the new policies cover nothing: those before stay in force", "policies", short(old.Hash))
+		g.log.Error("the new policies cover nothing: those before stay in force", "policy_hash", short(old.Hash))
 		return
 	} else if !slices.Equal(roots, g.source.roots) {
 		g.source.cancel()
@@ -507,7 +507,7 @@ func (g *Guard) reload(ctx context.Context) {
 	g.board.reloaded(nil)
 	g.board.policies(set.Hash)
 	g.metrics.journaled(g.cfg.Journal.Reload(journal.Reload{OK: true, PolicyHash: set.Hash, Was: old.Hash}))
-	g.log.Info("other policies are in force", "policies", short(set.Hash), "before", short(old.Hash))
+	g.log.Info("other policies are in force", "policy_hash", short(set.Hash), "was", short(old.Hash))
 	// A break by the old ones is not carried on.
 	if g.term != nil {
 		g.term.interrupt()

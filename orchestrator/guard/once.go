@@ -142,7 +142,7 @@ func (g *Guard) actOnce(ctx context.Context, rep *Report, found []*once, say fun
 		}
 		defer func() {
 			if err := hold.Release(ctx); err != nil {
-				g.log.Warn("letting go of the leadership", "error", err)
+				g.log.Warn("letting go of the leadership", "lock", LeaderLock, "token", hold.Token(), "error", err)
 			}
 		}()
 		t, rep.Acting = newTerm(hold.Context(), hold), true

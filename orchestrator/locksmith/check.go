@@ -247,7 +247,7 @@ func (c *Client) keep(ctx context.Context, period time.Duration, what string, de
 		cancel()
 		wait = period
 		if err != nil && ctx.Err() == nil {
-			c.log.Debug("keeping a session alive", "of", what, "error", err)
+			c.log.Debug("keeping a session alive", "what", what, "error", err)
 			wait = min(period, 500*time.Millisecond)
 		}
 	}

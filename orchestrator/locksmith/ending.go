@@ -151,7 +151,7 @@ func (b *breaking) finish(ctx context.Context, detail string) {
 		}
 		rec, err := b.conclude(fctx, t, outcome, why)
 		if err != nil {
-			b.c.log.Warn("the outcome of a break could not be written", "key", t.key, "error", err)
+			b.c.log.Warn("the outcome of a break could not be written", "lock", t.rec.Lock, "token", t.rec.Token, "key", t.key, "error", err)
 			lost := t.rec
 			lost.Outcome, lost.Detail = outcome, printable(why)
 			rec = &lost

@@ -291,7 +291,7 @@ func (r *Runner) obey(ctx context.Context, id string, n uint64) (*orchestrator.H
 	}
 	defer func() {
 		if err := release(ctx, h); err != nil && !Lost(err) {
-			r.log.Warn("releasing the locks", "error", err)
+			r.log.Warn("releasing the locks", "rollout", id, "token", h.Token(), "error", err)
 		}
 	}()
 	// Somebody may have driven it between the first look and the lock.

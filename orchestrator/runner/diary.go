@@ -105,7 +105,7 @@ func (r *Runner) Events(ctx context.Context, id string, after uint64) ([]records
 		}
 		var part records.RolloutEvents
 		if err := records.Decode(p.Key, p.Value, &part); err != nil {
-			r.log.Warn("events of a rollout cannot be read", "error", err)
+			r.log.Warn("events of a rollout cannot be read", "rollout", id, "error", err)
 			continue
 		}
 		for _, e := range part.Events {

@@ -139,7 +139,7 @@ func (f *follower) followCommands(ctx context.Context) {
 		}
 		var c commandRecord
 		if err := records.Decode(key, p.Value, &c); err != nil {
-			f.r.log.Warn("an operator's command cannot be read", "error", err)
+			f.r.log.Warn("an operator's command cannot be read", "rollout", f.plan.ID, "error", err)
 			return
 		}
 		send(ctx, f.cmds, c.event())

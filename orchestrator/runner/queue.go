@@ -278,7 +278,7 @@ func (q *place) keep(session string) {
 		defer cancel()
 		if _, err := sessions.Destroy(session, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
 			// It ends by its TTL.
-			q.r.log.Debug("the session of a rollout that waited", "error", err)
+			q.r.log.Debug("the session of a rollout that waited", "rollout", q.rec.ID, "error", err)
 		}
 	}()
 	every := time.NewTicker(queueTTL / 3)
@@ -318,7 +318,7 @@ func (q *place) watch(session string) {
 		p, err := w.Next(q.ctx)
 		switch {
 		case err != nil && q.ctx.Err() == nil:
-			q.r.log.Warn("watching the queue", "error", err)
+			q.r.log.Warn("watching the queue", "rollout", q.rec.ID, "error", err)
 			pause(q.ctx, time.Second)
 		case err == nil && (p == nil || p.Session != session):
 			q.cancel(errNotQueued)

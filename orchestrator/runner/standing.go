@@ -214,7 +214,7 @@ func (r *Runner) survey(out *standing, plan *orchestrator.Plan, index map[string
 		case err != nil && (newer || ours && !fresh):
 			return err
 		case err != nil:
-			r.log.Warn("an order that stands cannot be read", "error", err)
+			r.log.Warn("an order that stands cannot be read", "rollout", plan.ID, "node", name, "config", plan.Spec.Configs[ci].Name, "error", err)
 			d.damaged = true
 		}
 		given[name] = d

@@ -103,7 +103,7 @@ func (r *Runner) keepPlace(ctx context.Context, spec *orchestrator.Spec, wait un
 	}
 	q, err := r.enqueue(ctx, spec, j.plan.ID)
 	if consulkv.KindOf(err) == consulkv.Denied && spec.Conflict != orchestrator.ConflictQueue {
-		r.log.Warn("while it waits, this rollout is not to be seen by others", "error", err)
+		r.log.Warn("while it waits, this rollout is not to be seen by others", "rollout", j.plan.ID, "error", err)
 		return nil, nil
 	}
 	return q, err
@@ -163,7 +163,7 @@ func (r *Runner) hold(ctx context.Context, in *Input, wait until, q *place, j *j
 	}
 	defer func() {
 		if err := release(ctx, h); err != nil && !Lost(err) {
-			r.log.Warn("releasing the locks", "error", err)
+			r.log.Warn("releasing the locks", "rollout", id, "token", h.Token(), "error", err)
 		}
 	}()
 	j, done, err := r.decide(ctx, in, wait, j.seen)
@@ -377,7 +377,7 @@ func (r *Runner) awaitWindow(ctx context.Context, id string, change time.Time) (
 		case errors.Is(err, ErrNotFound):
 			return nil, err
 		case err != nil:
-			r.log.Warn("waiting for the window", "error", err)
+			r.log.Warn("waiting for the window", "rollout", id, "error", err)
 			pause(ctx, min(10*time.Second, time.Until(change)))
 		case ended(h):
 			return h, nil

@@ -347,7 +347,7 @@ type told struct {
 func (r *Runner) answer(p *api.KVPair, rollout string, node, config int, prev previous) (rep orchestrator.Report, t told, ok bool) {
 	var a records.Actual
 	if err := records.Decode(p.Key, p.Value, &a); err != nil {
-		r.log.Warn("a node's answer cannot be read", "key", p.Key, "error", err)
+		r.log.Warn("a node's answer cannot be read", "rollout", rollout, "key", p.Key, "error", err)
 		return rep, t, false
 	}
 	t = told{a.Order, a.Rollout}

@@ -189,7 +189,7 @@ func (r *Runner) breaks(ctx context.Context, h *orchestrator.Header) ([]records.
 		for _, p := range list {
 			var b records.Break
 			if err := records.Decode(p.Key, p.Value, &b); err != nil {
-				r.log.Warn("a break's record cannot be read", "error", err)
+				r.log.Warn("a break's record cannot be read", "lock", c.Name, "rollout", h.ID, "error", err)
 				continue
 			}
 			ours := b.Holder != nil && b.Holder.RolloutID == h.ID

@@ -174,7 +174,7 @@ func (p *Plugin) mayStart() error {
 		<-last.ended
 		p.proc = nil
 		if !last.killed.Load() {
-			p.log.Warn("the plugin ended by itself", "how", text.Printable(last.cause))
+			p.log.Warn("the plugin ended by itself", "why", text.Printable(last.cause))
 		}
 		p.failed(last.endedAt, last.endedAt.Sub(last.since), errors.New(last.cause))
 	}
@@ -200,7 +200,7 @@ func (p *Plugin) failed(now time.Time, ran time.Duration, why error) {
 	if p.starts = fresh; len(p.starts) >= maxStarts {
 		if until := p.starts[0].Add(startWindow); until.After(p.next) {
 			p.next = until
-			p.log.Error("the plugin was started too often and stays down for a while", "starts", len(p.starts), "for", until.Sub(now).Round(time.Second).String())
+			p.log.Error("the plugin was started too often and stays down for a while", "starts", len(p.starts), "wait", until.Sub(now).Round(time.Second).String())
 		}
 	}
 }
