@@ -80,7 +80,7 @@ func (m *Meta) tend(ctx context.Context, h tended, sup child, grace time.Duratio
 	stop := func(grace time.Duration) {
 		stopping = true
 		// No notice: the refusal that ends with ERROR: says it all, and is first.
-		m.Log.Debug("stop the command", "lock", h.Names()[0], "cause", endOf(h), "grace", grace)
+		m.Log.Debug("stop the command", "lock", h.Names()[0], "why", endOf(h), "wait", grace.String())
 		go func() { stopped <- sup.Stop(grace) }()
 	}
 	for {

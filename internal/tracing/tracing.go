@@ -118,7 +118,7 @@ func (s *Span) Strs(key Key, v []string) *Span {
 // Raft's stay below 2^63.
 func (s *Span) Num(key Key, v uint64) *Span {
 	if s != nil {
-		s.s.SetAttributes(attribute.Int64(string(key), int64(v))) //nolint:gosec // indexes and counts
+		s.s.SetAttributes(attribute.Int64(string(key), int64(v)))
 	}
 	return s
 }
