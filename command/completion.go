@@ -125,7 +125,7 @@ func completeLocks(ctx context.Context, c *command, _ []string, _ string) []stri
 	}
 	var names []string
 	// What cannot be read cannot be proposed either, and nobody is there to tell.
-	_, _ = client.EachLock(ctx, "", true, func(v *locksmith.Verdict) { names = append(names, v.Snapshot.Name) })
+	_, _ = client.EachLock(ctx, []string{""}, true, func(v *locksmith.Verdict) { names = append(names, v.Snapshot.Name) })
 	return names
 }
 

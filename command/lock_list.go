@@ -7,6 +7,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
@@ -19,12 +20,14 @@ func newLockList(m *Meta) *command {
 		Usage:    "[options] [PREFIX]",
 		Description: `Lists every key that a session holds, with the verdict of the policies in force.
 Without a PREFIX it looks at all of Consul's KV store, so that the locks of other
-tools are shown as well.
+tools are shown as well. With one it shows the keys that begin so, and, where it
+has no slash, aimlock's own locks whose names do.
 
 It changes nothing and exits 0 whatever the locks' states are.`,
 		Examples: []example{
 			{"All locks of this Consul", "aimlock lock list"},
 			{"Only those under a folder, for a program", "aimlock lock list -json ops/"},
+			{"The slots of a semaphore", "aimlock lock list backup"},
 		},
 		Groups: groupConsul | groupJSON | groupPolicy,
 		Flags: func(fs *flag.FlagSet) {
@@ -38,12 +41,12 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 			if err != nil {
 				return err
 			}
-			prefix := ""
+			prefixes := []string{""}
 			if len(in.Args) > 0 {
-				prefix = strings.TrimPrefix(in.Args[0], "/")
+				prefixes = lockPrefixes(m.Prefix, in.Args[0])
 			}
 			list := []*locksmith.Status{}
-			hidden, err := c.EachLock(ctx, prefix, all, func(v *locksmith.Verdict) {
+			hidden, err := c.EachLock(ctx, prefixes, all, func(v *locksmith.Verdict) {
 				st := c.Status(v)
 				st.Next = c.Next(v, nil)
 				if !verbose {
@@ -70,6 +73,16 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 			return m.lockTable(list)
 		},
 	}
+}
+
+// lockPrefixes are the prefixes of the keys that are meant by one which a person gave,
+// none of which begins with another.
+func lockPrefixes(p keys.Prefix, given string) []string {
+	key := strings.TrimPrefix(given, "/")
+	if strings.Contains(given, "/") || strings.HasPrefix(p.Locks(), key) {
+		return []string{key}
+	}
+	return []string{key, p.Locks() + keys.Escape(key)}
 }
 
 func (m *Meta) lockTable(list []*locksmith.Status) error {

@@ -132,7 +132,7 @@ func (e *examination) policies(ctx context.Context) bool {
 func (e *examination) locks(ctx context.Context) bool {
 	counts, grave := map[string]int{}, []string{}
 	total := 0
-	hidden, err := e.Locks.EachLock(ctx, "", false, func(v *locksmith.Verdict) {
+	hidden, err := e.Locks.EachLock(ctx, []string{""}, false, func(v *locksmith.Verdict) {
 		total++
 		counts[v.State]++
 		if v.State == locksmith.Hot || v.State == locksmith.Unknown {

@@ -13,16 +13,16 @@ import (
 // is asked the same few questions; see [evidence.Sweep].
 func (c *Client) List(ctx context.Context, prefix string) ([]*Verdict, error) {
 	var out []*Verdict
-	_, err := c.EachLock(ctx, prefix, true, func(v *Verdict) { out = append(out, v) })
+	_, err := c.EachLock(ctx, []string{prefix}, true, func(v *Verdict) { out = append(out, v) })
 	return out, err
 }
 
-// EachLock is List for who does not keep what it makes: the facts of thousands
+// EachLock is List, of all keys that begin with one of prefixes, for who does not keep what it makes: the facts of thousands
 // of verdicts are many times what is shown of them. free: the free locks of
 // aimlock's own as well. hidden: there may be more locks, which the token
 // may not read.
-func (c *Client) EachLock(ctx context.Context, prefix string, free bool, each func(*Verdict)) (hidden bool, err error) {
-	sweep := c.reader.NewSweep([]string{prefix})
+func (c *Client) EachLock(ctx context.Context, prefixes []string, free bool, each func(*Verdict)) (hidden bool, err error) {
+	sweep := c.reader.NewSweep(prefixes)
 	sweep.HeldOnly = !free
 	found, err := sweep.Read(ctx)
 	if err != nil {
