@@ -13,6 +13,12 @@
 #
 # Or copy it, narrow the patterns to the keys that you mean, and apply it with
 # aimlock policy apply.
+#
+# What is broken is broken by destroy_session. The session's holder learns of it at
+# once, and Consul keeps the key from everybody for the session's lock-delay, 15
+# seconds unless the tool asked for another: a pause that the tool's own contenders
+# serve too. consul lock gives its command 5 seconds between SIGTERM and SIGKILL. By
+# take the next consul lock would start its own beside it, in the same moment.
 
 # Vault settles its own leadership within its session's TTL. The key is core/lock under
 # the path of its storage, which is vault/ by default. Two active nodes are
@@ -67,16 +73,15 @@ policy "consul-lock" {
 
   break {
     approval = "manual"
-    quiesce  = "1m" # the child of consul lock is not fenced, and may run on
+    quiesce  = "1m" # for who takes it by aimlock: the child of consul lock is not fenced, and may run on
 
     confirm {
       observations = 5
       every        = "5s"
     }
 
-    # One transaction that changes nothing if the holder moved meanwhile. Its
-    # session is destroyed after it, unless it holds other keys.
-    step "take" {}
+    # It fails, and nothing is changed, where the session holds other keys too.
+    step "destroy_session" {}
 
     budget {
       max = 1
@@ -120,7 +125,7 @@ policy "foreign-locks" {
       every        = "5s"
     }
 
-    step "take" {}
+    step "destroy_session" {}
 
     budget {
       max = 1
@@ -201,7 +206,7 @@ test "a machine that is gone makes Terraform's lock hot" {
     rule   = "terraform-node-dead"
     reason = "Terraform ran on node ci-3, which is down"
     frozen = false
-    steps  = ["take"]
+    steps  = ["destroy_session"]
   }
 }
 

@@ -58,6 +58,32 @@ func (c *Client) Scan(ctx context.Context, prefix string, q *api.QueryOptions, k
 	return out, meta, err
 }
 
+// ErrKeysHidden: what a session holds is not known to who cannot read all keys.
+var ErrKeysHidden = errors.New("what else the session holds is not known, since the token may not read all keys: it needs key_prefix \"\" { policy = \"read\" }")
+
+// KeyHeldBy returns a key that the session holds, of which mine does not say that
+// it is known, and "" if there is none. Consul has no index of that: all keys are
+// read, and none are kept. The error is ErrKeysHidden where the token may not.
+func (c *Client) KeyHeldBy(ctx context.Context, session string, mine func(key string) bool) (string, error) {
+	hidden := false
+	list, err := Retry(ctx, c.ForScan(), "list all keys", func(ctx context.Context) (api.KVPairs, error) {
+		pairs, meta, err := c.Scan(Part(ctx), "", &api.QueryOptions{RequireConsistent: true}, func(h *Head) bool {
+			return string(h.Session) == session && !mine(string(h.Key))
+		})
+		hidden = err == nil && meta.ResultsFilteredByACLs
+		return pairs, err
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case len(list) > 0:
+		return list[0].Key, nil
+	case hidden:
+		return "", ErrKeysHidden
+	}
+	return "", nil
+}
+
 // ForScan is the client with a time-out for one request that reads of any size
 // keep. A server that stops in mid-answer is noticed by the client's own.
 func (c *Client) ForScan() *Client {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/aim-control/aimlock/internal/devconsul"
+	"github.com/aim-control/aimlock/internal/records"
 )
 
 // What nobody holds is not broken, and a dry run changes nothing.
@@ -86,4 +87,49 @@ func TestTokenThatMayNotWrite(t *testing.T) {
 			t.Fatalf("%d sessions are left, %v", len(sessions), err)
 		}
 	})
+}
+
+// destroying ends the session by a step, which ends the hold of all that it holds.
+var destroying = strings.Replace(alwaysHot, `approval = "auto"`, "\napproval = \"auto\"\nstep \"destroy_session\" {}\n", 1)
+
+// A session that holds more than the lock that was judged is not destroyed by a
+// step, unless somebody insists.
+func TestSessionOfOtherLocksIsNotDestroyed(t *testing.T) {
+	t.Parallel()
+	for name, hold := range map[string]func(*world) (lock, other string){
+		"another tool's": func(w *world) (string, string) {
+			w.lockKey("ops/other", w.foreign("ops/.lock", "release"))
+			return "ops/.lock", "ops/other"
+		},
+		"aimlock's own": func(w *world) (string, string) {
+			w.acquire(w.client(asElsewhere), Request{Names: []string{"a", "b"}})
+			return "a", w.keys.Lock("b")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				c := w.client(withPolicy(t, destroying))
+				w.apply(c)
+				lock, other := hold(w)
+				session := w.get(other).Session
+				_, err := c.Break(t.Context(), BreakRequest{Name: lock})
+				if !errors.Is(err, errStep) || !strings.Contains(err.Error(), "it holds "+other+" too") {
+					t.Fatalf("got %v", err)
+				}
+				if p, q := w.get(w.keys.Lock(lock)), w.get(other); p.Session != session || q.Session != session {
+					t.Fatalf("held by %q and %q", p.Session, q.Session)
+				}
+				if out := w.outcomes(lock); out != records.OutcomeAborted {
+					t.Fatalf("outcomes %s", out)
+				}
+				if _, err := c.Break(t.Context(), BreakRequest{Name: lock, Force: true}); err != nil {
+					t.Fatal(err)
+				}
+				if q := w.get(other); q.Session != "" {
+					t.Fatalf("held by %q", q.Session)
+				}
+			})
+		})
+	}
 }

@@ -296,9 +296,6 @@ func (b *breaking) leaveAlone(ctx context.Context, t *target) string {
 	return ""
 }
 
-// errKeysHidden: what a session holds is not known to who cannot read all keys.
-var errKeysHidden = errors.New("what else it holds is not known, since the token may not read all keys: it needs key_prefix \"\" { policy = \"read\" }")
-
 // otherKey is a further key that the session of s holds and that is no target;
 // "" if there is none.
 func (b *breaking) otherKey(ctx context.Context, s *evidence.Snapshot) (string, error) {
@@ -325,22 +322,5 @@ func (b *breaking) otherKey(ctx context.Context, s *evidence.Snapshot) (string, 
 		return "", nil
 	}
 	// Only a reading of everything tells what another tool's session holds.
-	hidden := false
-	list, err := consulkv.Retry(ctx, b.c.consul.ForScan(), "list all keys", func(ctx context.Context) (api.KVPairs, error) {
-		pairs, meta, err := b.c.consul.Scan(consulkv.Part(ctx), "", &api.QueryOptions{RequireConsistent: true}, func(h *consulkv.Head) bool {
-			return string(h.Session) == s.SessionID() && !mine[string(h.Key)]
-		})
-		hidden = err == nil && meta.ResultsFilteredByACLs
-		return pairs, err
-	})
-	if err != nil {
-		return "", err
-	}
-	for _, p := range list {
-		return p.Key, nil
-	}
-	if hidden {
-		return "", errKeysHidden
-	}
-	return "", nil
+	return b.c.consul.KeyHeldBy(ctx, s.SessionID(), func(key string) bool { return mine[key] })
 }

@@ -183,6 +183,16 @@ func (b *breaking) builtIn(ctx context.Context, t *target, st *policies.Step) er
 	case policies.StepExec:
 		return b.exec(ctx, t, st)
 	case policies.StepDestroySession:
+		if b.force {
+			return b.c.destroySession(ctx, s.SessionID())
+		}
+		// It would end the hold of every key of that session, whatever is thought of them.
+		switch other, err := b.otherKey(ctx, s); {
+		case err != nil:
+			return fmt.Errorf("the session is left alone: %w", err)
+		case other != "":
+			return fmt.Errorf("the session is left alone: it holds %s too; `aimlock lock break -force` ends that as well", printable(other))
+		}
 		return b.c.destroySession(ctx, s.SessionID())
 	case policies.StepNomadStop:
 		return b.nomadStop(ctx, s)

@@ -50,8 +50,9 @@ func (b *destroySession) Start(context.Context) (err error) {
 	return err
 }
 
-// Break destroys the session if it is the one that holds the lock. Session ids are
-// never used again, so that one that is late destroys no newer hold.
+// Break destroys the session if it is the one that holds the lock, and holds no other
+// key: of those nothing was judged. Session ids are never used again, so that one
+// that is late destroys no newer hold.
 func (b *destroySession) Break(ctx context.Context, r *plugin.BreakRequest) (*plugin.BreakResult, error) {
 	if r.Lock.Session == "" || r.Lock.Key == "" {
 		return result(plugin.NotApplicable, "the request names no session that holds a key")
@@ -62,6 +63,13 @@ func (b *destroySession) Break(ctx context.Context, r *plugin.BreakRequest) (*pl
 		return nil, err
 	case kv == nil || kv.Session != r.Lock.Session:
 		return result(plugin.NotApplicable, "session %s does not hold the lock any more", r.Lock.Session)
+	}
+	other, err := b.c.KeyHeldBy(ctx, r.Lock.Session, func(key string) bool { return key == r.Lock.Key })
+	switch {
+	case err != nil:
+		return nil, err
+	case other != "":
+		return result(plugin.Failed, "session %s holds %s too", r.Lock.Session, other)
 	case r.DryRun:
 		return result(plugin.Done, "would destroy session %s", r.Lock.Session)
 	}

@@ -239,6 +239,16 @@ func TestDestroySession(t *testing.T) {
 		}
 		return s != nil
 	}
+	if ok, _, err := c.KV().Acquire(&api.KVPair{Key: "k2", Session: holder}, nil); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	res, err := b.Break(t.Context(), &plugin.BreakRequest{ID: "other", Lock: plugin.Lock{Key: "k", Session: holder}})
+	if err != nil || res.Outcome != plugin.Failed || !strings.Contains(res.Detail, "holds k2 too") || !there(holder) {
+		t.Fatalf("one that holds another key: %+v, %v", res, err)
+	}
+	if ok, _, err := c.KV().Release(&api.KVPair{Key: "k2", Session: holder}, nil); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
 	for i, tc := range []struct {
 		session string
 		dry     bool
