@@ -77,7 +77,7 @@ func (m *Meta) showBreak(name string, dryRun bool, out *locksmith.Broken) error 
 	r := out.Record
 	switch r.Outcome {
 	case records.OutcomeReleased:
-		m.Printf("%s: its holder let go\n", name)
+		m.Printf("%s: %s\n", name, first(out.Dismissed, "its holder let go"))
 	default:
 		m.Printf("%s: broken by rule %s: %s\n", name, r.Rule, r.Reason)
 		if r.Quiesce > 0 {

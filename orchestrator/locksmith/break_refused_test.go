@@ -133,3 +133,24 @@ func TestSessionOfOtherLocksIsNotDestroyed(t *testing.T) {
 		})
 	}
 }
+
+// Where the hold ended otherwise while its holder was asked, nobody is told that it
+// let go.
+func TestHoldThatEndsWhileItIsAskedFor(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		old := w.deaf(w.acquire(w.client(asElsewhere), one("a")))
+		c := w.client(withPolicy(t, asking))
+		go func() {
+			time.Sleep(5 * time.Second)
+			w.destroy(old.Session())
+		}()
+		out, err := c.Break(t.Context(), BreakRequest{Name: "a"})
+		if err != nil || out.Record.Outcome != records.OutcomeReleased || !strings.Contains(out.Dismissed, "not by a release") {
+			t.Fatalf("%+v, %v", out, err)
+		}
+		if b := w.breaks("a"); len(b) != 1 || !strings.Contains(b[0].Detail, "not by a release") {
+			t.Fatalf("breaks %+v", b)
+		}
+	})
+}

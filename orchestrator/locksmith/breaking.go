@@ -18,8 +18,8 @@ import (
 
 // How a break can come to nothing.
 var (
-	// errLetGo: the lock was let go before it was taken.
-	errLetGo = errors.New("the lock was let go")
+	// errLetGo: the hold that was to be broken was over before.
+	errLetGo = errors.New("the hold is over already")
 	// errChanged: what the verdict rested on changed; judge anew.
 	errChanged = errors.New("what the verdict rested on changed")
 	// errStep: a step failed, and what comes after it was not done.
@@ -102,8 +102,11 @@ func (t *target) look(ctx context.Context) error {
 
 // ended is the outcome of a break whose target's hold is over, and what did it.
 func (t *target) ended() (outcome, detail string) {
-	if t.step == "" || t.clean {
+	switch {
+	case t.clean:
 		return records.OutcomeReleased, ""
+	case t.step == "":
+		return records.OutcomeReleased, "its hold is over, though not by a release: Consul ended the session, or somebody else broke it"
 	}
 	return records.OutcomeEnded, "its hold ended by the step " + t.step
 }
