@@ -9,13 +9,9 @@ import (
 
 	"github.com/aim-control/aimlock/command"
 	"github.com/aim-control/aimlock/internal/signals"
-	"github.com/aim-control/aimlock/internal/supervise"
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == supervise.Subcommand {
-		os.Exit(supervise.Main(os.Args[2:]))
-	}
 	ctx, stop := signals.Notify(context.Background(), os.Exit)
 	code := command.Run(ctx, command.Argv(os.Args), command.OS())
 	stop()

@@ -113,18 +113,19 @@ func checkTTL(ttl time.Duration) error {
 }
 
 func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *execOptions) error {
-	c, err := m.Locksmith()
-	if err != nil {
-		return err
-	}
 	nonce := locksmith.NewNonce(ctx)
 	// The supervisor is there before the lock is: its pid is in the holder
-	// record, so that others can prove the whole tree dead.
+	// record, so that others can prove the whole tree dead. It comes up while the
+	// policies are read.
 	sup, err := supervise.Prepare(supervise.Config{Log: m.Log.Named("supervise"), Nonce: nonce, Grace: o.grace})
 	if err != nil {
 		return fmt.Errorf("prepare the command's supervisor: %w", err)
 	}
 	defer func() { _ = sup.Close() }()
+	c, err := m.Locksmith()
+	if err != nil {
+		return err
+	}
 
 	if hostproc.NeedsLinux() != "" {
 		m.Notef("Warning: this is %s. What the command starts, and what leaves its process group, is ended with it for certain only on Linux\n", runtime.GOOS)

@@ -11,16 +11,11 @@ import (
 
 	"github.com/aim-control/aimlock/command"
 	"github.com/aim-control/aimlock/internal/signals"
-	"github.com/aim-control/aimlock/internal/supervise"
 )
 
 // TestMain makes the test binary double as aimlock: scripts run it as a child
 // process with its own signals, exit code and streams.
 func TestMain(m *testing.M) {
-	// The supervisor of "lock exec" has a name of its own.
-	if len(os.Args) > 1 && os.Args[1] == supervise.Subcommand {
-		os.Exit(supervise.Main(os.Args[2:]))
-	}
 	testscript.Main(m, map[string]func(){
 		"aimlock": func() {
 			ctx, stop := signals.Notify(context.Background(), os.Exit)

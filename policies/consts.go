@@ -44,7 +44,7 @@ func (l *loader) varFiles(paths []string) map[string]given {
 			l.fail(nil, "Cannot read values of variables", "%s.", reason(path, err))
 			continue
 		}
-		body := l.parse(src)
+		body, _ := l.parse(src)
 		if body == nil {
 			continue
 		}

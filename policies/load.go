@@ -203,9 +203,9 @@ type loader struct {
 }
 
 type parsedFile struct {
-	name string
-	body *hclsyntax.Body
-	src  []byte
+	source
+	body   *hclsyntax.Body
+	tokens hclsyntax.Tokens
 }
 
 func (l *loader) fail(subject *hcl.Range, summary, detail string, args ...any) {
@@ -220,16 +220,16 @@ func (l *loader) add(src source) {
 		l.fail(nil, "File named twice", "%s is among the policy files twice. Name it once.", src.name)
 		return
 	}
-	body := l.parse(src)
+	body, tokens := l.parse(src)
 	if body == nil {
 		l.unparsed = true
 		return
 	}
-	l.parsed = append(l.parsed, parsedFile{name: src.name, body: body, src: src.bytes})
+	l.parsed = append(l.parsed, parsedFile{source: src, body: body, tokens: tokens})
 }
 
-// parse returns the body of a file, or nil if it is not HCL.
-func (l *loader) parse(src source) *hclsyntax.Body {
+// parse returns the body of a file and what it is made of, or nil if it is not HCL.
+func (l *loader) parse(src source) (*hclsyntax.Body, hclsyntax.Tokens) {
 	if l.files == nil {
 		l.files = map[string]*hcl.File{}
 	}
@@ -237,17 +237,17 @@ func (l *loader) parse(src source) *hclsyntax.Body {
 	if len(src.bytes) > maxFileSize {
 		l.files[src.name] = &hcl.File{}
 		l.fail(nil, "File too large", "%s has more than %d bytes. Split it into several files of one folder.", src.name, maxFileSize)
-		return nil
+		return nil, nil
 	}
 	l.files[src.name] = &hcl.File{Bytes: src.bytes}
 	if diags := hclsafe.CheckText(src.bytes, src.name); diags.HasErrors() {
 		l.diags = append(l.diags, diags...)
-		return nil
+		return nil, nil
 	}
 	tokens, _ := hclsyntax.LexConfig(src.bytes, src.name, start) // the parser reports its errors
 	if diags := checkShape(tokens); diags.HasErrors() {
 		l.diags = append(l.diags, diags...)
-		return nil
+		return nil, nil
 	}
 	file, diags := hclsyntax.ParseConfig(src.bytes, src.name, start)
 	for _, d := range diags {
@@ -257,9 +257,9 @@ func (l *loader) parse(src source) *hclsyntax.Body {
 		l.files[src.name] = file
 	}
 	if diags.HasErrors() {
-		return nil
+		return nil, nil
 	}
-	return file.Body.(*hclsyntax.Body)
+	return file.Body.(*hclsyntax.Body), tokens
 }
 
 // explainSyntax adds the way out to the mistakes that are made most.
@@ -284,7 +284,7 @@ func (l *loader) finish(opts Options) (*Set, hcl.Diagnostics) {
 	}
 	d := &decoder{diags: l.diags, partial: l.unparsed, src: map[string][]byte{}}
 	for _, f := range l.parsed {
-		d.src[f.name] = f.src
+		d.src[f.name] = f.bytes
 	}
 	d.decode(l.parsed, opts, values)
 	if d.diags.HasErrors() {
@@ -330,8 +330,7 @@ func hash(files []parsedFile, vars map[string]cty.Value) string {
 			}
 		}
 		newline := true
-		tokens, _ := hclsyntax.LexConfig(f.src, f.name, hcl.Pos{Line: 1, Column: 1}) // it was parsed without errors
-		for _, t := range tokens {
+		for _, t := range f.tokens {
 			if slices.ContainsFunc(skip, func(r hcl.Range) bool {
 				return t.Range.Start.Byte >= r.Start.Byte && t.Range.Start.Byte < r.End.Byte
 			}) {

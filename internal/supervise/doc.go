@@ -7,10 +7,9 @@
 //
 // # How
 //
-// [Prepare] starts this program again as a supervisor ([Main] is its main
-// function), before the lock is taken, so that its pid can stand in the holder
-// record. Parent and supervisor share a socket pair, and no other process has
-// an end of it:
+// [Prepare] starts this program again as a supervisor, which init in main.go makes of
+// it, before the lock is taken, so that its pid can stand in the holder record. Parent
+// and supervisor share a socket pair, and no other process has an end of it:
 //
 //   - The socket ends: the parent is dead, however it died. The supervisor kills
 //     the tree, at once or after Config.OrphanGrace.

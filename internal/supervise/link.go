@@ -2,14 +2,16 @@ package supervise
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/gob"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // order is what a parent sends. Kind says which of the fields count.
@@ -77,7 +79,8 @@ const sendTimeout = 5 * time.Second
 
 // link is one end of the socket pair. Only one goroutine receives; any may send.
 type link struct {
-	conn *net.UnixConn
+	conn *os.File
+	raw  syscall.RawConn
 	dec  *gob.Decoder
 	// fds came with what was read and belong to nobody yet, in the order in which
 	// they were sent. They are for the receiving goroutine.
@@ -90,22 +93,47 @@ type link struct {
 	broken error
 }
 
-// newLink takes f over, whatever comes of it.
+// newLink takes f over, whatever comes of it. Package net is left out of this: see
+// init in main.go.
 func newLink(f *os.File) (*link, error) {
-	c, err := net.FileConn(f)
+	conn, err := pollable(f)
 	f.Close()
 	if err != nil {
 		return nil, err
 	}
-	uc, ok := c.(*net.UnixConn)
-	if !ok {
-		c.Close()
-		return nil, errors.New("not a unix socket")
+	l := &link{conn: conn}
+	if l.raw, err = conn.SyscallConn(); err != nil {
+		conn.Close()
+		return nil, err
 	}
-	l := &link{conn: uc}
 	l.enc = gob.NewEncoder(&l.buf)
 	l.dec = gob.NewDecoder(linkReader{l})
 	return l, nil
+}
+
+// pollable returns a unix socket anew, as a file that takes deadlines.
+func pollable(f *os.File) (*os.File, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	fd := -1
+	cerr := raw.Control(func(old uintptr) {
+		if _, err = unix.GetsockoptInt(int(old), unix.SOL_SOCKET, unix.SO_TYPE); err != nil {
+			err = fmt.Errorf("not a unix socket: %w", err)
+			return
+		}
+		if fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			err = unix.SetNonblock(fd, true)
+		}
+	})
+	if err = errors.Join(cerr, err); err != nil {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "link"), nil
 }
 
 func (l *link) close() { l.conn.Close() }
@@ -134,7 +162,7 @@ func (l *link) send(v any, files ...*os.File) error {
 			// command expects it.
 			fds[i] = int(f.Fd())
 		}
-		n, _, err := l.conn.WriteMsgUnix(b[:1], syscall.UnixRights(fds...), nil)
+		n, err := l.sendWith(b[:1], unix.UnixRights(fds...))
 		if err != nil {
 			l.broken = err
 			return err
@@ -144,6 +172,30 @@ func (l *link) send(v any, files ...*os.File) error {
 	_, err := l.conn.Write(b)
 	l.broken = err
 	return err
+}
+
+// sendWith sends b with control messages beside it.
+func (l *link) sendWith(b, oob []byte) (n int, err error) {
+	werr := l.raw.Write(func(fd uintptr) bool {
+		for {
+			if n, err = unix.SendmsgN(int(fd), b, oob, nil, 0); !errors.Is(err, unix.EINTR) {
+				return !errors.Is(err, unix.EAGAIN)
+			}
+		}
+	})
+	return n, cmp.Or(werr, err)
+}
+
+// receiveWith is the same for what comes.
+func (l *link) receiveWith(b, oob []byte) (n, oobn, flags int, err error) {
+	rerr := l.raw.Read(func(fd uintptr) bool {
+		for {
+			if n, oobn, flags, _, err = unix.Recvmsg(int(fd), b, oob, receiveFlags); !errors.Is(err, unix.EINTR) {
+				return !errors.Is(err, unix.EAGAIN)
+			}
+		}
+	})
+	return max(n, 0), oobn, flags, cmp.Or(rerr, err)
 }
 
 func (l *link) receive(v any) error { return l.dec.Decode(v) }
@@ -176,23 +228,26 @@ const maxFiles = 64
 type linkReader struct{ l *link }
 
 func (r linkReader) Read(p []byte) (int, error) {
-	oob := make([]byte, syscall.CmsgSpace(4*maxFiles))
-	n, oobn, flags, _, err := r.l.conn.ReadMsgUnix(p, oob)
+	oob := make([]byte, unix.CmsgSpace(4*maxFiles))
+	n, oobn, flags, err := r.l.receiveWith(p, oob)
 	if err != nil {
-		return max(n, 0), err
+		return n, err
 	}
-	msgs, err := syscall.ParseSocketControlMessage(oob[:oobn])
+	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil {
 		return n, err
 	}
 	for i := range msgs {
-		fds, err := syscall.ParseUnixRights(&msgs[i])
+		fds, err := unix.ParseUnixRights(&msgs[i])
 		if err != nil {
 			return n, err
 		}
+		for _, fd := range fds {
+			unix.CloseOnExec(fd) // where receiveFlags cannot ask for it
+		}
 		r.l.fds = append(r.l.fds, fds...)
 	}
-	if flags&syscall.MSG_CTRUNC != 0 {
+	if flags&unix.MSG_CTRUNC != 0 {
 		return n, errors.New("descriptors were cut off")
 	}
 	if n == 0 {

@@ -20,9 +20,19 @@ import (
 )
 
 // Subcommand is the first argument of this program when it runs as a
-// supervisor. Whoever uses this package has its main function call [Main] then,
-// and nothing before it that starts goroutines or processes.
+// supervisor.
 const Subcommand = "__supervise"
+
+// init makes a supervisor of a process that was started as one, in every program that
+// uses this package. It is done here and not by main, so that it comes before any
+// package starts goroutines or processes, and that most of what a supervisor has no
+// use for is never set up in it: half of the processor time of its start. How much
+// that is depends on what this package imports: package net comes late.
+func init() { //nolint:gochecknoinits // it must run before the packages that it saves
+	if len(os.Args) > 1 && os.Args[1] == Subcommand {
+		os.Exit(superviseMain(os.Args[2:])) //nolint:forbidigo // a supervisor has no other main
+	}
+}
 
 // linkFD is the descriptor on which a supervisor finds its end of the link.
 const linkFD = 3
@@ -51,8 +61,8 @@ const (
 	checkEvery = time.Second
 )
 
-// Main is the supervisor. It returns when nothing is left of what it started.
-func Main(args []string) int {
+// superviseMain is the supervisor. It returns when nothing is left of what it started.
+func superviseMain(args []string) int {
 	if len(args) != 0 {
 		fmt.Fprintf(os.Stderr, "%s is for aimlock itself: it takes no arguments\n", Subcommand)
 		return 2

@@ -21,6 +21,10 @@ func program() (string, error) { return "/proc/self/exe", nil }
 // waitAll makes wait4 report children of every kind.
 const waitAll = unix.WALL
 
+// receiveFlags: descriptors that come must not reach a process that is started in
+// the same moment.
+const receiveFlags = unix.MSG_CMSG_CLOEXEC
+
 func bootNow() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {

@@ -13,7 +13,10 @@ import (
 
 func program() (string, error) { return os.Executable() }
 
-const waitAll = 0
+const (
+	waitAll      = 0
+	receiveFlags = 0
+)
 
 // bootNow is the wall clock here: it is the one that two processes share.
 func bootNow() time.Duration { return time.Duration(time.Now().UnixNano()) }

@@ -21,13 +21,8 @@ import (
 // The test binary also plays the supervisor, its parent and the processes under
 // it: os.Args[1] says which.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 {
-		switch os.Args[1] {
-		case Subcommand:
-			os.Exit(Main(os.Args[2:]))
-		case "role":
-			os.Exit(play(os.Args[2], os.Args[3:]))
-		}
+	if len(os.Args) > 1 && os.Args[1] == "role" {
+		os.Exit(play(os.Args[2], os.Args[3:]))
 	}
 	// The race detector makes each process linger for a second at its end.
 	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
-	"github.com/aim-control/aimlock/internal/supervise"
 	"github.com/aim-control/aimlock/plugin"
 	pb "github.com/aim-control/aimlock/plugin/proto"
 )
@@ -28,9 +27,6 @@ import (
 func TestMain(m *testing.M) {
 	// The race detector waits a second at the exit of each program.
 	_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
-	if len(os.Args) > 1 && os.Args[1] == supervise.Subcommand {
-		os.Exit(supervise.Main(os.Args[2:]))
-	}
 	if len(os.Args) > 3 && os.Args[1] == "fault-plugin" {
 		faultPlugin(os.Args[2], os.Args[3])
 		os.Exit(0)
