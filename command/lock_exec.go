@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -112,7 +113,24 @@ func checkTTL(ttl time.Duration) error {
 	return nil
 }
 
+// startHeap is for how much garbage there may be, in percent of what is used, in the
+// first startFor of a "lock exec": what is made to start is collected once less or
+// twice, a tenth of its processor time. Until then that is 16 MB of heap, not 4.
+const (
+	startHeap = 400
+	startFor  = time.Second
+)
+
+func easeStart() {
+	if old := debug.SetGCPercent(startHeap); old < 0 || old > startHeap {
+		debug.SetGCPercent(old) // GOGC has other wishes
+	} else {
+		time.AfterFunc(startFor, func() { debug.SetGCPercent(old) })
+	}
+}
+
 func (m *Meta) lockExec(ctx context.Context, name string, argv []string, o *execOptions) error {
+	easeStart()
 	nonce := locksmith.NewNonce(ctx)
 	// The supervisor is there before the lock is: its pid is in the holder
 	// record, so that others can prove the whole tree dead. It comes up while the
