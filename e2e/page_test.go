@@ -178,6 +178,13 @@ func (w *pageWorld) do(what string) string {
 		w.attack()
 	case verb == "rollout":
 		return w.startRollout()
+	case what == "pause anew":
+		for _, order := range []string{"resume", "pause"} {
+			r := harness.Run(w.t, cmdLimit, harness.Spec{Path: harness.Aimlock.Path(w.t), Args: []string{"rollout", order, w.rollout}, Env: w.c.Env()})
+			if r.Code != 0 {
+				w.t.Errorf("%s: exit %d: %s", order, r.Code, r.Stderr)
+			}
+		}
 	case verb == "resume":
 		r := harness.Run(w.t, cmdLimit, harness.Spec{Path: harness.Aimlock.Path(w.t), Args: []string{"rollout", "resume", w.rollout}, Env: w.c.Env()})
 		if r.Code != 0 {

@@ -127,6 +127,14 @@ try {
   await page.getByRole("searchbox").fill("-n1");
   await page.getByText("n1: applied").first().waitFor();
   await looks("rollout");
+  // Whoever resumes ends the pause that the page showed, and not the one after it.
+  await page.getByRole("button", { name: "Resume" }).click();
+  await page.locator("#ask-name").fill(id);
+  await ask("pause anew");
+  await page.getByRole("dialog").getByRole("button", { name: "Resume the rollout" }).click();
+  await page.getByRole("dialog").getByText("it was paused anew since").waitFor();
+  await page.keyboard.press("Escape");
+  await heading("paused");
   await ask("resume");
   await heading("succeeded");
   await page.locator("h2", { hasText: "applied" }).first().waitFor();

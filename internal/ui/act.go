@@ -105,13 +105,18 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, result{text})
 }
 
+// toRollout is the order to a rollout, bound to what the viewer saw of it.
+func (o *order) toRollout(verb orchestrator.Verb) runner.Order {
+	out := runner.Order{ID: o.Target, Verb: verb, Pause: o.Pause, Reason: o.Reason}
+	if verb == orchestrator.Promote {
+		out.Stage = o.Stage // to others a stage is something else
+	}
+	return out
+}
+
 func (o *order) obey(ctx context.Context, a *Actor) (string, error) {
 	if verb, ok := verbs[o.Do]; ok {
-		order := runner.Order{ID: o.Target, Verb: verb, Pause: o.Pause, Reason: o.Reason}
-		if verb == orchestrator.Promote {
-			order.Stage = o.Stage
-		}
-		h, err := a.Rollouts.Command(ctx, order)
+		h, err := a.Rollouts.Command(ctx, o.toRollout(verb))
 		if err != nil {
 			return "", err
 		}
