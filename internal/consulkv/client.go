@@ -61,6 +61,10 @@ type Client struct {
 // certificate or the token file.
 func New(cfg Config) (*Client, error) {
 	ac := api.DefaultConfig()
+	if os.Getenv(api.HTTPAddrEnvName) == "" {
+		// Theirs is a name, which a resolver may send elsewhere, or not know.
+		ac.Address = "127.0.0.1:8500"
+	}
 	if cfg.Address != "" {
 		ac.Address = cfg.Address
 	}

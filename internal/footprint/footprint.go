@@ -9,11 +9,11 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// settled is when a daemon that has begun is at rest, and again how often what it has
-// used since is given back: rarely, since all of it is mapped again when it is used.
+// settled is when a daemon that has begun is at rest; again is how often what it has
+// used since is unmapped. It costs the faults of some 200 chunks, two milliseconds.
 const (
 	settled = 20 * time.Second
-	again   = time.Hour
+	again   = 5 * time.Minute
 )
 
 // Keep unmaps the pages of this program's file that only the start used, and later
