@@ -127,6 +127,23 @@ func TestDocs(t *testing.T) {
 	}
 }
 
+// TestDocsIndex holds docs/README.md to name every page.
+func TestDocsIndex(t *testing.T) {
+	index, err := os.ReadFile("../docs/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range docs(t) {
+		page, err := filepath.Rel("../docs", d.path)
+		if err != nil || strings.HasPrefix(page, "..") || page == "README.md" {
+			continue
+		}
+		if !bytes.Contains(index, []byte("("+page)) {
+			t.Errorf("docs/README.md does not lead to %s", page)
+		}
+	}
+}
+
 func checkLinks(t *testing.T, d doc, n int, line string) {
 	t.Helper()
 	for _, m := range regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`).FindAllStringSubmatch(line, -1) {

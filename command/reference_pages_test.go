@@ -381,6 +381,7 @@ func variables() []variable {
 		gate     = "an `exec` gate"
 		step     = "an `exec` step of a policy"
 		hook     = "a hook's command"
+		otel     = "OpenTelemetry, for [traces](../traces.md)"
 		device   = "a Nomad task with a device"
 		inner    = "aimlock itself"
 	)
@@ -418,6 +419,13 @@ func variables() []variable {
 		{"NOMAD_SKIP_VERIFY", nomad, "`true`: the server's certificate is not verified."},
 		{"NOMAD_ALLOC_ID", nomad, "In a task, the allocation: a holder's record names it."},
 		{"NOMAD_JOB_ID", nomad, "In a task, its job: a holder's record names it, for people."},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT", otel, "Where traces go, such as `http://127.0.0.1:4318`. This one, the next one or `OTEL_TRACES_EXPORTER=otlp` turns them on."},
+		{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", otel, "The same for traces alone."},
+		{"OTEL_EXPORTER_OTLP_PROTOCOL", otel, "`http/protobuf`, which is all that is spoken."},
+		{"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", otel, "The same for traces alone."},
+		{"OTEL_TRACES_EXPORTER", otel, "`otlp` turns them on, `none` off."},
+		{"OTEL_SDK_DISABLED", otel, "`true`: no traces."},
+		{"OTEL_RESOURCE_ATTRIBUTES", otel, "What stands in each trace, such as `deployment.environment=prod`."},
 		{"NO_COLOR", "the terminal", "Not empty: no colours."},
 		{"TERM", "the terminal", "`dumb`: no colours, and no full-screen view."},
 		{"LC_ALL", "the terminal", "Whether it shows UTF-8; before `LC_CTYPE`, and that before `LANG`."},
@@ -489,7 +497,7 @@ func (w *refWriter) environment() {
 // codeVariables are the names of variables in the string literals of the code.
 func codeVariables(w *refWriter) []string {
 	found := map[string]bool{}
-	name := regexp.MustCompile(`\b(?:AIMLOCK|CONSUL|NOMAD)_[A-Z_]+`)
+	name := regexp.MustCompile(`\b(?:AIMLOCK|CONSUL|NOMAD|OTEL)_[A-Z_]+`)
 	err := filepath.WalkDir("..", func(path string, e fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
