@@ -10,7 +10,7 @@ import (
 )
 
 // settled is when a daemon that has begun is at rest; again is how often what it has
-// used since is unmapped. It costs the faults of some 200 chunks, two milliseconds.
+// used since is unmapped. It costs some 200 page faults each time.
 const (
 	settled = 20 * time.Second
 	again   = 5 * time.Minute
