@@ -45,6 +45,7 @@ asks for the cluster's past, it watches for that long first.`,
 		Examples: []example{
 			{"What would it do? Nothing is changed", "aimlock locksmith -once -dry-run"},
 			{"The daemon, with metrics and health", "aimlock locksmith -policy policies/ -listen 127.0.0.1:9108"},
+			{"With the web page", "aimlock locksmith -policy policies/ -ui 127.0.0.1:8911"},
 			{"From cron, for a machine", "aimlock locksmith -once -json -policy policies/"},
 		},
 		Groups: groupConsul | groupPolicy | groupDaemon | groupJSON,
@@ -52,6 +53,9 @@ asks for the cluster's past, it watches for that long first.`,
 		Run: func(ctx context.Context, _ *input) error {
 			if m.JSON && !f.once {
 				return usagef("-json goes with -once: the daemon reports by its log (-log-json), its metrics and its health (-listen)")
+			}
+			if f.once && f.ui != "" {
+				return usagef("-ui does not go with -once, which ends before anybody could look")
 			}
 			if f.once && f.listen != "" {
 				return usagef("-listen does not go with -once, which ends before anybody could ask it")
@@ -65,12 +69,16 @@ type locksmithFlags struct {
 	once, dryRun bool
 	listen       string
 	journal      string
+	ui           string
+	uiHosts      stringList
 }
 
 func (f *locksmithFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.once, "once", false, "Sweep once, report, and exit.")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "Judge, and say what would be broken; write nothing to Consul.")
 	fs.StringVar(&f.listen, "listen", "", "Serve /metrics (Prometheus) and /health on `ADDRESS`, such as\n127.0.0.1:9108. There is no TLS and no password: keep it off the world.")
+	fs.StringVar(&f.ui, "ui", "", "Serve the web page of \"aimlock ui\" on `ADDRESS`, such as "+uiAddress+":\nread-only, and of the locks that the policies cover.")
+	fs.Var(&f.uiHosts, "ui-host", "Serve the page under the name `HOST`, too, as browsers ask for it. May be\nrepeated.")
 	fs.StringVar(&f.journal, "journal", "", "Keep a journal of what is seen in the folder `DIR`. Or set\nAIMLOCK_JOURNAL, or journal in the config file. Default: none.")
 }
 
@@ -124,6 +132,10 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 	if err != nil {
 		return err
 	}
+	var page *guardPage
+	if f.ui != "" {
+		page = &guardPage{m: m, ctx: ctx, hosts: f.uiHosts}
+	}
 	cfg := guard.Config{
 		Journal: rec, Hooks: notifier,
 		Client: c, Source: guard.Sweeps(c.Reader()), Log: m.Log.Named("locksmith"), DryRun: f.dryRun, Metrics: metrics,
@@ -132,7 +144,7 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 			if err != nil {
 				return nil, errors.New("what is wrong with them stands on the locksmith's stderr")
 			}
-			return set, nil
+			return set, page.use(set)
 		},
 	}
 	rollouts, err := m.runner(nil)
@@ -180,6 +192,13 @@ func (m *Meta) locksmith(ctx context.Context, f *locksmithFlags) error {
 		return err
 	}
 	defer serve()
+	if page != nil {
+		stop, err := page.serve(f.ui, g, set)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	m.started()
 	return g.Run(ctx)
 }

@@ -53,7 +53,7 @@ viewer's own Consul token and after typing the name. It ends with ^C.`,
 			if err != nil {
 				return err
 			}
-			page, err := m.page(ctx, set, hosts, actions)
+			page, err := m.page(ctx, set, actions, func(cfg *ui.Config) { cfg.Hosts = hosts })
 			if err != nil {
 				return err
 			}
@@ -63,7 +63,7 @@ viewer's own Consul token and after typing the name. It ends with ^C.`,
 }
 
 // page makes the web page.
-func (m *Meta) page(ctx context.Context, set *policies.Set, hosts []string, actions bool) (*ui.Server, error) {
+func (m *Meta) page(ctx context.Context, set *policies.Set, actions bool, mod func(*ui.Config)) (*ui.Server, error) {
 	consul, err := m.Consul()
 	if err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func (m *Meta) page(ctx context.Context, set *policies.Set, hosts []string, acti
 		return nil, err
 	}
 	cfg := ui.Config{
-		Locks: locks, Rollouts: m.runnerOver(consul, locks, nil), Policies: set, Hosts: hosts, Log: m.Log.Named("ui"),
+		Locks: locks, Rollouts: m.runnerOver(consul, locks, nil), Policies: set, Log: m.Log.Named("ui"),
 		Rollout: func(h *orchestrator.Header) any { return viewRollout(h, "") },
 		Waiting: func(w *runner.Waiting) any { return viewWaiting(w) },
 	}
@@ -90,20 +90,17 @@ func (m *Meta) page(ctx context.Context, set *policies.Set, hosts []string, acti
 			return &ui.Actor{Locks: locks, Rollouts: m.runnerOver(consul, locks, nil)}, nil
 		}
 	}
+	mod(&cfg)
 	return ui.New(ctx, cfg)
 }
 
 // serveUI serves the page until ctx ends.
 func (m *Meta) serveUI(ctx context.Context, addr string, page http.Handler) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	l, err := m.listenUI(ctx, "-listen", addr)
 	if err != nil {
-		return fmt.Errorf("-listen %s: %w", addr, err)
+		return err
 	}
-	if ap, err := netip.ParseAddrPort(l.Addr().String()); err == nil && !ap.Addr().IsLoopback() {
-		m.Notef("Warning: %s is not this machine alone: whoever reaches it sees what this token may read, and there is no TLS\n", l.Addr())
-	}
-	// Streams last: there is no time-out of writes but the page's own.
-	srv := &http.Server{Handler: page, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10}
+	srv := uiServer(page)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	m.Printf("http://%s/\n", strings.Replace(l.Addr().String(), "[::]", "localhost", 1))
@@ -119,4 +116,22 @@ func (m *Meta) serveUI(ctx context.Context, addr string, page http.Handler) erro
 		return err
 	}
 	return nil
+}
+
+// listenUI takes the address of a page, that the flag names.
+func (m *Meta) listenUI(ctx context.Context, flag, addr string) (net.Listener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", flag, addr, err)
+	}
+	if ap, err := netip.ParseAddrPort(l.Addr().String()); err == nil && !ap.Addr().IsLoopback() {
+		m.Notef("Warning: %s is not this machine alone: whoever reaches it sees what this token may read, and there is no TLS\n", l.Addr())
+	}
+	return l, nil
+}
+
+// uiServer serves a page. Streams last: there is no time-out of writes but the
+// page's own.
+func uiServer(page http.Handler) *http.Server {
+	return &http.Server{Handler: page, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 32 << 10}
 }

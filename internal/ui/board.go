@@ -125,6 +125,7 @@ func (b *board) begin() {
 		_ = b.cfg.Locks.Follow(ctx, locksmith.Following{
 			Tell:   b.judged,
 			Failed: func(part string, err error) { b.trouble(part, err) },
+			Source: b.cfg.Source,
 		})
 	})
 	b.wg.Go(func() {

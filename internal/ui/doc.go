@@ -16,7 +16,8 @@
 //
 // Nothing while nobody looks. While somebody does, the locks are followed as by
 // `aimlock lock watch`, and the rollouts by one blocking query more; a second
-// viewer costs no query. Details are read when what they are about changed.
+// viewer costs no query. In a locksmith, which follows the locks and the policies
+// anyway, it is the one query for the rollouts. Details are read when what they are about changed.
 //
 // # Invariants
 //

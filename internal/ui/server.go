@@ -18,6 +18,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/htmlreport"
 	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/evidence"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/orchestrator/runner"
 	"github.com/aim-control/aimlock/policies"
@@ -43,7 +44,12 @@ type Config struct {
 	// ones: any other is refused, since it may be a page elsewhere that had its
 	// name resolved to here.
 	Hosts []string
-	Log   hclog.Logger
+	// Source and PolicySource tell of locks and of policies in place of queries of the
+	// page's own, where it stands in a process that watches them anyway; nil: it
+	// asks itself. See locksmith.Following, and locksmith.Client.FollowPolicies.
+	Source       func(ctx context.Context, tell func([]*evidence.Snapshot)) error
+	PolicySource func(ctx context.Context, changed func())
+	Log          hclog.Logger
 }
 
 // Actor is what acts for one viewer.
@@ -70,6 +76,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
+	}
+	if cfg.PolicySource == nil {
+		cfg.PolicySource = cfg.Locks.FollowPolicies
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, board: newBoard(ctx, cfg), mux: http.NewServeMux(), csrf: rand.Text()}
 	files, err := fs.Sub(static, "static")

@@ -78,7 +78,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			s.cfg.Locks.FollowPolicies(fctx, func() {
+			s.cfg.PolicySource(fctx, func() {
 				st.anew.Store(true)
 				l.poke()
 			})

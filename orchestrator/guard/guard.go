@@ -85,6 +85,9 @@ type Guard struct {
 	beat     chan pulse
 	tokens   chan struct{}
 	wg       sync.WaitGroup
+	joined   chan *onlooker
+
+	onlookers onlookers
 
 	// The rest belongs to the loop.
 
@@ -119,7 +122,7 @@ func New(cfg Config) (*Guard, error) {
 	r := cfg.Client.Reader()
 	g := &Guard{
 		cfg: cfg, log: cfg.Log, consul: r.Consul, keys: r.Keys, metrics: cfg.Metrics, client: cfg.Client,
-		batches: make(chan batch), terms: make(chan *term), results: make(chan result), brakesCh: make(chan brakes),
+		batches: make(chan batch), terms: make(chan *term), results: make(chan result), brakesCh: make(chan brakes), joined: make(chan *onlooker),
 		beat: make(chan pulse, 1), tokens: make(chan struct{}, maxBreaks), eligible: make(chan candidacy, 1),
 		table: newTable(), living: newLiving(), board: newBoard(cfg.DryRun),
 	}
@@ -219,6 +222,9 @@ func (g *Guard) loop(ctx context.Context) {
 			g.wakeHot()
 		case b := <-g.brakesCh:
 			g.braked(b)
+			g.onlookers.tell(func(l *onlooker) { l.policies = true })
+		case l := <-g.joined:
+			g.welcome(l)
 		case <-look.C:
 			start := time.Now()
 			for _, l := range g.living.changed() {
@@ -330,6 +336,7 @@ func (g *Guard) take(s *evidence.Snapshot, now time.Time) {
 		}
 	}
 	g.living.follow(l, g.client.Reader().LocalProcesses(s))
+	g.shown(s)
 	g.judge(l, now)
 }
 
@@ -342,6 +349,7 @@ func (g *Guard) forget(l *lock) {
 	g.living.follow(l, nil)
 	g.unrecord(l)
 	g.board.change(l.snap.Name, l.state, "")
+	g.hidden(l.snap)
 	g.table.drop(l)
 	l.snap = nil
 }

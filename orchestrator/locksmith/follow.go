@@ -21,6 +21,9 @@ type Following struct {
 	// Failed is told of what cannot be read, and of nil when it can again; see
 	// evidence.Sweep. May be nil.
 	Failed func(part string, err error)
+	// Source tells of the locks in place of a sweep of this client's own, until its
+	// ctx ends, as evidence.Sweep does; nil: there is none. Names are not looked at.
+	Source func(ctx context.Context, tell func([]*evidence.Snapshot)) error
 }
 
 // followTick is how often Follow looks whether a verdict's time has come.
@@ -47,7 +50,11 @@ func (c *Client) Follow(ctx context.Context, f Following) error {
 		case <-ctx.Done():
 		}
 	}
+	source := f.Source
 	sweep := c.reader.NewSweep(roots)
+	if source == nil {
+		source = sweep.Run
+	}
 	ended := make(chan struct{})
 	sweep.Failed = func(part string, err error) {
 		send(func() {
@@ -59,7 +66,7 @@ func (c *Client) Follow(ctx context.Context, f Following) error {
 	go func() {
 		defer close(ended)
 		// It ends with ctx, and for no other reason.
-		_ = sweep.Run(ctx, func(batch []*evidence.Snapshot) {
+		_ = source(ctx, func(batch []*evidence.Snapshot) {
 			if len(only) > 0 {
 				batch = slices.DeleteFunc(batch, func(s *evidence.Snapshot) bool { return !only[s.Key] })
 			}

@@ -21,6 +21,14 @@
     return e;
   }
 
+  // heads and cells make tables that stay tables to a screen reader where a narrow
+  // page shows their rows as cards, with the heads beside the cells.
+  const headRow = (heads) => el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, heads.map((h) => el("th", { scope: "col", role: "columnheader" }, h))));
+  function cells(heads, tds) {
+    tds.forEach((td, i) => { td.setAttribute("role", "cell"); td.setAttribute("data-label", heads[i]); });
+    return el("tr", { role: "row" }, tds);
+  }
+
   const tone = { HOT: "bad", UNKNOWN: "warn", WARM: "warn", COOLING: "busy", HELD: "good", FREE: "calm" };
   const rolloutTone = {
     succeeded: "good", failed: "bad", rolled_back: "bad", rolling_back: "bad", paused: "warn", aborted: "warn", superseded: "calm",
@@ -118,14 +126,14 @@
   function locksPage() {
     const rows = new Map();
     const tiles = el("ul", { class: "tiles", "aria-label": "Locks by state" });
-    const body = el("tbody");
+    const body = el("tbody", { role: "rowgroup" });
+    const heads = ["Lock", "State", "Held for", "Holder", "Why", "Next"];
     const note = el("p", { class: "soft" });
     const find = el("input", { type: "search", placeholder: "name, holder or rule", "aria-label": "Show only locks that contain", oninput: draw });
     put(main,
       el("h1", {}, "Locks"), tiles,
       el("div", { class: "tools" }, find),
-      el("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Locks" }, el("table", {},
-        el("thead", {}, el("tr", {}, ...["Lock", "State", "Held for", "Holder", "Why", "Next"].map((h) => el("th", { scope: "col" }, h)))), body)),
+      el("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Locks" }, el("table", { role: "table" }, headRow(heads), body)),
       note);
     let more = 0;
     function draw() {
@@ -140,11 +148,11 @@
       const age = el("td", { class: "n" });
       const r = { lock: l, got: since(), age };
       age.textContent = held(l, r.got);
-      r.tr = el("tr", {},
+      r.tr = cells(heads, [
         el("td", { class: "name" }, el("a", { href: "#/lock/" + encodeURIComponent(l.name) }, l.name)),
         el("td", {}, state(l.state, tone)), age,
         el("td", { class: "w" }, holderText(l) + (l.progress && l.progress.total ? ", " + l.progress.done + " of " + l.progress.total + " " + (l.progress.unit || "") : "")),
-        el("td", { class: "w" }, prose(why(l))), el("td", { class: "w" }, prose(l.next)));
+        el("td", { class: "w" }, prose(why(l))), el("td", { class: "w" }, prose(l.next))]);
       return r;
     }
     page.tick = () => { for (const r of rows.values()) { const t = held(r.lock, r.got); if (r.age.textContent !== t) r.age.textContent = t; } };
@@ -211,9 +219,8 @@
   }
 
   function table(heads, rows) {
-    return el("div", { class: "wide", tabindex: 0 }, el("table", {},
-      el("thead", {}, el("tr", {}, heads.map((h) => el("th", { scope: "col" }, h)))),
-      el("tbody", {}, rows.map((r) => el("tr", {}, r.map((c) => el("td", {}, c === null || c === undefined ? "" : c)))))));
+    return el("div", { class: "wide", tabindex: 0 }, el("table", { role: "table" }, headRow(heads),
+      el("tbody", { role: "rowgroup" }, rows.map((r) => cells(heads, r.map((c) => el("td", {}, c === null || c === undefined ? "" : c)))))));
   }
 
   // --- rollouts ---
@@ -233,19 +240,19 @@
   const key = (counts) => el("ul", { class: "key" }, order.filter((c) => counts[c]).map((c) => el("li", {}, el("i", { class: c, "aria-hidden": "true" }), counts[c] + " " + words(c))));
 
   function rolloutsPage() {
-    const body = el("tbody");
+    const body = el("tbody", { role: "rowgroup" });
+    const heads = ["Rollout", "State", "Stage", "Nodes", "Why", "Started"];
     const note = el("p", { class: "soft" }, "Reading…");
     put(main, el("h1", {}, "Rollouts"),
-      el("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Rollouts" }, el("table", {},
-        el("thead", {}, el("tr", {}, ["Rollout", "State", "Stage", "Nodes", "Why", "Started"].map((h) => el("th", { scope: "col" }, h)))), body)), note);
+      el("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Rollouts" }, el("table", { role: "table" }, headRow(heads), body)), note);
     page.source = open("rollouts", "", {
       rollouts(list) {
         note.textContent = list.length ? "" : "No rollout is on record.";
-        put(body, ...list.map(({ id, view: v }) => el("tr", {},
+        put(body, ...list.map(({ id, view: v }) => cells(heads, [
           el("td", { class: "name" }, el("a", { href: "#/rollout/" + encodeURIComponent(id) }, id)),
           el("td", {}, state(v.state, rolloutTone)), el("td", {}, v.stage || ""),
           el("td", {}, bar(v.counts, v.total), el("small", { class: "soft" }, v.total ? (v.counts.applied || 0) + " of " + v.total + " applied" : "")),
-          el("td", { class: "w" }, v.reason || v.note || ""), el("td", { class: "t" }, stamp(v.started_at)))));
+          el("td", { class: "w" }, v.reason || v.note || ""), el("td", { class: "t" }, stamp(v.started_at))])));
       },
     });
   }
