@@ -167,7 +167,7 @@ func (g *Guard) finished(r result) {
 	switch r.outcome {
 	case ActBroken:
 		l.ended = r.hold
-		g.log.Warn("broke a HOT lock", "lock", name, "token", r.token, "outcome", r.outcome, "policy", r.policy, "rule", l.rule, "took", r.took.Round(time.Millisecond).String())
+		g.log.Warn("broke a HOT lock", "lock", name, "outcome", r.outcome, "rule", l.rule, "policy", r.policy, "token", r.token, "took", r.took.Round(time.Millisecond).String())
 	case ActLetGo:
 		l.ended = r.hold
 		g.log.Info("the holder of a HOT lock let go before it was broken", "lock", name, "token", r.token, "policy", r.policy, "rule", l.rule, "took", r.took.Round(time.Millisecond).String())
@@ -184,7 +184,7 @@ func (g *Guard) finished(r result) {
 		}
 		if kind := r.refusal.Kind(); l.told != kind {
 			l.told, l.tries = kind, 0
-			g.log.Warn("a HOT lock is not broken now", "lock", name, "token", r.token, "why", r.refusal.Why, "next", r.refusal.Next)
+			g.log.Warn("a HOT lock is not broken now", "lock", name, "why", r.refusal.Why, "next", r.refusal.Next, "token", r.token)
 		}
 	case ActCooled, ActStopped:
 		l.askAt = now.Add(refusedPause)
