@@ -27,7 +27,7 @@ const config = "app.conf"
 // fleet is a Consul, agents of this process and the files that they write.
 type fleet struct {
 	t     *testing.T
-	ctx   context.Context //nolint:containedctx // what agents are started with
+	ctx   context.Context // what agents are started with
 	kv    *consulkv.Client
 	dir   string
 	nodes []orchestrator.Node

@@ -79,7 +79,7 @@ func TestTrace(t *testing.T) {
 	attr := func(s sdktrace.ReadOnlySpan, k tracing.Key) string {
 		for _, a := range s.Attributes() {
 			if string(a.Key) == string(k) {
-				return a.Value.Emit()
+				return a.Value.String()
 			}
 		}
 		return ""
