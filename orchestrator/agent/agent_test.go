@@ -144,7 +144,7 @@ func (b *bench) answer(t testing.TB, node string, ok func(*records.Actual) bool)
 	for {
 		kv, err := w.Next(ctx)
 		if ctx.Err() != nil {
-			t.Fatalf("node %s: no such answer; the last is %+v", node, last)
+			t.Fatalf("node %s: no such answer; the last is %s", node, records.Encode(last))
 		}
 		if err != nil || kv == nil {
 			continue

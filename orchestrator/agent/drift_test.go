@@ -142,6 +142,25 @@ func TestDriftThatCannotBeRestored(t *testing.T) {
 	}
 }
 
+// An agent may begin to watch while its first order of a config is under way: its
+// folder is there, and no state in it yet.
+func TestDriftAfterAFirstOrderThatWasUnderWay(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	cfg := b.config(t, "n1")
+	if err := os.MkdirAll(filepath.Join(cfg.StateDir, "configs", conf), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run(t, cfg)
+	d := b.publish(t, order(10, 1), "one\n", 100)
+	b.desire(t, cfg.Node, d)
+	b.answer(t, cfg.Node, of(d.Order, records.ResultApplied))
+	if err := os.WriteFile(filepath.Join(cfg.Root, "etc/aim.conf"), []byte("by hand\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.answer(t, cfg.Node, drifts("content"))
+}
+
 // Where the folder itself is replaced, what happens in the new one is seen.
 func TestDriftInAFolderThatWasReplaced(t *testing.T) {
 	b := newBench(t)

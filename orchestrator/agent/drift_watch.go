@@ -179,6 +179,16 @@ func (d *driftWatch) all(at time.Time) {
 			d.dirs[dir] = true
 		}
 	}
+	// A folder without a state is that of a first order that is under way. It is
+	// watched before the states are read, so that none is written unseen.
+	configs := filepath.Join(d.a.cfg.StateDir, "configs")
+	ents, err := os.ReadDir(configs)
+	if err != nil {
+		d.a.trouble.other("drift", err)
+	}
+	for _, e := range ents {
+		d.watch(filepath.Join(configs, e.Name()))
+	}
 	for _, st := range states(d.a.cfg.StateDir) {
 		if st.err == nil {
 			d.file(st.Config, st.dir).due = at
