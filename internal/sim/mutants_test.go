@@ -155,7 +155,7 @@ func (m mutant) hunt(t *testing.T, root string) (seed, invariant string, err err
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%s does not compile: %v\n%s", m.name, err, out)
 	}
-	run := exec.CommandContext(ctx, bin, "-test.run", "^TestSeeds$", "-test.timeout", "2h", "-seeds", fmt.Sprint(*most), "-shrink=false", "-workers", fmt.Sprint(*workers))
+	run := exec.CommandContext(ctx, bin, "-test.run", "^TestSeeds$", "-test.timeout", "2h", "-seeds", fmt.Sprint(*most), "-shrink=false", "-harder", "-workers", fmt.Sprint(*workers))
 	run.Dir = filepath.Join(root, "internal", "sim")
 	out, rerr := run.CombinedOutput()
 	if got := violation.FindSubmatch(out); got != nil {
