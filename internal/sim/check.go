@@ -71,7 +71,7 @@ type checker struct {
 	progress map[string]time.Time // last change, by name
 	work     map[string]workRecord
 	breaks   map[string]records.Break
-	// spent are when a hold was first meant to be broken, by its lock and token.
+	// spent are when a hold was first meant to be broken, by its epoch and token.
 	spent   map[string]time.Time
 	desired map[string]map[string]records.Desired // by config and node
 	actual  map[string]map[string]records.Actual
@@ -454,10 +454,12 @@ func (c *checker) brk(k state.KVChange, before map[string]records.Break, now tim
 		before[id] = rec
 		return
 	}
-	if _, paid := c.spent[id]; paid || rec.Policy != policyName || k.Before != nil {
+	// A hold counts once, however many locks it is of.
+	hold := itoa(rec.Epoch) + "/" + itoa(rec.Token)
+	if _, paid := c.spent[hold]; paid || rec.Policy != policyName || k.Before != nil {
 		return
 	}
-	c.spent[id] = now
+	c.spent[hold] = now
 	n := 0
 	for _, at := range c.spent {
 		if now.Sub(at) < budgetPer {
