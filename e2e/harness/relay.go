@@ -17,8 +17,9 @@ type Relay struct {
 
 	cut atomic.Bool
 	mu  sync.Mutex
-	// open are the connections to be closed at the end.
+	// open are the connections to be closed at the end; over: it has come.
 	open []net.Conn
+	over bool
 }
 
 // StartRelay passes connections on to a server until the test ends.
@@ -52,6 +53,7 @@ func StartRelay(t testing.TB, target string) *Relay {
 	t.Cleanup(func() {
 		_ = l.Close()
 		r.mu.Lock()
+		r.over = true
 		for _, c := range r.open {
 			_ = c.Close()
 		}
@@ -67,6 +69,10 @@ func (r *Relay) Cut() { r.cut.Store(true) }
 func (r *Relay) keep(c net.Conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.over {
+		_ = c.Close()
+		return
+	}
 	r.open = append(r.open, c)
 }
 

@@ -71,33 +71,7 @@ func sections() []section {
 			{"locksmith, memory, MB", "Locksmith10kLocks/watching", "MB-rss"},
 			{"the same, and it leads: an idle minute, ms", "Locksmith10kLocks/leading", "cpu-ms/idle-minute"},
 		}},
-		{"What always runs, idle and busy", inBench + "Daemons", []line{
-			{"`aimlock agent`: processor time of an idle minute, ms", "Daemons/agent", "cpu-ms/idle-minute"},
-			{"`aimlock agent`: resident memory, idle, MB", "Daemons/agent", "MB-rss-idle"},
-			{"`aimlock agent`: of it its own, not the file of the program, MB", "Daemons/agent", "MB-own-idle"},
-			{"`aimlock agent`: processor time of a rollout and a lock, ms", "Daemons/agent", "cpu-ms/rollout-and-lock"},
-			{"`aimlock agent`: peak memory, MB", "Daemons/agent", "MB-peak"},
-			{"`aimlock agent -listen`: processor time of an idle minute, ms", "Daemons/agent-with-metrics", "cpu-ms/idle-minute"},
-			{"`aimlock agent -listen`: resident memory, idle, MB", "Daemons/agent-with-metrics", "MB-rss-idle"},
-			{"`aimlock agent -listen`: of it its own, not the file of the program, MB", "Daemons/agent-with-metrics", "MB-own-idle"},
-			{"`aimlock agent -listen`: processor time of a rollout and a lock, ms", "Daemons/agent-with-metrics", "cpu-ms/rollout-and-lock"},
-			{"`aimlock agent -listen`: peak memory, MB", "Daemons/agent-with-metrics", "MB-peak"},
-			{"`aimlock locksmith`: processor time of an idle minute, ms", "Daemons/locksmith", "cpu-ms/idle-minute"},
-			{"`aimlock locksmith`: resident memory, idle, MB", "Daemons/locksmith", "MB-rss-idle"},
-			{"`aimlock locksmith`: of it its own, not the file of the program, MB", "Daemons/locksmith", "MB-own-idle"},
-			{"`aimlock locksmith`: processor time of a rollout and a lock, ms", "Daemons/locksmith", "cpu-ms/rollout-and-lock"},
-			{"`aimlock locksmith`: peak memory, MB", "Daemons/locksmith", "MB-peak"},
-			{"`aimlock locksmith -listen`: processor time of an idle minute, ms", "Daemons/locksmith-with-metrics", "cpu-ms/idle-minute"},
-			{"`aimlock locksmith -listen`: resident memory, idle, MB", "Daemons/locksmith-with-metrics", "MB-rss-idle"},
-			{"`aimlock locksmith -listen`: of it its own, not the file of the program, MB", "Daemons/locksmith-with-metrics", "MB-own-idle"},
-			{"`aimlock locksmith -listen`: processor time of a rollout and a lock, ms", "Daemons/locksmith-with-metrics", "cpu-ms/rollout-and-lock"},
-			{"`aimlock locksmith -listen`: peak memory, MB", "Daemons/locksmith-with-metrics", "MB-peak"},
-			{"`aimlock ui`: processor time of an idle minute, ms", "Daemons/ui", "cpu-ms/idle-minute"},
-			{"`aimlock ui`: resident memory, idle, MB", "Daemons/ui", "MB-rss-idle"},
-			{"`aimlock ui`: of it its own, not the file of the program, MB", "Daemons/ui", "MB-own-idle"},
-			{"`aimlock ui`: processor time of a rollout and a lock, ms", "Daemons/ui", "cpu-ms/rollout-and-lock"},
-			{"`aimlock ui`: peak memory, MB", "Daemons/ui", "MB-peak"},
-		}},
+		{"What always runs, idle and busy", inBench + "Daemons", daemons()},
 		{"Idle agents, each and hour", inBench + "Idle$", []line{
 			{"requests in all", "Idle", "requests/agent-hour"},
 			{"blocking queries", "Idle", "blocking/agent-hour"},
@@ -106,6 +80,28 @@ func sections() []section {
 			{"writes", "Idle", "writes/agent-hour"},
 		}},
 	}
+}
+
+// daemons are the same figures of each daemon.
+func daemons() (out []line) {
+	for _, d := range []struct{ command, bench string }{
+		{"agent", "agent"},
+		{"agent -listen", "agent-with-metrics"},
+		{"locksmith", "locksmith"},
+		{"locksmith -listen", "locksmith-with-metrics"},
+		{"ui", "ui"},
+	} {
+		for _, f := range []struct{ title, unit string }{
+			{"processor time of an idle minute, ms", "cpu-ms/idle-minute"},
+			{"resident memory, idle, MB", "MB-rss-idle"},
+			{"of it its own, not the file of the program, MB", "MB-own-idle"},
+			{"processor time of a rollout and a lock, ms", "cpu-ms/rollout-and-lock"},
+			{"peak memory, MB", "MB-peak"},
+		} {
+			out = append(out, line{"`aimlock " + d.command + "`: " + f.title, "Daemons/" + d.bench, f.unit})
+		}
+	}
+	return out
 }
 
 func main() {
