@@ -102,7 +102,7 @@ func NewPlan(seed uint64, harder bool) *Plan {
 	r := rand.New(rand.NewPCG(seed, 0x51b))
 	p := &Plan{
 		Nodes: 3, Orchestrators: 1 + r.IntN(5)/3, Guards: max(0, r.IntN(10)-7), Ticks: r.IntN(2) == 0,
-		Holders: []string{"job-a", "job-a"}, Then: orchestrator.ThenPause, Length: 15*time.Second + time.Duration(r.IntN(15))*time.Second,
+		Holders: []string{"job-a", "job-a"}, Then: orchestrator.ThenPause, Length: 10*time.Second + time.Duration(r.IntN(10))*time.Second,
 	}
 	if r.IntN(4) == 0 {
 		p.Holders = append(p.Holders, "job-b", "job-b")

@@ -250,19 +250,20 @@ func (w *waiter) watch(ctx context.Context, all []*Verdict) (wake <-chan struct{
 	var nodes, allocs []string
 	for _, v := range all {
 		s := v.Snapshot
-		wg.Go(func() { follow(ctx, w.c.keyWatcher(s.Key, 0), poke) })
+		key := func(key string, least time.Duration) {
+			wg.Go(func() { followKey(ctx, w.c.keyWatcher(key, least), s.Deps[key], poke) })
+		}
+		key(s.Key, 0)
 		if !s.Held() {
 			continue
 		}
-		for _, k := range []string{w.c.keys.Progress(s.Name), w.c.keys.Approval(s.Name)} {
-			wg.Go(func() { follow(ctx, w.c.keyWatcher(k, time.Second), poke) })
-		}
+		key(w.c.keys.Progress(s.Name), time.Second)
+		key(w.c.keys.Approval(s.Name), time.Second)
 		if s.SeenKey != "" {
-			wg.Go(func() { followKey(ctx, w.c.keyWatcher(s.SeenKey, 100*time.Millisecond), s.Deps[s.SeenKey], poke) })
+			key(s.SeenKey, 100*time.Millisecond)
 		}
 		if s.Holder != nil && s.Holder.RolloutID != "" && v.reads("rollout.") {
-			k := w.c.keys.Rollout(s.Holder.RolloutID)
-			wg.Go(func() { follow(ctx, w.c.keyWatcher(k, time.Second), poke) })
+			key(w.c.keys.Rollout(s.Holder.RolloutID), time.Second)
 		}
 		if s.Session != nil && s.Session.Node != "" && !slices.Contains(nodes, s.Session.Node) {
 			nodes = append(nodes, s.Session.Node)
@@ -304,8 +305,9 @@ func follow[T any](ctx context.Context, w *consulkv.Watcher[T], poke func()) {
 	}
 }
 
-// followKey pokes when a key has another index than the one that was read. A key
-// that is not there wakes its watcher at every write elsewhere.
+// followKey pokes when a key has another index than the one that was read, and at an
+// error as follow does. A key that is not there wakes its watcher at every write
+// elsewhere: to read all evidence again then would cost a busy Consul many requests.
 func followKey(ctx context.Context, w *consulkv.Watcher[*api.KVPair], index uint64, poke func()) {
 	for ctx.Err() == nil {
 		p, err := w.Next(ctx)
@@ -315,6 +317,7 @@ func followKey(ctx context.Context, w *consulkv.Watcher[*api.KVPair], index uint
 		}
 		switch {
 		case err != nil:
+			poke()
 			if sleepAs(ctx, "follow "+w.Name(), time.Second) != nil {
 				return
 			}
