@@ -15,6 +15,7 @@ var patches = []patch{
 	head, tail guintptr // those that are ready and wait for it
 	queued     uint32
 	draws      uint64
+	timed      uint64 // goroutines that timers started
 
 	total   int // total goroutines
 `},
@@ -25,17 +26,36 @@ var patches = []patch{
 //go:nosplit
 func (bubble *synctestBubble) draw() uint64 {
 	bubble.draws++
-	z := uint64(bubble.now) + bubble.draws*0x9e3779b97f4a7c15
+	return fateMix(uint64(bubble.now) + bubble.draws*0x9e3779b97f4a7c15)
+}
+
+// fateMix is the finalizer of splitmix64.
+//
+//go:nosplit
+func fateMix(z uint64) uint64 {
 	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9
 	z = (z ^ (z >> 27)) * 0x94d049bb133111eb
 	return z ^ (z >> 31)
+}
+
+// child names a goroutine that gp starts, the same in every run: by who started it,
+// and as which of its own.
+//
+//go:nosplit
+func (bubble *synctestBubble) child(gp *g) uint64 {
+	if gp == gp.m.g0 {
+		bubble.timed++
+		return fateMix(bubble.timed * 0xbf58476d1ce4e5b9)
+	}
+	gp.fateBorn++
+	return fateMix(gp.fate + gp.fateBorn*0x9e3779b97f4a7c15)
 }
 
 // await has gp, which is ready, wait for the baton. It reports whether gp must wait;
 // if not, gp has it now.
 func (bubble *synctestBubble) await(gp *g) bool {
 	lock(&bubble.mu)
-	if bubble.baton == 0 {
+	if bubble.baton == 0 || bubble.baton.ptr() == gp {
 		bubble.baton.set(gp)
 		unlock(&bubble.mu)
 		return false
@@ -59,11 +79,17 @@ func (bubble *synctestBubble) pass(gp *g) {
 		unlock(&bubble.mu)
 		return
 	}
+	// In which order they became ready may rest on the machine: whoever closes the
+	// channels of a map does it in the order of their addresses.
 	var prev *g
 	next := bubble.head.ptr()
 	if bubble.queued > 1 {
-		for range bubble.draw() % uint64(bubble.queued) {
-			prev, next = next, next.schedlink.ptr()
+		lot := bubble.draw()
+		before, least := next, fateMix(next.fate^lot)
+		for gp := next.schedlink.ptr(); gp != nil; before, gp = gp, gp.schedlink.ptr() {
+			if r := fateMix(gp.fate ^ lot); r < least {
+				prev, next, least = before, gp, r
+			}
 		}
 	}
 	bubble.baton.set(next)
@@ -88,6 +114,7 @@ func (bubble *synctestBubble) pass(gp *g) {
 	{"synctest.go", "the first goroutine of a bubble", `	bubble.now = synctestBaseTime
 `, `	bubble.now = synctestBaseTime
 	bubble.baton.set(gp)
+	gp.fate, gp.fateBorn = 0, 0
 `},
 	{"synctest.go", "the first goroutine of a bubble", `		runqput(pp, bubble.main, true)
 		wakep()
@@ -96,6 +123,42 @@ func (bubble *synctestBubble) pass(gp *g) {
 		}
 		wakep()
 `},
+	{"runtime2.go", "the names of goroutines", `	bubble  *synctestBubble
+
+`, `	bubble  *synctestBubble
+
+	fate, fateBorn uint64 // its name in the bubble, and how many it started
+
+`},
+	{"proc.go", "the names of goroutines", `		newg.bubble = callergp.bubble
+`, `		newg.bubble = callergp.bubble
+		if newg.bubble != nil {
+			newg.fate, newg.fateBorn = newg.bubble.child(callergp), 0
+		}
+`},
+	// Of a context's children more than eight are in the order of their addresses.
+	{"../context/context.go", "who is cancelled first", `	children map[canceler]struct{} // set to nil by the first cancel call
+`, `	children map[canceler]uint64   // set to nil by the first cancel call
+	born     uint64
+`},
+	{"../context/context.go", "who is cancelled first", `				p.children = make(map[canceler]struct{})
+			}
+			p.children[child] = struct{}{}
+`, `				p.children = make(map[canceler]uint64)
+			}
+			p.born++
+			p.children[child] = p.born
+`},
+	{"../context/context.go", "who is cancelled first", `	for child := range c.children {
+		// NOTE`, `	for range len(c.children) {
+		var child canceler
+		for o, n := range c.children {
+			if child == nil || n < c.children[child] {
+				child = o
+			}
+		}
+		delete(c.children, child)
+		// NOTE`},
 	{"proc.go", "goroutines that become ready", `	runqput(mp.p.ptr(), gp, next)
 	wakep()
 	releasem(mp)
@@ -126,7 +189,9 @@ func (bubble *synctestBubble) pass(gp *g) {
 	schedule()
 `, `	if bubble != nil {
 		bubble.decActive()
-		bubble.pass(gp)
+		if gp.waitreason != waitReasonGCAssistWait && gp.waitreason != waitReasonGCWeakToStrongWait {
+			bubble.pass(gp)
+		}
 	}
 
 	schedule()
@@ -156,6 +221,11 @@ func (bubble *synctestBubble) pass(gp *g) {
 	}
 	gp.bubble = nil
 	gp.fipsOnlyBypass = false
+`},
+	{"mgcmark.go", "goroutines that help the collector", `			Gosched()
+			goto retry
+`, `			mcall(gopreempt_m)
+			goto retry
 `},
 	{"coro.go", "coroutines", `	if exit {
 		// The M might have a non-zero`, `	if exit {
