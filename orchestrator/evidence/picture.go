@@ -259,7 +259,7 @@ func (p *picture) tookChecks(list checkList) {
 	}
 	differ := map[string]bool{}
 	for node := range p.checks {
-		differ[node] = !sameChecks(old[node], p.checks[node])
+		differ[node] = !SameChecks(old[node], p.checks[node])
 	}
 	for node := range old {
 		if _, ok := p.checks[node]; !ok {
@@ -273,8 +273,8 @@ func (p *picture) tookChecks(list checkList) {
 	}
 }
 
-// sameChecks compares what facts are made of.
-func sameChecks(a, b api.HealthChecks) bool {
+// SameChecks compares what facts are made of.
+func SameChecks(a, b api.HealthChecks) bool {
 	return slices.EqualFunc(a, b, func(x, y *api.HealthCheck) bool {
 		return x.CheckID == y.CheckID && x.Status == y.Status && x.Output == y.Output
 	})

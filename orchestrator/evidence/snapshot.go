@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -440,6 +441,30 @@ func (s *Snapshot) checkOf() (id string, check *api.HealthCheck) {
 		}
 	}
 	return id, nil
+}
+
+// Health are those checks of the session's node that facts of this hold are made of:
+// a node may have hundreds of others, which change all the time.
+func (s *Snapshot) Health(node api.HealthChecks) api.HealthChecks {
+	bound := map[string]bool{"serfHealth": true}
+	if s.Holder != nil && s.Holder.Check != "" {
+		bound[s.Holder.Check] = true
+	}
+	if e := s.Session; e != nil {
+		for _, id := range slices.Concat(e.Checks, e.NodeChecks) {
+			bound[id] = true
+		}
+		for _, c := range e.ServiceChecks {
+			bound[c.ID] = true
+		}
+	}
+	var out api.HealthChecks
+	for _, c := range node {
+		if bound[c.CheckID] || c.ServiceName == agentService {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // Checked reports whether the session is bound to a check beside serfHealth.

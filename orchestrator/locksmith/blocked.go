@@ -247,7 +247,7 @@ func (w *waiter) watch(ctx context.Context, all []*Verdict) (wake <-chan struct{
 		}
 	}
 	var wg sync.WaitGroup
-	var nodes, allocs []string
+	var sessions, allocs []string
 	for _, v := range all {
 		s := v.Snapshot
 		key := func(key string, least time.Duration) {
@@ -265,9 +265,9 @@ func (w *waiter) watch(ctx context.Context, all []*Verdict) (wake <-chan struct{
 		if s.Holder != nil && s.Holder.RolloutID != "" && v.reads("rollout.") {
 			key(w.c.keys.Rollout(s.Holder.RolloutID), time.Second)
 		}
-		if s.Session != nil && s.Session.Node != "" && !slices.Contains(nodes, s.Session.Node) {
-			nodes = append(nodes, s.Session.Node)
-			wg.Go(func() { follow(ctx, w.c.nodeWatcher(s.Session.Node), poke) })
+		if s.Session != nil && s.Session.Node != "" && !slices.Contains(sessions, s.Session.ID) {
+			sessions = append(sessions, s.Session.ID)
+			wg.Go(func() { followHealth(ctx, w.c.nodeWatcher(s.Session.Node), s, poke) })
 		}
 		if s.Alloc != nil && !slices.Contains(allocs, s.Alloc.ID) {
 			allocs = append(allocs, s.Alloc.ID)
@@ -292,21 +292,29 @@ func (c *Client) nodeWatcher(node string) *consulkv.Watcher[api.HealthChecks] {
 		})
 }
 
-// follow pokes at each answer, the first included (what changed since the
-// caller's own read is not lost), and at an error, so that the caller's next
-// read reports it.
-func follow[T any](ctx context.Context, w *consulkv.Watcher[T], poke func()) {
+// followHealth pokes when what facts are made of changed in the health of a holder's
+// node since it was read, and at an error, so that the caller's next read reports it.
+func followHealth(ctx context.Context, w *consulkv.Watcher[api.HealthChecks], s *evidence.Snapshot, poke func()) {
+	last, known := s.Health(s.Checks), len(s.Checks) > 0
 	for ctx.Err() == nil {
-		_, err := w.Next(ctx)
-		poke()
-		if err != nil && sleepAs(ctx, "follow "+w.Name(), time.Second) != nil {
-			return
+		list, err := w.Next(ctx)
+		if err != nil {
+			poke()
+			if sleepAs(ctx, "follow "+w.Name(), time.Second) != nil {
+				return
+			}
+			continue
 		}
+		now := s.Health(list)
+		if !known || len(list) == 0 || !evidence.SameChecks(last, now) {
+			poke()
+		}
+		last, known = now, len(list) > 0
 	}
 }
 
 // followKey pokes when a key has another index than the one that was read, and at an
-// error as follow does. A key that is not there wakes its watcher at every write
+// error as followHealth does. A key that is not there wakes its watcher at every write
 // elsewhere: to read all evidence again then would cost a busy Consul many requests.
 func followKey(ctx context.Context, w *consulkv.Watcher[*api.KVPair], index uint64, poke func()) {
 	for ctx.Err() == nil {
