@@ -107,7 +107,7 @@ func (c *checker) reset() {
 	c.approvals, c.nodes = map[string]records.Request{}, map[string]map[string]bool{}
 	c.work, c.breaks, c.spent = map[string]workRecord{}, map[string]records.Break{}, map[string]time.Time{}
 	c.desired, c.actual = map[string]map[string]records.Desired{}, map[string]map[string]records.Actual{}
-	c.given, c.silences = map[string]time.Time{}, map[string]time.Time{}
+	c.given, c.silences, c.suspends = map[string]time.Time{}, map[string]time.Time{}, false
 }
 
 // sent looks at a request as a process sends it.
@@ -262,22 +262,7 @@ func (c *checker) key(k state.KVChange, now time.Time, x *exchange) {
 		}
 	case strings.HasPrefix(key, p.Rollouts()) && !strings.Contains(strings.TrimPrefix(key, p.Rollouts()), "/"):
 		c.header(k)
-	case strings.HasPrefix(key, p.Silences()):
-		delete(c.silences, name)
-		if k.After != nil {
-			var rec struct{ Expires time.Time }
-			if json.Unmarshal(k.After.Value, &rec) == nil {
-				c.silences[name] = rec.Expires
-			}
-		}
-	case strings.HasPrefix(key, string(p)+"approvals/"):
-		delete(c.approvals, name)
-		var rec records.Request
-		if k.After != nil && json.Unmarshal(k.After.Value, &rec) == nil {
-			c.approvals[name] = rec
-		}
-	case key == p.PolicySuspended():
-		c.suspends = k.After != nil
+	case c.byHand(key, name, k.After):
 	case key == p.Epoch() && k.After != nil:
 		c.raised(k)
 	}
@@ -545,6 +530,30 @@ func (c *checker) disk(a *actor) {
 	}
 }
 
+// byHand notes what people said of breaking, and reports whether it is that.
+func (c *checker) byHand(key, name string, e *state.KVEntry) bool {
+	p := c.w.keys
+	switch {
+	case strings.HasPrefix(key, p.Silences()):
+		delete(c.silences, name)
+		var rec struct{ Expires time.Time }
+		if e != nil && json.Unmarshal(e.Value, &rec) == nil {
+			c.silences[name] = rec.Expires
+		}
+	case strings.HasPrefix(key, string(p)+"approvals/"):
+		delete(c.approvals, name)
+		var rec records.Request
+		if e != nil && json.Unmarshal(e.Value, &rec) == nil {
+			c.approvals[name] = rec
+		}
+	case key == p.PolicySuspended():
+		c.suspends = e != nil
+	default:
+		return false
+	}
+	return true
+}
+
 // restored begins anew with what stands in the servers. What the nodes have accepted
 // stays what it is.
 func (c *checker) restored() {
@@ -561,6 +570,7 @@ func (c *checker) restored() {
 		c.health(state.CheckChange{After: &chk})
 	}
 	for _, e := range list {
+		c.byHand(e.Key, keys.Unescape(keys.LastSegment(e.Key)), &state.KVEntry{Value: e.Value})
 		if name, own := c.w.keys.LockName(e.Key); own && strings.HasPrefix(e.Key, c.w.keys.Locks()) {
 			// How long each pause has been owed the servers do not tell.
 			c.locks[name] = &lockModel{session: e.Session, index: e.ModifyIndex, value: e.Value, used: true}

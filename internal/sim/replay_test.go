@@ -5,6 +5,7 @@ package sim
 import (
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 )
@@ -13,7 +14,7 @@ import (
 const replays = true
 
 // One seed gives one history: the same in every run, whatever the machine's
-// scheduler does, on one processor as on many, and with the race detector. It rests
+// scheduler and its garbage collector do, on one processor as on many, and with the race detector. It rests
 // on the overlay of `make sim`: Go's own select takes a case by chance.
 func TestReplay(t *testing.T) {
 	opts := Options{Dir: memDir(t), Trace: true}
@@ -24,9 +25,10 @@ func TestReplay(t *testing.T) {
 			continue
 		}
 		a := Run(t, s, plan, opts)
-		before := runtime.GOMAXPROCS(1 + int(s%4))
+		before, heap := runtime.GOMAXPROCS(1+int(s%4)), debug.SetGCPercent(20)
 		b := Run(t, s, plan, opts)
 		runtime.GOMAXPROCS(before)
+		debug.SetGCPercent(heap)
 		if a.Hash != b.Hash || a.Steps != b.Steps {
 			t.Errorf("seed %d has two histories: %s", s, parting(a.Trace, b.Trace))
 		}
