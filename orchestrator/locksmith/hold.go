@@ -351,7 +351,8 @@ func (h *Hold) unlock(ctx context.Context) error {
 		ctx, cancel = detached(ctx, 2*time.Second)
 		defer cancel()
 	}
-	// The keepers go on while this is tried, so the lease bounds it too.
+	// The keepers go on while this is tried, so the lease bounds it too: a process
+	// that was stopped between two tries looks again.
 	delay, deadline, doubt := 50*time.Millisecond, time.Now().Add(releasePatience), false
 	for {
 		_, err := h.send(ctx, ops...)
@@ -369,7 +370,7 @@ func (h *Hold) unlock(ctx context.Context) error {
 		}
 		doubt = doubt || consulkv.Ambiguous(err)
 		kind, ok := errors.AsType[*consulkv.Error](err)
-		if !ok || !kind.Temporary() || h.LeaseLeft() <= 0 || time.Now().After(deadline) || sleep(ctx, delay) != nil {
+		if !ok || !kind.Temporary() || h.LeaseLeft() <= 0 || time.Now().After(deadline) || sleep(ctx, delay) != nil || h.alive() != nil {
 			return fmt.Errorf("release %s: %w", strings.Join(h.names, ", "), err)
 		}
 		delay = min(2*delay, time.Second)

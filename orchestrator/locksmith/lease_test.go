@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -24,6 +25,32 @@ func clocked(c *Client) *atomic.Int64 {
 	clock := c.lease
 	c.lease = func() float64 { return clock() + time.Duration(jump.Load()).Seconds() }
 	return &jump
+}
+
+// A release that no server takes is tried again, but not by a process that was stopped
+// between two tries until after its lease.
+func TestReleaseIsNotTriedAfterTheLease(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		jump := clocked(c)
+		h := w.acquire(c, one("a"))
+		w.faults.Add(devconsul.Fault{Match: path("/v1/txn"), Status: http.StatusInternalServerError, Body: "No cluster leader"})
+		released := make(chan error, 1)
+		go func() { released <- h.Release(t.Context()) }()
+		time.Sleep(20 * time.Millisecond)
+		synctest.Wait()
+		w.faults.Clear()
+		jump.Store(int64(30 * time.Second))
+		var late atomic.Bool
+		w.net.before(path("/v1/txn"), func() { late.Store(true) })
+		if err := <-released; err == nil {
+			t.Error("it was released after its lease")
+		}
+		if late.Load() {
+			t.Error("the release was sent after the lease")
+		}
+	})
 }
 
 // A holder that hears nothing from Consul stops before its lease is over.
