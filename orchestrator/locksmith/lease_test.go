@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-
 	"runtime"
 	"strings"
 	"sync/atomic"
