@@ -20,10 +20,6 @@ func TestReplay(t *testing.T) {
 	opts := Options{Dir: memDir(t), Trace: true}
 	for s := *from; s < *from+min(*seeds, 10); s++ {
 		plan := NewPlan(s, *harder)
-		if plan.Group {
-			t.Logf("NOT RUN: seed %d has rollouts of two configs, whose agents do not replay yet", s)
-			continue
-		}
 		a := Run(t, s, plan, opts)
 		before, heap := runtime.GOMAXPROCS(1+int(s%4)), debug.SetGCPercent(20)
 		b := Run(t, s, plan, opts)

@@ -143,8 +143,7 @@ func work(t *testing.T) {
 			return
 		}
 		steps += r.Steps
-		// An agent with two configs does not replay yet: docs/simulation.md.
-		if replays && s%again(s) == 0 && !plan.Group {
+		if replays && s%again(s) == 0 {
 			if o := Run(t, s, NewPlan(s, *harder), opts); o.Hash != r.Hash {
 				t.Fatalf("seed %d has two histories: of %d steps and of %d; see where they part:  make sim SEED=%d", s, r.Steps, o.Steps, s)
 			}

@@ -253,6 +253,19 @@ func (bubble *synctestBubble) pass(gp *g) {
 			j = cheaprandn(uint32(norder + 1))
 		}
 `},
+	// A timer draws its place among those of its moment when somebody waits for it, and
+	// the channels of a select are locked in the order of their addresses.
+	{"select.go", "timers of one moment", `		if c.timer != nil {
+			blockTimerChan(c)
+		}
+	}
+`, `	}
+	for _, casei := range pollorder {
+		if c := scases[casei].c; c.timer != nil {
+			blockTimerChan(c)
+		}
+	}
+`},
 	{"time.go", "timers of one moment", "			t.rand = cheaprand()\n", "			t.rand = uint32(getg().bubble.draw())\n"},
 	// What is made once in a process, such as a cache, makes its maps in the first
 	// bubble that needs it: so no map counts as a draw.
