@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,6 +17,10 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/e2e/harness"
+	"github.com/aim-control/aimlock/internal/htmlreport"
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
 // pageLimit bounds the whole story of the page.
@@ -178,6 +183,8 @@ func (w *pageWorld) do(what string) string {
 		w.attack()
 	case verb == "rollout":
 		return w.startRollout()
+	case what == "report":
+		return w.writeReport()
 	case what == "pause anew":
 		for _, order := range []string{"resume", "pause"} {
 			r := harness.Run(w.t, cmdLimit, harness.Spec{Path: harness.Aimlock.Path(w.t), Args: []string{"rollout", order, w.rollout}, Env: w.c.Env()})
@@ -225,6 +232,53 @@ func (w *pageWorld) attack() {
 			w.t.Fatalf("%s: %v, %v", key, ok, err)
 		}
 	}
+}
+
+// writeReport writes the report of a rollout that was rolled back, with nodes of
+// every class, and returns its path.
+func (w *pageWorld) writeReport() string {
+	w.t.Helper()
+	var fleet []orchestrator.Node
+	for i := range 40 {
+		fleet = append(fleet, orchestrator.Node{Name: fmt.Sprintf("drone-%02d.hall-7.example", i)})
+	}
+	spec := orchestrator.Spec{
+		Name: "aim", Configs: []orchestrator.Config{{Name: "aim.conf", Revision: "0f1e2d3c4b5a", Destination: "/etc/aim.conf"}},
+		Stages: []orchestrator.Stage{{Name: "canary", Nodes: 1}, {Name: "rest", Percent: 100}}, Failure: orchestrator.Failure{MaxFailed: 5, Then: orchestrator.ThenRollback},
+	}
+	plan, err := orchestrator.NewPlan("aim-1", spec, fleet, time.Now())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	h := orchestrator.NewHeader(plan.ID, spec, plan.CreatedAt)
+	begin, end := plan.CreatedAt, plan.CreatedAt.Add(time.Hour)
+	h.State, h.Reason, h.StartedAt, h.FinishedAt, h.Total = orchestrator.RolledBack, "6 failed, and max_failed is 5", &begin, &end, len(fleet)
+	story := &runner.Story{Header: &h, Plan: plan, MoreFailures: 2}
+	for i := range h.Stages {
+		h.Stages[i].From, h.Stages[i].End = plan.Stage(i)
+	}
+	for i := range fleet {
+		c := orchestrator.Class(i % len(h.Counts))
+		h.Counts[c]++
+		story.Classes = append(story.Classes, c)
+		if c != orchestrator.ClassFailed && c != orchestrator.ClassUnreachable {
+			continue
+		}
+		story.Failures = append(story.Failures, runner.NodeFailure{Node: plan.Nodes[i], Stage: "rest", Class: c, Why: "reload: exit status 1\n" + strings.Repeat("unknown_directive_", 20), At: end})
+	}
+	for i, state := range []orchestrator.Status{orchestrator.Running, orchestrator.RollingBack} {
+		counts := h.Counts
+		story.Events = append(story.Events, records.RolloutEvent{N: uint64(i + 1), At: begin.Add(time.Duration(i) * time.Minute), Kind: records.EventCounts, Stage: "rest", State: state, Text: string(state), Counts: &counts})
+	}
+	var page bytes.Buffer
+	if err := htmlreport.Write(&page, story, end); err != nil {
+		w.t.Fatal(err)
+	}
+	path := filepath.Join(w.dir, "report.html")
+	if err := os.WriteFile(path, page.Bytes(), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return path
 }
 
 // startRollout starts one over two agents, which bakes for long, and returns its id.

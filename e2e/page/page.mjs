@@ -31,15 +31,15 @@ page.on("dialog", (d) => { wrong.push("a dialog: " + d.message()); void d.dismis
 page.on("request", (r) => { if (!r.url().startsWith(url) && !r.url().startsWith("data:")) wrong.push("a request to " + r.url()); });
 page.on("console", (m) => { if (/Content Security Policy|TrustedHTML/i.test(m.text())) wrong.push(m.text()); });
 
-// looks has axe look at the page at three sizes, and in both themes.
-async function looks(name) {
+// looks has axe look at a page at three sizes, and in both themes.
+async function looks(name, at = page) {
   for (const [width, height, colorScheme] of [[360, 740, "light"], [1280, 900, "dark"], [3840, 2160, "light"], [360, 740, "dark"]]) {
-    await page.setViewportSize({ width, height });
-    await page.emulateMedia({ colorScheme });
-    const across = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    await at.setViewportSize({ width, height });
+    await at.emulateMedia({ colorScheme });
+    const across = await at.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
     check(across <= 0, `${name} at ${width}, ${colorScheme}: nothing stands out at the side (${across})`);
     // The page's own policy would keep axe out of the page's world.
-    const cdp = await context.newCDPSession(page);
+    const cdp = await context.newCDPSession(at);
     const { frameTree } = await cdp.send("Page.getFrameTree");
     const { executionContextId } = await cdp.send("Page.createIsolatedWorld", { frameId: frameTree.frame.id, worldName: "axe" });
     await cdp.send("Runtime.evaluate", { expression: axeSource + ";0", contextId: executionContextId });
@@ -49,10 +49,49 @@ async function looks(name) {
     });
     check(result.value === "[]", `${name} at ${width}, ${colorScheme}: axe finds ${result.value}`);
     await cdp.detach();
-    if (pictures) await page.screenshot({ path: `${pictures}/${name}-${width}-${colorScheme}.png` });
+    if (pictures) await at.screenshot({ path: `${pictures}/${name}-${width}-${colorScheme}.png` });
   }
-  await page.setViewportSize({ width: 1280, height: 900 });
-  await page.emulateMedia({ colorScheme: "light" });
+  await at.setViewportSize({ width: 1280, height: 900 });
+  await at.emulateMedia({ colorScheme: "light" });
+}
+
+// large is a rollout to 10,000 nodes, as the server would tell of it, in which nodes
+// are in every class and some said much.
+const large = (() => {
+  const nodes = Array.from({ length: 10_000 }, (_, i) => "drone-" + String(i).padStart(5, "0") + ".hall-7.example");
+  const classes = nodes.map((_, i) => (i % 97 === 3 ? "f" : i % 89 === 5 ? "u" : i > 9_000 ? "p" : i % 83 === 7 ? "r" : i % 79 === 9 ? "x" : i % 73 === 11 ? "s" : "a")).join("");
+  const names = { a: "applied", f: "failed", u: "unreachable", r: "rolled_back", x: "superseded", s: "skipped", p: "pending" };
+  const counts = {};
+  for (const c of classes) counts[names[c]] = (counts[names[c]] || 0) + 1;
+  const at = "2026-11-26T12:00:00Z", long = "unknown_directive_".repeat(20);
+  const view = {
+    id: "large", name: "large", state: "running", stage: "rest", counts, total: nodes.length, in_flight: 12, started_at: at, finished_at: null,
+    reason: "", configs: [{ name: "aim_lock_config.conf", revision: "0f1e2d3c4b5a" }], token: 4711,
+    gates: [{ stage: "tenth", name: "passing", state: "passed", passed: 3, failed: 0, unknown: 1, last: "pass", value: "99.7", why: long }],
+  };
+  const failures = [
+    { node: nodes[3], stage: "canary", class: "failed", why: "reload: exit status 1\n" + long },
+    { node: nodes[5], stage: "canary", class: "unreachable", why: "its agent is down" },
+    { node: nodes[100], stage: "tenth", class: "failed", why: Array(40).fill("a line of what the command said").join("\n") },
+  ];
+  const breaks = [{ lock: "aim_lock_config.conf", at, by: "root@one", rule: "holder-dead", reason: "process 7 on one is gone", outcome: "taken" }];
+  const events = [{ n: 1, at, kind: "stage", stage: "rest", text: 'stage "rest": nodes 1001 to 10000 of 10000' }, { n: 2, at, kind: "node", node: nodes[3], text: "failed: " + long }];
+  return { view, stages: [{ name: "canary", from: 0, end: 10 }, { name: "tenth", from: 10, end: 1000 }, { name: "rest", from: 1000, end: 10_000 }], nodes, classes, failures, failures_more: 200, events, breaks };
+})();
+
+// squares finds what the grid shows: the colour below the point at which the
+// page says that a node of one class stands.
+async function squares(stage) {
+  const canvas = page.locator("canvas").nth(stage);
+  await canvas.scrollIntoViewIfNeeded();
+  const box = await canvas.boundingBox();
+  const seen = {};
+  for (let x = 2; x < box.width && !(seen.applied && seen.failed); x += 3) {
+    await canvas.hover({ position: { x, y: 2 } });
+    const words = (await canvas.getAttribute("title")).split(": ")[1];
+    if (!seen[words]) seen[words] = await canvas.evaluate((c, at) => [...c.getContext("2d").getImageData(at * devicePixelRatio, 2 * devicePixelRatio, 1, 1).data].join(), x);
+  }
+  return { seen, box };
 }
 
 const row = (name) => page.locator("tbody tr").filter({ has: page.getByRole("link", { name, exact: true }) });
@@ -143,7 +182,21 @@ try {
   report.on("console", (m) => { if (/Content Security Policy/i.test(m.text())) wrong.push("report: " + m.text()); });
   await report.goto(new URL("/report?id=" + encodeURIComponent(id), url).href);
   await report.getByText("succeeded").first().waitFor();
+  await looks("report", report);
+  await report.goto("file://" + await ask("report"));
+  await report.locator("details").first().click();
+  await looks("report-rolled-back", report);
   await report.close();
+
+  // 10,000 nodes, some of which failed and said why.
+  await page.route((u) => u.pathname === "/events" && u.searchParams.get("id") === "large", (r) => r.fulfill({ contentType: "text/event-stream", body: "retry: 600000\nevent: rollout\ndata: " + JSON.stringify(large) + "\n\n" }));
+  await page.goto(url + "#/rollout/large");
+  await heading("running");
+  await looks("rollout-large");
+  await page.waitForFunction(() => document.querySelectorAll("canvas")[2].offsetWidth > 1000);
+  const { seen, box } = await squares(2);
+  check(seen.applied && seen.failed && seen.applied !== seen.failed, "nodes that failed are told from others: " + JSON.stringify(seen));
+  check(box.width * box.height >= 9_000 * 36 && box.height < 1500, `each node has a square that can be pointed at (${box.width} by ${box.height})`);
 
   await page.getByRole("link", { name: "Policies", exact: true }).click();
   await page.getByText("Nothing was ever applied").waitFor();

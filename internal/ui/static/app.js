@@ -21,6 +21,15 @@
     return e;
   }
 
+  // renew fills a part of a page anew where what it shows has changed: what is read,
+  // scrolled or has the focus stays as it is.
+  function renew(e, shown, build) {
+    const text = JSON.stringify(shown);
+    if (e.shown === text) return;
+    e.shown = text;
+    put(e, build());
+  }
+
   // heads and cells make tables that stay tables to a screen reader where a narrow
   // page shows their rows as cards, with the heads beside the cells.
   const headRow = (heads) => el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, heads.map((h) => el("th", { scope: "col", role: "columnheader" }, h))));
@@ -211,16 +220,27 @@
       put(rest,
         el("dl", {}, facts.filter(([, v]) => v !== null && v !== undefined && v !== "").map(([k, v]) => el("div", {}, el("dt", {}, k), v instanceof Node ? v : el("dd", {}, String(v))))),
         l.rules.length ? [el("h2", {}, "Rules"), table(["Kind", "Rule", "Now", "Condition"], l.rules.map((r) => [r.kind, r.name, el("span", { class: r.value === "holds" ? (r.kind === "hot" ? "bad" : "warn") : r.value === "unknown" ? "warn" : "" }, r.value), el("span", {}, el("code", {}, r.when), r.why ? el("div", { class: "soft" }, r.why) : "")]))] : "",
-        l.evidence.length ? [el("h2", {}, "Evidence"), table(["Fact", "Value", "Source", "Observed"], l.evidence.map((e) => [el("code", {}, e.fact), e.known ? el("code", {}, JSON.stringify(e.value)) : el("span", { class: "warn" }, "unknown: " + e.why), e.source, stamp(e.observed_at)]))] : "",
+        l.evidence.length ? [el("h2", {}, "Evidence"), table(["Fact", "Value", "Source", "Observed"], l.evidence.map((e) => [el("code", {}, e.fact), e.known ? el("code", {}, typeof e.value === "number" ? String(Math.round(e.value * 10) / 10) : JSON.stringify(e.value)) : el("span", { class: "warn" }, "unknown: " + e.why), e.source, stamp(e.observed_at)]))] : "",
         el("h2", {}, "Timeline"),
         l.timeline.length ? el("ol", { class: "line" }, l.timeline.map((e) => el("li", {}, time(e.at), e.what, e.by ? " by " + e.by : "", e.detail ? el("div", { class: "soft" }, e.detail) : ""))) : el("p", { class: "soft" }, "Nothing is on record."));
     }
     page.source = open("lock", name, { lock: draw });
   }
 
+  // output is what a command said; where it is long it scrolls, by keyboard too.
+  const output = (t) => el("pre", t.length > 1500 || t.split("\n").length > 10 ? { tabindex: 0, role: "group", "aria-label": "Output" } : {}, t);
+
+  // What is one short word stays whole, and what is long breaks anywhere.
+  const cellClass = (t) => (t.length > 60 ? "w" : t.length <= 40 && !t.includes(" ") ? "t" : null);
+
   function table(heads, rows) {
     return el("div", { class: "wide", tabindex: 0 }, el("table", { role: "table" }, headRow(heads),
-      el("tbody", { role: "rowgroup" }, rows.map((r) => cells(heads, r.map((c) => el("td", {}, c === null || c === undefined ? "" : c)))))));
+      el("tbody", { role: "rowgroup" }, rows.map((r) => cells(heads, r.map((c) => {
+        const td = el("td", {}, c === null || c === undefined ? "" : c);
+        const cls = cellClass(td.textContent);
+        if (cls) td.className = cls;
+        return td;
+      }))))));
   }
 
   // --- rollouts ---
@@ -266,7 +286,14 @@
       if (!d) return;
       const width = Math.max(60, Math.floor(box.clientWidth || 600));
       const n = d.end - d.from;
-      step = n <= 150 ? 18 : n <= 1500 ? 12 : n <= 6000 ? 8 : 6;
+      const css = getComputedStyle(document.documentElement), colours = {};
+      for (const [letter, name] of Object.entries(classOf)) colours[letter] = css.getPropertyValue("--" + name);
+      // The largest squares with which a third of the window holds them all; never
+      // larger than text, nor too small to be pointed at.
+      const tall = Math.max(160, innerHeight / 3);
+      step = Math.round(1.1 * parseFloat(css.fontSize));
+      const fit = () => Math.ceil(n / Math.max(1, Math.floor(width / step))) * step <= tall;
+      while (step > 6 && !fit()) step--;
       cols = Math.max(1, Math.floor(width / step));
       const rows = Math.ceil(n / cols), scale = window.devicePixelRatio || 1;
       canvas.width = cols * step * scale;
@@ -275,23 +302,20 @@
       canvas.style.height = rows * step + "px";
       const g = canvas.getContext("2d");
       g.scale(scale, scale);
-      const css = getComputedStyle(document.documentElement), colours = {};
-      for (const [letter, name] of Object.entries(classOf)) colours[letter] = css.getPropertyValue("--" + name);
-      const gap = step > 6 ? 2 : 1;
+      const gap = step > 8 ? 2 : 1;
       for (let i = 0; i < n; i++) {
         const c = d.classes[d.from + i];
         g.fillStyle = colours[c] || colours.p;
         const x = (i % cols) * step, y = Math.floor(i / cols) * step, s = step - gap;
-        g.fillRect(x, y, s, s);
-        // Where colours are not told apart, shapes are.
-        if ((c === "f" || c === "u") && s >= 5) {
-          g.strokeStyle = css.getPropertyValue("--bg");
-          g.lineWidth = 1.2;
-          g.beginPath();
-          g.moveTo(x + 1, y + 1); g.lineTo(x + s - 1, y + s - 1);
-          if (c === "f") { g.moveTo(x + s - 1, y + 1); g.lineTo(x + 1, y + s - 1); }
-          g.stroke();
-        }
+        if (c !== "f" && c !== "u") { g.fillRect(x, y, s, s); continue; }
+        // Where colours are not told apart, shapes are; and what is looked for is larger.
+        g.fillRect(x - gap / 2, y - gap / 2, step, step);
+        g.strokeStyle = css.getPropertyValue("--bg");
+        g.lineWidth = Math.max(1, s / 9);
+        g.beginPath();
+        g.moveTo(x, y); g.lineTo(x + s, y + s);
+        if (c === "f") { g.moveTo(x + s, y); g.lineTo(x, y + s); }
+        g.stroke();
       }
     }
     canvas.addEventListener("mousemove", (e) => {
@@ -313,10 +337,11 @@
   }
 
   function rolloutPage(id) {
-    const head = el("div"), tools = el("div", { class: "tools" }), stages = el("div"), rest = el("div");
+    const head = el("div"), tools = el("div", { class: "tools" }), stages = el("div");
+    const gates = el("div"), failures = el("div"), breaks = el("div"), log = el("div");
     const found = el("p", { role: "status" });
     const find = el("input", { type: "search", placeholder: "name of a node", "aria-label": "Find a node", oninput: look });
-    put(main, el("p", {}, el("a", { href: "#/rollouts" }, "All rollouts")), head, tools, el("div", { class: "tools" }, find), found, stages, rest);
+    put(main, el("p", {}, el("a", { href: "#/rollouts" }, "All rollouts")), head, tools, el("div", { class: "tools" }, find), found, stages, gates, failures, breaks, log);
     if (setup.actions) {
       for (const [verb, title, text, grave] of [
         ["pause", "Pause", "Nothing more is assigned until it is resumed. Nodes that have their order go on."],
@@ -364,12 +389,11 @@
         if (c) g.count.textContent = d.nodes.length ? countsText(c) : "its nodes are not kept any more";
       }
       look();
-      put(rest,
-        (v.gates || []).length ? [el("h2", {}, "Gates"), table(["Stage", "Gate", "State", "Answers", "Last"], v.gates.map((g) => [g.stage, g.name, words(g.state || ""), (g.passed || 0) + " pass, " + (g.failed || 0) + " fail, " + (g.unknown || 0) + " unknown", [g.last, g.value, g.why].filter(Boolean).join(" ")]))] : "",
-        d.failures.length ? [el("h2", {}, "Failures"), table(["Node", "Stage", "Class", "Why"], d.failures.map((f) => [f.node, f.stage, words(f.class), el("pre", {}, f.why || "")])), d.failures_more ? el("p", { class: "soft" }, "And " + d.failures_more + " more: they are in the grid above, and in the report.") : ""] : "",
-        d.breaks.length ? [el("h2", {}, "Breaks of its locks"), table(["Lock", "At", "By", "Rule", "Outcome"], d.breaks.map((b) => [b.lock, stamp(b.at), b.by, b.rule + ": " + b.reason, b.outcome]))] : "",
-        el("h2", {}, "Log"),
-        el("ol", { class: "line" }, d.events.map((e) => el("li", {}, time(e.at), e.node ? e.node + ": " : "", e.text))));
+      renew(gates, v.gates || [], () => (v.gates || []).length ? [el("h2", {}, "Gates"), table(["Stage", "Gate", "State", "Answers", "Last"], v.gates.map((g) => [g.stage, g.name, words(g.state || ""), (g.passed || 0) + " pass, " + (g.failed || 0) + " fail, " + (g.unknown || 0) + " unknown", [g.last, g.value, g.why].filter(Boolean).join(" ")]))] : []);
+      renew(failures, [d.failures, d.failures_more], () => d.failures.length ? [el("h2", {}, "Failures"), table(["Node", "Stage", "Class", "Why"], d.failures.map((f) => [f.node, f.stage, words(f.class), output(f.why || "")])), d.failures_more ? el("p", { class: "soft" }, "And " + d.failures_more + " more: they are in the grid above, and in the report.") : ""] : []);
+      renew(breaks, d.breaks, () => d.breaks.length ? [el("h2", {}, "Breaks of its locks"), table(["Lock", "At", "By", "Rule", "Outcome"], d.breaks.map((b) => [b.lock, stamp(b.at), b.by, b.rule + ": " + b.reason, b.outcome]))] : []);
+      renew(log, d.events, () => [el("h2", {}, "Log"),
+        el("ol", { class: "line" }, d.events.map((e) => el("li", {}, time(e.at), e.node ? e.node + ": " : "", e.text)))]);
     }
     page.resize = () => { for (const g of grids.values()) g.draw(); };
     page.source = open("rollout", id, { rollout: draw });
