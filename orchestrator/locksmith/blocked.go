@@ -32,6 +32,10 @@ const (
 	lastBackoff  = 5 * time.Minute
 )
 
+// rereadEvery is how often who waits reads the evidence again though nothing is known
+// to have changed: a part of it that could not be read once is not unknown for ever.
+const rereadEvery = 30 * time.Second
+
 // blocked deals with locks of which somebody holds at least one, until that may
 // have changed: it breaks them, or waits. A nil hold and a nil error mean: look
 // again.
@@ -39,8 +43,9 @@ func (w *waiter) blocked(ctx context.Context, all []*Verdict) (*Hold, time.Durat
 	wctx, cancel := context.WithCancel(ctx)
 	wake, done := w.watch(wctx, all)
 	defer func() { cancel(); <-done }()
-	tick := time.NewTicker(rejudgeEvery)
+	tick, reread := time.NewTicker(rejudgeEvery), time.NewTicker(rereadEvery)
 	defer tick.Stop()
+	defer reread.Stop()
 	// A permit that was refused is asked for again after a while: budgets and
 	// freezes pass, approvals come.
 	var askAgain time.Time
@@ -67,27 +72,29 @@ func (w *waiter) blocked(ctx context.Context, all []*Verdict) (*Hold, time.Durat
 		select {
 		case <-ctx.Done():
 			return nil, 0, context.Cause(ctx)
-		case <-wake:
-			next, err := w.observe(ctx)
-			if err != nil {
-				return nil, 0, err
-			}
-			for i, v := range all {
-				if next[i].Snapshot.Hold() != v.Snapshot.Hold() {
-					if !next[i].Snapshot.Held() {
-						w.noteEnd(v.Snapshot)
-					}
-					w.refusal = nil
-					return nil, 0, nil
-				}
-			}
-			all = next
 		case <-tick.C:
 			now := time.Now()
 			for i, v := range all {
 				all[i] = w.obs[w.req.Names[i]].Judge(v.Snapshot, now)
 			}
+			continue
+		case <-wake:
+		case <-reread.C:
 		}
+		next, err := w.observe(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		for i, v := range all {
+			if next[i].Snapshot.Hold() != v.Snapshot.Hold() {
+				if !next[i].Snapshot.Held() {
+					w.noteEnd(v.Snapshot)
+				}
+				w.refusal = nil
+				return nil, 0, nil
+			}
+		}
+		all = next
 	}
 }
 
@@ -294,11 +301,14 @@ func (c *Client) nodeWatcher(node string) *consulkv.Watcher[api.HealthChecks] {
 
 // followHealth pokes when what facts are made of changed in the health of a holder's
 // node since it was read, and at an error, so that the caller's next read reports it.
+// What could not be read is read again at the next answer.
 func followHealth(ctx context.Context, w *consulkv.Watcher[api.HealthChecks], s *evidence.Snapshot, poke func()) {
-	last, known := s.Health(s.Checks), len(s.Checks) > 0
+	last, seen := s.Health(s.Checks), len(s.Checks) > 0
+	again := !seen
 	for ctx.Err() == nil {
 		list, err := w.Next(ctx)
 		if err != nil {
+			again = true
 			poke()
 			if sleepAs(ctx, "follow "+w.Name(), time.Second) != nil {
 				return
@@ -306,10 +316,10 @@ func followHealth(ctx context.Context, w *consulkv.Watcher[api.HealthChecks], s 
 			continue
 		}
 		now := s.Health(list)
-		if !known || len(list) == 0 || !evidence.SameChecks(last, now) {
+		if again || seen != (len(list) > 0) || !evidence.SameChecks(last, now) {
 			poke()
 		}
-		last, known = now, len(list) > 0
+		last, seen, again = now, len(list) > 0, false
 	}
 }
 
@@ -317,6 +327,7 @@ func followHealth(ctx context.Context, w *consulkv.Watcher[api.HealthChecks], s 
 // error as followHealth does. A key that is not there wakes its watcher at every write
 // elsewhere: to read all evidence again then would cost a busy Consul many requests.
 func followKey(ctx context.Context, w *consulkv.Watcher[*api.KVPair], index uint64, poke func()) {
+	again := false
 	for ctx.Err() == nil {
 		p, err := w.Next(ctx)
 		now := uint64(0)
@@ -325,12 +336,13 @@ func followKey(ctx context.Context, w *consulkv.Watcher[*api.KVPair], index uint
 		}
 		switch {
 		case err != nil:
+			again = true
 			poke()
 			if sleepAs(ctx, "follow "+w.Name(), time.Second) != nil {
 				return
 			}
-		case now != index:
-			index = now
+		case again || now != index:
+			index, again = now, false
 			poke()
 		}
 	}
