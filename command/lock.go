@@ -115,6 +115,9 @@ func statusLines(st *locksmith.Status, why, margin string) string {
 	if st.Silence != nil {
 		line("silenced", "%s", strings.TrimPrefix(silenceText(st.Silence), "silenced "))
 	}
+	if st.Suspended != nil {
+		line("suspended", "all automatic breaking, %s", suspensionText(st.Suspended))
+	}
 	if why != "" {
 		line("refused", "%s", why)
 	}
@@ -345,6 +348,12 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 		}
 	}
 	st.Next = c.Next(v, p)
+	if v.Occupied() {
+		// Whoever may not read it is told of the lock all the same.
+		if st.Suspended, err = c.Suspended(ctx); err != nil {
+			m.Notef("Warning: whether breaking is suspended is not known: %s\n", err)
+		}
+	}
 	if hint := meantInstead(ctx, c, v); hint != "" {
 		m.Notef("Hint: %s\n", hint)
 	}

@@ -128,10 +128,11 @@ func (v *lockScreen) move(by int) {
 func (v *lockScreen) View() tea.View {
 	now, hint := time.Now(), "^C leaves"
 	if v.keys {
-		hint = "q quit, e explain, arrows choose, p hold still"
+		hint = v.roomy("q quit, e explain, arrows choose, p hold still", "q quit, e explain, p hold still", "q, e, p")
 	}
 	if v.still != nil {
-		now, hint = v.stillAt, "HELD STILL since "+v.stillAt.Format(time.TimeOnly)+"; p goes on, q quit, e explain"
+		now = v.stillAt
+		hint = v.roomy("HELD STILL since "+v.stillAt.Format(time.TimeOnly)+"; p goes on, q quit, e explain", "HELD STILL: p goes on, q quit", "HELD STILL")
 	}
 	if v.Width <= 0 || v.Height <= 0 {
 		return v.frame(nil, hint)

@@ -236,6 +236,7 @@ func (b *lockBoard) line(st *locksmith.Status, now time.Time) error {
 	for _, p := range st.Pending {
 		words += "; " + p
 	}
-	_, err := fmt.Fprintf(b.m.Stdout, "%s  %s\n", now.UTC().Format("15:04:05"), text.Printable(words))
+	_, screen := Terminal(b.m.Stdout)
+	_, err := fmt.Fprintf(b.m.Stdout, "%s  %s\n", now.UTC().Format("15:04:05"), asciiLines(text.Printable(words), b.m.UTF8(), screen))
 	return err
 }

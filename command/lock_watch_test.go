@@ -126,6 +126,50 @@ func TestLockScreenFits(t *testing.T) {
 	}
 }
 
+// At 40 columns the keys are still all told.
+func TestHintsFit(t *testing.T) {
+	t.Parallel()
+	v := testLockScreen(t, someLocks)
+	w := &watchModel{}
+	w.keys = true
+	w.Update(watchHeader{h: &orchestrator.Header{ID: "r-1", State: orchestrator.Running, Total: 4}})
+	has := func(m tea.Model, width int, words ...string) {
+		t.Helper()
+		m.Update(tea.WindowSizeMsg{Width: width, Height: 20})
+		lines := drawn(m)
+		for _, word := range words {
+			if last := lines[len(lines)-1]; !strings.Contains(last, word) || strings.Contains(last, "...") {
+				t.Errorf("at %d columns the hint is %q, without %q", width, last, word)
+			}
+		}
+	}
+	for _, width := range []int{40, 80, 200} {
+		has(v, width, "q quit", "e explain", "p hold still")
+		has(w, width, "q quit", "e explain", "p pause")
+	}
+	press(v, "p")
+	press(w, "p")
+	has(v, 40, "HELD STILL", "p goes on", "q quit")
+	has(w, 40, "pause", "y: yes", "no")
+	has(w, 80, "pause the rollout", "any other key")
+}
+
+// Without UTF-8 a terminal gets ASCII; a pipe keeps what others wrote.
+func TestASCIILines(t *testing.T) {
+	t.Parallel()
+	const in = "nöde: cut off…\nnext\n"
+	for _, c := range []struct {
+		utf8, screen bool
+		want         string
+	}{
+		{true, true, in}, {true, false, in}, {false, false, "nöde: cut off...\nnext\n"}, {false, true, "n?de: cut off...\nnext\n"},
+	} {
+		if got := asciiLines(in, c.utf8, c.screen); got != c.want {
+			t.Errorf("utf8 %v, screen %v: %q, want %q", c.utf8, c.screen, got, c.want)
+		}
+	}
+}
+
 func TestLockScreenKeys(t *testing.T) {
 	t.Parallel()
 	v := testLockScreen(t, map[string]string{"a": locksmith.Held, "b": locksmith.Held})

@@ -19,6 +19,7 @@ import (
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/securefile"
 	"github.com/aim-control/aimlock/internal/signals"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/plugin/host"
 	"github.com/aim-control/aimlock/policies"
@@ -199,6 +200,29 @@ func first(values ...string) string {
 // the process itself: the first write to a closed pipe ends it.
 func (m *Meta) Printf(format string, args ...any) {
 	_, _ = fmt.Fprintf(m.Stdout, format, args...)
+}
+
+// tell is Printf for lines that people read and no program does. Where more than
+// ASCII cannot be shown, what this program itself cuts off ends in three dots, and on
+// a terminal foreign text is ASCII too.
+func (m *Meta) tell(format string, args ...any) {
+	_, screen := Terminal(m.Stdout)
+	m.Printf("%s", asciiLines(fmt.Sprintf(format, args...), m.UTF8(), screen))
+}
+
+func asciiLines(lines string, utf8, screen bool) string {
+	switch {
+	case utf8:
+		return lines
+	case !screen:
+		// A pipe may lead to who reads UTF-8: names stay what they are.
+		return strings.ReplaceAll(lines, "…", "...")
+	}
+	all := strings.Split(lines, "\n")
+	for i, l := range all {
+		all[i] = text.ASCII(l)
+	}
+	return strings.Join(all, "\n")
 }
 
 // Notef writes to Stderr what is not the result: progress, warnings, hints.

@@ -59,7 +59,7 @@ It changes nothing and exits 0 whatever the state is.`,
 				v.Events, v.Drifted, v.DriftedTotal = events, some, all
 				return m.PrintJSON(v.withLocks(locks))
 			}
-			m.Printf("%s", rolloutText(h))
+			m.tell("%s", rolloutText(h))
 			if h.FinishedAt == nil && h.PlanChunks > 0 {
 				plan, err := r.PlanOf(ctx, h)
 				if err == nil {

@@ -67,12 +67,12 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 		}
 		for _, e := range events {
 			if e.Text != "" {
-				m.Printf("%s  %s\n", e.At.UTC().Format("15:04:05"), eventText(&e))
+				m.tell("%s  %s\n", e.At.UTC().Format("15:04:05"), eventText(&e))
 			}
 		}
 		if line := board.Headline(h); line != last {
 			last = line
-			m.Printf("%s  %s\n", time.Now().UTC().Format("15:04:05"), text.Printable(line))
+			m.tell("%s  %s\n", time.Now().UTC().Format("15:04:05"), text.Printable(line))
 		}
 		return true
 	})
@@ -80,7 +80,7 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 		return rolloutError(err)
 	}
 	if !m.JSON {
-		m.Printf("%s", rolloutText(end))
+		m.tell("%s", rolloutText(end))
 	}
 	return nil
 }
@@ -200,19 +200,19 @@ func (w *watchModel) key(k string) tea.Cmd {
 // hint is the last line: what keys do.
 func (w *watchModel) hint() string {
 	if w.asked != "" {
-		return fmt.Sprintf("%s the rollout? y: yes, any other key: no", w.asked)
+		return w.roomy(fmt.Sprintf("%s the rollout? y: yes, any other key: no", w.asked), fmt.Sprintf("%s? y: yes, others: no", w.asked))
 	}
 	if !w.keys {
-		return "^C leaves; the rollout goes on"
+		return w.roomy("^C leaves; the rollout goes on", "^C leaves")
 	}
 	h := w.board.Header
 	switch {
 	case h == nil || h.State.Terminal():
-		return "q quit, e explain"
+		return w.roomy("q quit, e explain", "q, e")
 	case h.State == orchestrator.Paused:
-		return fmt.Sprintf("q quit, e explain, p %s", wayOn(h))
+		return w.roomy(fmt.Sprintf("q quit, e explain, p %s", wayOn(h)), "q, e, p")
 	}
-	return "q quit (the rollout goes on), e explain, p pause"
+	return w.roomy("q quit (the rollout goes on), e explain, p pause", "q quit, e explain, p pause", "q, e, p")
 }
 
 func (w *watchModel) View() tea.View {
@@ -275,7 +275,7 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 		return rolloutError(err)
 	}
 	if h := model.board.Header; h != nil {
-		m.Printf("%s", rolloutText(h))
+		m.tell("%s", rolloutText(h))
 	}
 	return nil
 }

@@ -170,6 +170,17 @@ func (s *screen) cut(line string, width int) string {
 	return ansi.Truncate(line, max(0, width), dots)
 }
 
+// roomy is the first hint that the screen has room for, else the last one: keys that
+// are cut off at the side are not known.
+func (s *screen) roomy(hints ...string) string {
+	for _, h := range hints {
+		if ansi.StringWidth(h) <= s.Width {
+			return h
+		}
+	}
+	return hints[len(hints)-1]
+}
+
 // frame is what stands on the screen: the page, or lines with the note and a hint
 // below. The hint stays where there is no room for all.
 func (s *screen) frame(lines []string, hint string) tea.View {

@@ -369,7 +369,7 @@ func (p *painter) facts() []string {
 				sep = ": "
 			}
 			next := fmt.Sprintf("%s%s for %s", sep, f.Node, Duration(p.m.Now.Sub(f.Since)))
-			if ansi.StringWidth(words+next)+16 > p.s.Width {
+			if i > 0 && ansi.StringWidth(words+next)+16 > p.s.Width {
 				words += ", " + p.dots()
 				break
 			}
