@@ -98,12 +98,26 @@ const row = (name) => page.locator("tbody tr").filter({ has: page.getByRole("lin
 const stateOf = (name, state) => row(name).locator(".state", { hasText: state }).waitFor();
 const heading = (state) => page.locator("h1 .state", { hasText: state }).waitFor();
 
+// paints loads the page several times, each with nothing in a cache, and notes when
+// something was first seen of it. How fast that is depends on the machine: it is told.
+async function paints(times) {
+  const seen = [];
+  for (let i = 0; i < times; i++) {
+    const fresh = await browser.newContext();
+    const one = await fresh.newPage();
+    await one.goto(url);
+    await one.waitForFunction(() => performance.getEntriesByName("first-contentful-paint").length > 0);
+    seen.push(Math.round(await one.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0].startTime)));
+    await fresh.close();
+  }
+  seen.sort((a, b) => a - b);
+  process.stdout.write(`note first paint after ${seen[times >> 1]} ms in the median of ${times} loads: ${seen.join(", ")}\n`);
+}
+
 try {
-  const begun = Date.now();
+  await paints(5);
   await page.goto(url);
   await page.getByRole("heading", { name: "Locks" }).waitFor();
-  const paint = await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? -1);
-  process.stdout.write(`note first paint after ${Math.round(paint)} ms, loaded after ${Date.now() - begun} ms\n`);
   await page.getByText("No lock is held.").waitFor();
 
   // A break, live.
@@ -182,10 +196,10 @@ try {
   report.on("console", (m) => { if (/Content Security Policy/i.test(m.text())) wrong.push("report: " + m.text()); });
   await report.goto(new URL("/report?id=" + encodeURIComponent(id), url).href);
   await report.getByText("succeeded").first().waitFor();
-  await looks("report", report);
+  // Another one, which has nodes of every class and failures.
   await report.goto("file://" + await ask("report"));
   await report.locator("details").first().click();
-  await looks("report-rolled-back", report);
+  await looks("report", report);
   await report.close();
 
   // 10,000 nodes, some of which failed and said why.
@@ -221,7 +235,8 @@ try {
   await page.locator(".live").waitFor();
   await stateOf("later", "HELD");
 
-  const weight = await page.evaluate(() => performance.getEntriesByType("resource").filter((e) => !e.name.includes("/events")).reduce((n, e) => n + e.encodedBodySize, 0));
+  const weight = await page.evaluate(() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")].filter((e) => !e.name.includes("/events")).reduce((n, e) => n + e.encodedBodySize, 0));
+  process.stdout.write(`note the page weighs ${weight} bytes\n`);
   check(weight < 200 * 1024, `the page weighs ${weight} bytes`);
   check(wrong.length === 0, "nothing went wrong in the page: " + wrong.join("; "));
 } catch (e) {
