@@ -132,6 +132,7 @@ func again(seed uint64) uint64 {
 // work runs seeds in this process.
 func work(t *testing.T) {
 	t.Helper()
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // as the workers have it
 	opts := Options{Dir: memDir(t), Trace: *trace}
 	start, steps := time.Now(), 0
 	for i := range *seeds {
