@@ -45,6 +45,7 @@ what=$(cat "$2")
 echo "boot $what $$" >&3
 case $what in
 slow*) sleep 0.3 ;;
+stuck*) sleep 600 ;;
 late*) sleep 1; exit 3 ;;
 esac
 trap 'echo "hup $(cat "$2") $$" >&3' HUP
@@ -226,9 +227,9 @@ func TestAgentExecSignal(t *testing.T) {
 	if code := p.Wait(cmdLimit); code != 9 {
 		t.Errorf("exit %d", code)
 	}
-	apply(5, "slow again")
+	apply(5, "stuck")
 	p = n.exec(nil, "-follow")
-	boot = n.says("boot slow again", 1)
+	boot = n.says("boot stuck", 1)
 	p.Signal(syscall.SIGTERM)
 	if code := p.Wait(cmdLimit); code != 143 {
 		t.Errorf("exit %d", code)
