@@ -10,8 +10,6 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
-	"github.com/aim-control/aimlock/internal/consulkv"
-	"github.com/aim-control/aimlock/internal/consulkv/consulkvtest"
 	"github.com/aim-control/aimlock/internal/devconsul"
 )
 
@@ -21,14 +19,7 @@ import (
 func TestWaiterOfABusyCluster(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		h := w.acquire(w.client(), one("app"))
-		count := &tally{}
-		kv, err := consulkv.New(consulkv.Config{Address: "consul.test:8500", Wrap: func(rt http.RoundTripper) http.RoundTripper {
-			count.next = consulkvtest.InProcess(w.srv.Handler())(rt)
-			return count
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		count, kv := w.counted()
 		p := w.acquiring(w.client(func(c *Config) { c.Consul = kv }), one("app"))
 		p.waits(5 * time.Second)
 		read := func() int64 {

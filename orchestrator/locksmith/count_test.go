@@ -29,6 +29,20 @@ func (c *tally) RoundTrip(r *http.Request) (*http.Response, error) {
 	return c.next.RoundTrip(r)
 }
 
+// counted is a client whose requests are counted.
+func (w *world) counted() (*tally, *consulkv.Client) {
+	w.t.Helper()
+	count := &tally{}
+	kv, err := consulkv.New(consulkv.Config{Address: "consul.test:8500", Wrap: func(rt http.RoundTripper) http.RoundTripper {
+		count.next = consulkvtest.InProcess(w.srv.Handler())(rt)
+		return count
+	}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return count, kv
+}
+
 // TestCountAcquire: what one acquisition and one release of a free lock ask of
 // Consul, alone and by a client that takes locks again and again. The line that it
 // prints is held to a baseline: make bench-check.
@@ -39,14 +53,7 @@ func TestCountAcquire(t *testing.T) {
 		most int64
 	}{{"once", Config{}, 12}, {"again", Config{Reuse: true}, 9}} {
 		run(t, func(t *testing.T, w *world) {
-			count := &tally{}
-			kv, err := consulkv.New(consulkv.Config{Address: "consul.test:8500", Wrap: func(rt http.RoundTripper) http.RoundTripper {
-				count.next = consulkvtest.InProcess(w.srv.Handler())(rt)
-				return count
-			}})
-			if err != nil {
-				t.Fatal(err)
-			}
+			count, kv := w.counted()
 			c.cfg.Consul = kv
 			l, err := New(c.cfg)
 			if err != nil {
