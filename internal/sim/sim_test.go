@@ -146,8 +146,8 @@ func work(t *testing.T) {
 		steps += r.Steps
 		if replays && s%again(s) == 0 {
 			if o := Run(t, s, NewPlan(s, *harder), opts); o.Hash != r.Hash {
-				// Told, and no violation: TestReplay is what holds seeds to one history.
-				fmt.Fprintf(os.Stderr, "seed %d has two histories: of %d steps and of %d; see where they part:  make sim SEED=%d\n", s, r.Steps, o.Steps, s)
+				t.Errorf("seed %d has two histories: of %d steps and of %d; see where they part:  make sim SEED=%d", s, r.Steps, o.Steps, s)
+				return
 			}
 		}
 		if *trace {

@@ -283,6 +283,10 @@ func (g *Guard) follow(ctx context.Context) error {
 	return nil
 }
 
+// manyLocks: the first picture of so many leaves garbage, as much as it holds, that is
+// worth a collection of its own.
+const manyLocks = 1000
+
 // update takes what a source tells of.
 func (g *Guard) update(b batch) {
 	if b.from != g.source {
@@ -307,8 +311,9 @@ func (g *Guard) update(b batch) {
 			}
 		}
 		b.from.begun = true
-		// The first picture of many locks leaves as much garbage as it holds.
-		debug.FreeOSMemory()
+		if len(b.locks) >= manyLocks {
+			debug.FreeOSMemory()
+		}
 		g.board.swept()
 	}
 	g.board.counts(len(g.table.locks))

@@ -188,10 +188,12 @@ func (bubble *synctestBubble) pass(gp *g) {
 
 	schedule()
 `, `	if bubble != nil {
-		bubble.decActive()
+		// First, as who waits in synctest.Wait for the others may be awake at once, and
+		// the baton is its own then.
 		if gp.waitreason != waitReasonGCAssistWait && gp.waitreason != waitReasonGCWeakToStrongWait {
 			bubble.pass(gp)
 		}
+		bubble.decActive()
 	}
 
 	schedule()
