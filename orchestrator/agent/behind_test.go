@@ -99,3 +99,81 @@ func TestGroupGivenInIgnorance(t *testing.T) {
 		t.Errorf("%+v, %v", outs, err)
 	}
 }
+
+// An order that the node has accepted with another entry is refused, and the file
+// stays: a restored Consul may hand out the index again at which the lock was taken.
+func TestOrderOfTwoEntries(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	apply := func(d *records.Desired, content string) outcome {
+		t.Helper()
+		out, err := r.apply(t.Context(), conf, d, from(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	if out := apply(entry(order(5, 1), "one", "one\n"), "one\n"); out.Report == nil || out.Report.Result != records.ResultApplied {
+		t.Fatalf("%+v", out)
+	}
+	if out := apply(entry(order(5, 1), "one", "one\n"), "one\n"); out.Standing == nil || out.Refused != nil {
+		t.Fatalf("the same entry again: %+v", out)
+	}
+	restore := restoreEntry(order(5, 1), "one")
+	for what, d := range map[string]*records.Desired{
+		"of another rollout": entry(order(5, 1), "two", "one\n"), "of another content": entry(order(5, 1), "one", "two\n"),
+		"of both": entry(order(5, 1), "two", "two\n"), "to go back": restore,
+	} {
+		out := apply(d, "two\n")
+		if out.Refused == nil || out.Refused.Twin != "one" || !strings.Contains(out.Refused.Error(), "0.5.1") || !strings.Contains(out.Refused.Error(), "`aimlock recover`") {
+			t.Errorf("%s: %+v", what, out)
+		}
+		rep := out.Report
+		if rep == nil {
+			rep = out.Standing
+		}
+		if rep == nil || rep.Result != records.ResultRefused || rep.Order != order(5, 1) || rep.Refused == nil || *rep.Refused != order(5, 1) || rep.Revision != entry(order(1, 1), "", "one\n").Revision {
+			t.Errorf("%s: %+v", what, rep)
+		}
+		if r.read(t) != "one\n" {
+			t.Fatalf("%s: the file is %q", what, r.read(t))
+		}
+	}
+	if err := claim(r.state, "n1"); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := ReadStatus(r.state); err != nil || len(list) != 1 || list[0].State != records.ResultApplied || list[0].Error != "refused 0.5.1: `aimlock recover` (Consul went back)" {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if out := apply(entry(orchestrator.Order{Epoch: 1, Token: 2, Seq: 1}, "two", "two\n"), "two\n"); out.Report == nil || out.Report.Result != records.ResultApplied || r.read(t) != "two\n" {
+		t.Errorf("of the next epoch: %+v, %q", out, r.read(t))
+	}
+}
+
+// So it is where several configs belong together, whichever of them has it, and where
+// the entry of one is not there yet.
+func TestGroupOrderOfTwoEntries(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	contents := set("v1", trio)
+	if outs, err := r.applyGroup(t.Context(), trio, entries(order(20, 1), "one", trio, contents), sources(contents)); err != nil || outs[0].Report.Result != records.ResultApplied {
+		t.Fatalf("%+v, %v", outs, err)
+	}
+	next := set("v2", trio)
+	ds := entries(order(20, 1), "two", trio, next)
+	outs, err := r.applyGroup(t.Context(), trio, ds, sources(next))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, out := range outs {
+		if out.Refused == nil || out.Refused.Twin != "one" || out.Report == nil || out.Report.Result != records.ResultRefused {
+			t.Errorf("%s: %+v", trio[i], out)
+		}
+	}
+	if out, err := r.wait(t.Context(), trio[1], ds[1], "the entry of c.conf is missing"); err != nil || out.Refused == nil || out.Refused.Twin != "one" {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if st := r.peek(trio[0]); st == nil || st.Mark != order(20, 1) || st.Desired.Rollout != "one" {
+		t.Errorf("%+v", st)
+	}
+}

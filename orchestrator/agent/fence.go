@@ -72,11 +72,17 @@ type OlderError struct {
 	// After, with an Order above Highest, is what stood for the node when Order was
 	// given: older than Highest, which stood there before.
 	After *orchestrator.Order
+	// Twin is the rollout that gave Order before, with another entry: Highest is Order.
+	Twin string
 	// Target is the target that refused it; empty: this node did.
 	Target string
 }
 
 func (e *OlderError) Error() string {
+	if e.Twin != "" {
+		return fmt.Sprintf("%s: order %s (epoch.token.seq) was accepted by this node as one of rollout %s, and is another one now: Consul lost its data, or was restored from a snapshot, and gives the same indexes again: refused until `aimlock recover`",
+			e.Config, e.Order, e.Twin)
+	}
 	if e.After != nil {
 		return fmt.Sprintf("%s: order %s (epoch.token.seq) was given after %s, and this node has accepted %s, which is newer: Consul has lost it, or was restored from a snapshot: refused until `aimlock recover`",
 			e.Config, e.Order, told(*e.After), e.Highest)
@@ -102,13 +108,32 @@ func told(o orchestrator.Order) string {
 // stands for the node: of a Consul that lost its data, or was restored, that is
 // older than the mark, and what is decided there was decided before (a revision that
 // was taken back since, a rollout that was aborted). The index of the restored
-// Consul may be above all former ones, so that its orders are no older.
+// Consul may be above all former ones, so that its orders are no older; or be the very
+// one that a lock was taken at before, so that an order stands for another entry than
+// the one that was accepted.
 func (w *work) behind(d *records.Desired) *OlderError {
 	mark := w.st.Mark
+	if mark == d.Order {
+		if r, ok := w.other(d); ok {
+			return &OlderError{Config: w.config, Order: d.Order, Highest: mark, After: d.After, Twin: r}
+		}
+		return nil
+	}
 	if d.After == nil || d.Epoch > mark.Epoch || !mark.Less(d.Order) || !d.After.Less(mark) {
 		return nil
 	}
 	return &OlderError{Config: w.config, Order: d.Order, Highest: mark, After: d.After}
+}
+
+// other tells whether the order of d, which is the mark, was accepted with another
+// entry, and of which rollout. What an agent of an older version may not have kept of
+// an entry is left out. A state that was lost, and has only the mark, tells nothing.
+func (w *work) other(d *records.Desired) (rollout string, is bool) {
+	e := w.st.Desired
+	if e == nil {
+		return "", false
+	}
+	return e.Rollout, e.Rollout != d.Rollout || e.Action != d.Action || e.Revision != d.Revision || e.SHA256 != d.SHA256
 }
 
 // configDir is the state folder of one config.
@@ -146,7 +171,8 @@ func (f *fence) apply(ctx context.Context, config string, d *records.Desired, co
 	w := h.by[config]
 
 	c := d.Compare(w.st.Mark)
-	if c == 0 && !together(w.st.Desired) && (w.st.Phase == phaseStaged || w.st.Phase == phaseFailing) {
+	lost := w.behind(d)
+	if c == 0 && lost == nil && !together(w.st.Desired) && (w.st.Phase == phaseStaged || w.st.Phase == phaseFailing) {
 		if out, err := w.resume(ctx); !errors.Is(err, errNotStaged) {
 			return out, err
 		}
@@ -163,11 +189,10 @@ func (f *fence) apply(ctx context.Context, config string, d *records.Desired, co
 	switch {
 	case c < 0:
 		return w.refuse(d, &OlderError{Config: config, Order: d.Order, Highest: w.st.Mark})
+	case lost != nil:
+		return w.refuse(d, lost)
 	case c == 0 && w.st.Phase == phaseDone:
 		return outcome{Standing: w.st.Report}, nil
-	}
-	if lost := w.behind(d); lost != nil {
-		return w.refuse(d, lost)
 	}
 	if err := w.accept(d); err != nil {
 		return outcome{}, err
@@ -361,9 +386,12 @@ func (w *work) recheck() error {
 // that belongs with it, or that was given in ignorance of it, once for each.
 func (w *work) refuse(d *records.Desired, older *OlderError) (outcome, error) {
 	said := w.st.Refused != nil && *w.st.Refused == d.Order
-	if !said && older.After != nil {
+	if !said && older.After != nil && older.Twin == "" {
 		w.about(d.Order, d.Rollout).Warn("refused an order: Consul has lost the one before it, or was restored from a snapshot; `aimlock recover` makes the next ones pass",
 			"given_after", older.After.String(), "mark", older.Highest.String())
+	} else if !said && older.Twin != "" {
+		w.about(d.Order, d.Rollout).Warn("refused an order that this node has accepted with another entry: Consul was restored from a snapshot; `aimlock recover` makes the next ones pass",
+			"accepted_of", older.Twin)
 	} else if !said {
 		w.about(d.Order, d.Rollout).Warn("refused an older order", "other", older.Config, "mark", older.Highest.String())
 	}

@@ -266,13 +266,17 @@ func (g *group) refuse(ds []*records.Desired, at int) (outcomes, error) {
 	newer := g.ws[at]
 	outs := make(outcomes, len(g.ws))
 	for i, w := range g.ws {
-		if w.st.Mark == ds[i].Order && w.st.Phase == phaseDone {
+		lost := w.behind(ds[i])
+		if w.st.Mark == ds[i].Order && w.st.Phase == phaseDone && lost == nil {
 			outs[i] = outcome{Standing: w.st.Report}
 			continue
 		}
 		older := &OlderError{Config: w.config, Order: ds[i].Order, Highest: w.st.Mark}
 		if !ds[i].Less(w.st.Mark) {
-			if older = newer.behind(ds[at]); older == nil {
+			if older = lost; older == nil {
+				older = newer.behind(ds[at])
+			}
+			if older == nil {
 				older = &OlderError{Config: newer.config, Order: ds[i].Order, Highest: newer.st.Mark}
 			}
 		}
@@ -297,6 +301,8 @@ func (f *fence) wait(ctx context.Context, config string, d *records.Desired, why
 	switch c := d.Compare(w.st.Mark); {
 	case c < 0:
 		return w.refuse(d, &OlderError{Config: config, Order: d.Order, Highest: w.st.Mark})
+	case c == 0 && w.behind(d) != nil:
+		return w.refuse(d, w.behind(d))
 	case c == 0 && w.st.Phase == phaseDone:
 		return outcome{Standing: w.st.Report}, nil
 	}

@@ -44,7 +44,7 @@ func (a *Agent) handleGroup(ctx context.Context, wg *sync.WaitGroup, config stri
 		return false
 	}
 	defer end()
-	if st := a.fence.peek(config); st != nil && st.Mark == d.Order && together(st.Desired) && finished(st, a.fence.peek) {
+	if st := a.fence.peek(config); st != nil && st.Mark == d.Order && together(st.Desired) && sameGroup(st.Desired, d) && finished(st, a.fence.peek) {
 		a.reports.again(config, st.Report)
 		return true
 	}

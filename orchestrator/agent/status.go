@@ -76,7 +76,7 @@ func ReadStatus(stateDir string) ([]Status, error) {
 		if wt := st.Waiting; wt != nil {
 			s.State, s.Error, s.Output = StateWaiting, fmt.Sprintf("order %s waits: %s", wt.Order, wt.Why), ""
 		}
-		if o := st.Refused; o != nil && st.Mark.Less(*o) && s.Error == "" {
+		if o := st.Refused; o != nil && !o.Less(st.Mark) && s.Error == "" {
 			// Its answer in Consul has the whole story.
 			s.Error = fmt.Sprintf("refused %s: `aimlock recover` (Consul went back)", o)
 		}

@@ -312,7 +312,7 @@ func (d *drive) answers(ctx context.Context) (orchestrator.Event, error) {
 		}
 		d.seen[a.config][a.node] = a.pair.ModifyIndex
 		if rep, t, ok := d.r.answer(a.pair, d.plan.ID, a.node, a.config, d.prev); ok {
-			if w, is := d.witness(rep, t.mark); is {
+			if w, is := d.witness(rep, t); is {
 				lost = append(lost, w)
 			}
 			out = append(out, rep)
@@ -332,15 +332,19 @@ func (d *drive) answers(ctx context.Context) (orchestrator.Event, error) {
 	return out, nil
 }
 
-// witness tells whether a node refused what this drive gave it because Consul has
-// lost what it accepted before.
-func (d *drive) witness(rep orchestrator.Report, mark orchestrator.Order) (witness, bool) {
+// witness tells whether a node refused what this drive gave it, or has answered it
+// as another's, because Consul has lost what it accepted before.
+func (d *drive) witness(rep orchestrator.Report, t told) (witness, bool) {
 	given := d.after[rep.Config][rep.Node]
 	c := &d.plan.Spec.Configs[rep.Config]
-	if rep.Result != orchestrator.ResultRefused || rep.Order != given.Order || c.Target != nil || !given.before.Less(mark) || mark == rep.Order {
+	w := witness{node: d.plan.Nodes[rep.Node], config: c.Name, mark: t.mark, stood: given.before, twin: t.mark == rep.Order}
+	switch {
+	case rep.Order != given.Order || c.Target != nil:
 		return witness{}, false
+	case rep.Result == orchestrator.ResultRefused:
+		return w, w.twin || given.before.Less(t.mark)
 	}
-	return witness{node: d.plan.Nodes[rep.Node], config: c.Name, mark: mark, stood: given.before}, true
+	return w, t.elsewhere(rep, d.plan.ID)
 }
 
 // step feeds one event and does the effects in their order.

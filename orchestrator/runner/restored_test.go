@@ -1,7 +1,12 @@
 package runner_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -201,5 +206,83 @@ func TestOrderWrittenOverByHand(t *testing.T) {
 	out, err := f.runner().Start(t.Context(), f.input("three", rest))
 	if err != nil || out.Header.State != orchestrator.Succeeded || f.count("three") != 2 {
 		t.Fatalf("%+v, %v", out, err)
+	}
+}
+
+// A Consul that was restored may hand out the very index again at which a lock was
+// taken before. Whoever has answered the order of another rollout that has the same
+// number has not answered this one.
+func TestOrderThatWasGivenBeforeToAnother(t *testing.T) {
+	t.Parallel()
+	for _, result := range []string{records.ResultApplied, records.ResultFailed, records.ResultRefused} {
+		t.Run(result, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, 2)
+			if _, err := f.runner().Start(t.Context(), f.input("one", rest)); err != nil {
+				t.Fatal(err)
+			}
+			f.stopAll()
+			bake := canary
+			bake.Bake = time.Hour
+			in := f.input("two", bake, rest)
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() {
+				_, err := f.runner().Tick(ctx, in)
+				ended <- err
+			}()
+			var given records.Desired
+			f.until("the order of n00", func() bool {
+				p, err := f.kv.Get(t.Context(), prefix.Desired(config, "n00"))
+				return err == nil && records.Decode(p.Key, p.Value, &given) == nil && given.After != nil && !given.After.IsZero()
+			})
+			cancel()
+			if err := <-ended; err == nil {
+				t.Fatal("nobody answered, and it came to an end")
+			}
+
+			// What n00 had before was of the very same number.
+			state := filepath.Join(f.dir, "n00", "state", "configs", config, "state.json")
+			b, err := os.ReadFile(state)
+			body, _, whole := strings.Cut(string(b), "\n#crc32c ")
+			was, is := fmt.Sprintf(`"token": %d,`, given.After.Token), fmt.Sprintf(`"token": %d,`, given.Token)
+			if err != nil || !whole || !strings.Contains(body, was) {
+				t.Fatalf("%s, %v", b, err)
+			}
+			body = strings.ReplaceAll(body, was, is)
+			sum := crc32.Checksum([]byte(body), crc32.MakeTable(crc32.Castagnoli))
+			if err := os.WriteFile(state, fmt.Appendf([]byte(body), "\n#crc32c %08x\n", sum), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			key := prefix.Actual(config, "n00")
+			p, err := f.kv.Get(t.Context(), key)
+			if err != nil || p == nil {
+				t.Fatal(p, err)
+			}
+			var a records.Actual
+			if err := records.Decode(key, p.Value, &a); err != nil {
+				t.Fatal(err)
+			}
+			if a.Order, a.Result, a.Error = given.Order, result, "of the other"; result == records.ResultRefused {
+				a.Refused, a.Rollout = &given.Order, given.Rollout
+			}
+			f.put(key, &a)
+			for range 2 {
+				if out, err := f.runner().Tick(t.Context(), in); !errors.Is(err, runner.ErrRestored) || !strings.Contains(err.Error(), "n00 has accepted") || !strings.Contains(err.Error(), "it stands for another entry") {
+					t.Fatalf("%+v, %v", out, err)
+				}
+			}
+			f.recover()
+			f.t.Cleanup(f.stopAll)
+			for _, n := range f.nodes {
+				f.startAgent(n.Name)
+			}
+			if out, err := f.runner().Tick(t.Context(), in); err != nil || out.Header.State != orchestrator.Baking || out.Header.Counts[orchestrator.ClassApplied] != 1 || f.file("n00") != "two" {
+				t.Fatalf("%+v, %v", out, err)
+			}
+			if p, err = f.kv.Get(t.Context(), prefix.Desired(config, "n00")); err != nil || records.Decode(p.Key, p.Value, &given) != nil || given.Epoch != 1 {
+				t.Fatalf("%+v, %v", given, err)
+			}
+		})
 	}
 }

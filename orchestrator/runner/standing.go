@@ -71,6 +71,8 @@ type witness struct {
 	target bool
 	// newest: stood is that of the newest rollout of the config.
 	newest bool
+	// twin: mark stands for another entry than the one that was accepted.
+	twin bool
 }
 
 // ErrRestored: nodes have accepted orders that Consul does not have, or that no
@@ -108,6 +110,8 @@ func errRestored(told []witness) error {
 	for _, w := range told[:min(len(told), most)] {
 		stood := "none stands"
 		switch {
+		case w.twin:
+			stood = "it stands for another entry"
 		case w.newest:
 			stood = fmt.Sprintf("the newest rollout is of token %d of epoch %d", w.stood.Token, w.stood.Epoch)
 		case !w.stood.IsZero():
@@ -189,7 +193,7 @@ func (r *Runner) absolve(ctx context.Context, out *standing) error {
 		}
 	}
 	out.witnesses = slices.DeleteFunc(out.witnesses, func(w witness) bool {
-		if w.stood.IsZero() && !known[w.rollout] || !w.stood.IsZero() && !done[orchestrator.Order{Epoch: w.mark.Epoch, Token: w.mark.Token}] {
+		if w.twin || w.stood.IsZero() && !known[w.rollout] || !w.stood.IsZero() && !done[orchestrator.Order{Epoch: w.mark.Epoch, Token: w.mark.Token}] {
 			return false
 		}
 		if w.at >= 0 {
@@ -235,10 +239,11 @@ func (r *Runner) survey(out *standing, plan *orchestrator.Plan, index map[string
 		if d == nil {
 			d = &stood{}
 		}
-		ignorant := rep.Result == orchestrator.ResultRefused && rep.Order == d.Order && d.After != nil && d.After.Less(mark)
+		twin := d.Order == mark && !mark.IsZero() && (rep.Result == orchestrator.ResultRefused && rep.Order == mark && d.Target == nil || said.elsewhere(rep, d.Rollout))
+		ignorant := twin || rep.Result == orchestrator.ResultRefused && rep.Order == d.Order && d.After != nil && d.After.Less(mark)
 		if lost := d.Less(mark) && !d.damaged; lost || ignorant {
-			w := witness{node: name, config: plan.Spec.Configs[ci].Name, mark: mark, stood: d.Order, target: d.Target != nil, rollout: said.rollout, at: i, ci: ci}
-			if !lost {
+			w := witness{node: name, config: plan.Spec.Configs[ci].Name, mark: mark, stood: d.Order, target: d.Target != nil, rollout: said.rollout, at: i, ci: ci, twin: twin}
+			if !lost && d.After != nil {
 				w.stood = *d.After
 			}
 			out.witnesses = append(out.witnesses, w)

@@ -341,6 +341,12 @@ type told struct {
 	rollout string
 }
 
+// elsewhere reports whether the answer is to an order of another rollout than the one
+// that the order now stands for: Consul was restored, and gave the same index again.
+func (t told) elsewhere(rep orchestrator.Report, rollout string) bool {
+	return rep.Result != orchestrator.ResultRefused && t.rollout != "" && rollout != "" && t.rollout != rollout
+}
+
 // answer makes a report of an actual entry; ok is false for one that says
 // nothing about an order. Whatever a node wrote is foreign: what cannot be read
 // counts as no answer, and the deadline deals with the node.

@@ -71,7 +71,7 @@ func (r *Runner) unchanged(ctx context.Context, plan *orchestrator.Plan, epoch *
 			want := r.desired(ctx, plan, i, ci, d.Order)
 			want.Rollout, want.Attempt, want.After = d.Rollout, d.Attempt, d.After
 			now := machines[name]
-			found[i] = a.Order == d.Order && (now == "" || a.Instance == "" || now == a.Instance) && bytes.Equal(records.Encode(want), records.Encode(&d))
+			found[i] = a.Order == d.Order && (a.Rollout == "" || a.Rollout == d.Rollout) && (now == "" || a.Instance == "" || now == a.Instance) && bytes.Equal(records.Encode(want), records.Encode(&d))
 		}
 		for i := range same {
 			if !found[i] {
