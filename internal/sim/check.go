@@ -38,6 +38,7 @@ const (
 	InvEpoch     = "a recovery raises the epoch"
 	InvApproval  = "no break without an approval"
 	InvGate      = "nothing passes a gate that did not pass"
+	InvAnswer    = "an answer never goes back"
 	InvTogether  = "configs of one rollout are applied all or none"
 	InvConverges = "everything converges"
 )
@@ -257,6 +258,9 @@ func (c *checker) key(k state.KVChange, now time.Time, x *exchange) {
 	case strings.HasPrefix(key, p.ActualRoot()):
 		var a records.Actual
 		if k.After != nil && json.Unmarshal(k.After.Value, &a) == nil {
+			if was, ok := c.actual[a.Config][a.Node]; ok && a.Order.Less(was.Order) {
+				c.w.fail(InvAnswer, "node %s has answered order %s of %s, and %s stands now", a.Node, was.Order, a.Config, a.Order)
+			}
 			sub(c.actual, a.Config)[a.Node] = a
 			c.together(a)
 		}

@@ -1,11 +1,16 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
 
+	"github.com/hashicorp/consul/api"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/records"
 )
 
@@ -14,6 +19,9 @@ import (
 type reporter struct {
 	a    *Agent
 	wake chan struct{}
+	// stands is at which index this process saw its answer stand, by config. It belongs
+	// to who brings them.
+	stands map[string]uint64
 
 	mu      sync.Mutex
 	pending map[string]pending
@@ -30,7 +38,7 @@ type pending struct {
 }
 
 func newReporter(a *Agent) *reporter {
-	return &reporter{a: a, wake: make(chan struct{}, 1), pending: map[string]pending{}, last: map[string]*records.Actual{}, answers: map[string]uint64{}}
+	return &reporter{a: a, wake: make(chan struct{}, 1), stands: map[string]uint64{}, pending: map[string]pending{}, last: map[string]*records.Actual{}, answers: map[string]uint64{}}
 }
 
 // set makes rep the answer to bring.
@@ -110,19 +118,54 @@ func (r *reporter) run(ctx context.Context) {
 	}
 }
 
-// put writes this node's own key. With compare it reads the key first: a
-// thousand agents that restart need not write a thousand keys.
+// put writes this node's own key in place of what stands there. So what is still on its
+// way of an earlier try, and arrives after a newer answer, changes nothing. With
+// compare nothing is written where the answer stands, whenever it was given: a thousand
+// agents that restart need not write a thousand keys.
 func (r *reporter) put(ctx context.Context, config string, rep *records.Actual, compare bool) error {
-	if compare {
-		last, err := r.a.lastReport(ctx, config)
-		if err == nil && last != nil {
-			last.Time, last.Agent = rep.Time, rep.Agent
-			if string(records.Encode(last)) == string(records.Encode(rep)) {
+	const tries = 3 // nobody else writes this key, unless two agents have one name
+	key, value := r.a.cfg.Prefix.Actual(config, r.a.cfg.Node), records.Encode(rep)
+	index, known := r.stands[config]
+	delete(r.stands, config)
+	var err error
+	for range tries {
+		if compare || !known {
+			kv, rerr := r.a.cfg.Consul.Get(ctx, key)
+			if rerr != nil {
+				return rerr
+			}
+			index = 0
+			if kv != nil {
+				index = kv.ModifyIndex
+			}
+			if kv != nil && (bytes.Equal(kv.Value, value) || compare && alike(kv, rep)) {
+				r.stands[config] = index
 				return nil
 			}
 		}
+		var res consulkv.Results
+		if res, err = r.a.cfg.Consul.Txn(ctx, consulkv.CAS(key, value, index)); err == nil {
+			if kv := res.Find(key); kv != nil {
+				r.stands[config] = kv.ModifyIndex
+			}
+			return nil
+		}
+		if _, refused := errors.AsType[*consulkv.Refused](err); !refused {
+			return err
+		}
+		known = false
 	}
-	return r.a.cfg.Consul.Put(ctx, r.a.cfg.Prefix.Actual(config, r.a.cfg.Node), records.Encode(rep))
+	return err
+}
+
+// alike reports whether rep stands, but for when it was said and by which version.
+func alike(kv *api.KVPair, rep *records.Actual) bool {
+	var last records.Actual
+	if records.Decode(kv.Key, kv.Value, &last) != nil {
+		return false
+	}
+	last.Time, last.Agent = rep.Time, rep.Agent
+	return bytes.Equal(records.Encode(&last), records.Encode(rep))
 }
 
 // Standing is how an agent stands, for whoever watches over it.
