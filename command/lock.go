@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/policies"
@@ -349,15 +350,22 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 	}
 	st.Next = c.Next(v, p)
 	if v.Occupied() {
-		// Whoever may not read it is told of the lock all the same.
-		if st.Suspended, err = c.Suspended(ctx); err != nil {
-			m.Notef("Warning: whether breaking is suspended is not known: %s\n", err)
-		}
+		st.Suspended = m.suspended(ctx, c)
 	}
 	if hint := meantInstead(ctx, c, v); hint != "" {
 		m.Notef("Hint: %s\n", hint)
 	}
 	return v, st, nil
+}
+
+// suspended is the suspension that stands, or nil. Whoever may not read it is told of
+// locks all the same.
+func (m *Meta) suspended(ctx context.Context, c *locksmith.Client) *records.PolicySuspended {
+	s, err := c.Suspended(ctx)
+	if err != nil {
+		m.Notef("Warning: whether breaking is suspended is not known: %s\n", err)
+	}
+	return s
 }
 
 // meantInstead names a held lock that whoever names this free one may have meant; ""

@@ -82,7 +82,7 @@ func (m *Meta) explainLock(ctx context.Context, c *locksmith.Client, name, dir s
 	if m.JSON {
 		return m.PrintJSON(explainView{withEvidence(st), orNull(story.Cause), append([]locksmith.Event{}, story.Events...)})
 	}
-	m.Printf("%s", storyText(v, st, story))
+	m.tell("%s", storyText(v, st, story))
 	return nil
 }
 

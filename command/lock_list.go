@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
@@ -45,7 +46,7 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 			if len(in.Args) > 0 {
 				prefixes = lockPrefixes(m.Prefix, in.Args[0])
 			}
-			list := []*locksmith.Status{}
+			list, held := []*locksmith.Status{}, []*locksmith.Status{}
 			hidden, err := c.EachLock(ctx, prefixes, all, func(v *locksmith.Verdict) {
 				st := c.Status(v)
 				st.Next = c.Next(v, nil)
@@ -53,9 +54,19 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 					st.Evidence = nil
 				}
 				list = append(list, st)
+				if v.Occupied() {
+					held = append(held, st)
+				}
 			})
 			if err != nil {
 				return err
+			}
+			var suspended *records.PolicySuspended
+			if len(held) > 0 {
+				suspended = m.suspended(ctx, c)
+			}
+			for _, st := range held {
+				st.Suspended = suspended
 			}
 			if hidden {
 				m.Notef("Warning: locks that the token may not read are not shown; check CONSUL_HTTP_TOKEN and its policies\n")
@@ -69,6 +80,9 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 			}
 			if m.JSON {
 				return m.PrintJSON(list)
+			}
+			if suspended != nil {
+				m.tell("All automatic breaking is suspended %s\n", suspensionText(suspended))
 			}
 			return m.lockTable(list)
 		},
@@ -110,7 +124,7 @@ func (m *Meta) lockTable(list []*locksmith.Status) error {
 		if st.Silence != nil {
 			why = strings.TrimSuffix(fmt.Sprintf("silenced until %s; %s", whenText(st.Silence.Expires), why), "; ")
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", text.Printable(st.Name), st.State, held, text.Printable(who), text.Clip(text.Printable(first(why, "-")), 100))
+		_, _ = fmt.Fprint(w, m.plain(fmt.Sprintf("%s\t%s\t%s\t%s\t%s\n", text.Printable(st.Name), st.State, held, text.Printable(who), text.Clip(text.Printable(first(why, "-")), 100))))
 	}
 	return w.Flush()
 }

@@ -41,7 +41,7 @@ It changes nothing and exits 0 whatever the lock's state is.`,
 			if m.JSON {
 				return m.PrintJSON(withEvidence(st))
 			}
-			m.Printf("%s: %s\n%s", st.Name, st.State, statusLines(st, "", "  "))
+			m.tell("%s: %s\n%s", st.Name, st.State, statusLines(st, "", "  "))
 			return nil
 		}),
 	}

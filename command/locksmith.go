@@ -316,7 +316,7 @@ func (m *Meta) sweepTable(list []sweptView) error {
 		if l.Detail != "" {
 			done += ": " + l.Detail
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", text.Printable(l.Name), l.State, first(l.Rule, "-"), text.Printable(who), text.Clip(text.Printable(done), 160))
+		_, _ = fmt.Fprint(w, m.plain(fmt.Sprintf("%s\t%s\t%s\t%s\t%s\n", text.Printable(l.Name), l.State, first(l.Rule, "-"), text.Printable(who), text.Clip(text.Printable(done), 160))))
 	}
 	return w.Flush()
 }

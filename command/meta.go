@@ -206,8 +206,13 @@ func (m *Meta) Printf(format string, args ...any) {
 // ASCII cannot be shown, what this program itself cuts off ends in three dots, and on
 // a terminal foreign text is ASCII too.
 func (m *Meta) tell(format string, args ...any) {
+	m.Printf("%s", m.plain(fmt.Sprintf(format, args...)))
+}
+
+// plain is what tell writes.
+func (m *Meta) plain(lines string) string {
 	_, screen := Terminal(m.Stdout)
-	m.Printf("%s", asciiLines(fmt.Sprintf(format, args...), m.UTF8(), screen))
+	return asciiLines(lines, m.UTF8(), screen)
 }
 
 func asciiLines(lines string, utf8, screen bool) string {

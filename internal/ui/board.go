@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/orchestrator/runner"
 )
@@ -51,6 +53,11 @@ type board struct {
 	// before that.
 	ready bool
 	quiet int
+
+	// brake is the switch of all automatic breaking as it was read last, and
+	// policies grows with each word that it or what is applied may have changed.
+	brake    brake
+	policies int
 
 	rollouts []rolloutRow
 	listed   bool
@@ -119,7 +126,7 @@ func (b *board) begin() {
 	ctx, cancel := context.WithCancel(b.ctx)
 	b.stop = cancel
 	b.locks, b.counts, b.troubles = map[string]*lockRow{}, map[string]int{}, map[string]string{}
-	b.ready, b.listed, b.rollouts, b.quiet = false, false, nil, 0
+	b.ready, b.listed, b.rollouts, b.quiet, b.brake = false, false, nil, 0, brake{}
 	b.wg.Go(func() {
 		// It ends with ctx, and for no other reason.
 		_ = b.cfg.Locks.Follow(ctx, locksmith.Following{
@@ -127,6 +134,9 @@ func (b *board) begin() {
 			Failed: func(part string, err error) { b.trouble(part, err) },
 			Source: b.cfg.Source,
 		})
+	})
+	b.wg.Go(func() {
+		b.cfg.PolicySource(ctx, func() { b.switched(ctx) })
 	})
 	b.wg.Go(func() {
 		b.cfg.Rollouts.FollowAll(ctx, runner.Filter{Ended: shownRollouts}, b.listing, func(err error) { b.trouble("rollouts", err) })
@@ -171,6 +181,40 @@ func (b *board) trouble(part string, err error) {
 		b.troubles[part] = err.Error()
 	}
 	b.tell()
+}
+
+// brake is whether all automatic breaking is suspended.
+type brake struct {
+	suspended *records.PolicySuspended
+	// why it is not known.
+	why string
+}
+
+// switched reads what may have changed, until it is had or refused.
+func (b *board) switched(ctx context.Context) {
+	b.mu.Lock()
+	b.policies++
+	b.tell()
+	b.mu.Unlock()
+	for {
+		read, cancel := context.WithTimeout(ctx, detailPatience)
+		s, err := b.cfg.Locks.Suspended(read)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		b.mu.Lock()
+		if err != nil {
+			b.brake.why = err.Error() // what was seen last stays
+		} else {
+			b.brake = brake{suspended: s}
+		}
+		b.tell()
+		b.mu.Unlock()
+		if err == nil || consulkv.KindOf(err) == consulkv.Denied || wait(ctx, again) != nil {
+			return
+		}
+	}
 }
 
 // judged takes verdicts in.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync/atomic"
 	"time"
 )
 
@@ -48,8 +47,8 @@ type stream struct {
 	// told is the state of the detail that the viewer has.
 	told  string
 	retry *time.Timer
-	// anew: what is applied may have changed.
-	anew atomic.Bool
+	// policies is the board's that the viewer has.
+	policies int
 }
 
 // events serves what changes, until the viewer leaves or the server ends.
@@ -73,18 +72,6 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer leave()
-	if st.view == viewPolicies {
-		fctx, cancel := context.WithCancel(r.Context())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			s.cfg.PolicySource(fctx, func() {
-				st.anew.Store(true)
-				l.poke()
-			})
-		}()
-		defer func() { cancel(); <-done }()
-	}
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("X-Accel-Buffering", "no") // a proxy is to pass each event on
@@ -148,9 +135,11 @@ func (st *stream) show(ctx context.Context) error {
 	case viewRollout:
 		return st.sendDetail(ctx, "rollout", st.s.rolloutDetail)
 	case viewPolicies:
-		if !st.anew.Swap(false) && st.sent["failed"] == nil {
+		rev := st.s.board.policiesRev()
+		if rev == st.policies && st.sent["failed"] == nil {
 			return nil
 		}
+		st.policies = rev
 		return st.sendDetail(ctx, "policies", st.s.policiesDetail)
 	}
 	return nil

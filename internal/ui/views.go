@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
 
@@ -16,12 +17,14 @@ type summary struct {
 	Running  int            `json:"rollouts_unfinished"`
 	Troubles []string       `json:"troubles"`
 	Policies string         `json:"policy_hash"`
+	// Suspended is that all automatic breaking is suspended.
+	Suspended *records.PolicySuspended `json:"suspended"`
 }
 
 func (b *board) summary(time.Time) summary {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	out := summary{Ready: b.ready, Counts: map[string]int{}, Troubles: []string{}, Policies: b.cfg.Policies.Hash}
+	out := summary{Ready: b.ready, Counts: map[string]int{}, Troubles: []string{}, Policies: b.cfg.Policies.Hash, Suspended: b.brake.suspended}
 	for state, n := range b.counts {
 		if n > 0 {
 			out.Counts[state] = n
@@ -29,6 +32,9 @@ func (b *board) summary(time.Time) summary {
 	}
 	for _, part := range slices.Sorted(maps.Keys(b.troubles)) {
 		out.Troubles = append(out.Troubles, b.troubles[part])
+	}
+	if b.brake.why != "" {
+		out.Troubles = append(out.Troubles, "whether breaking is suspended is not known: "+b.brake.why)
 	}
 	for _, r := range b.rollouts {
 		if r.open {
@@ -85,6 +91,14 @@ func (b *board) changedRows(have map[string]uint64, now time.Time) (rowChange, b
 	}
 	slices.Sort(out.Gone)
 	return out, true
+}
+
+// policiesRev changes when what is applied, or whether breaking is suspended, may have
+// changed; 0: nothing was read yet.
+func (b *board) policiesRev() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.policies
 }
 
 // allRollouts are all that are shown; ok is false before the first reading.

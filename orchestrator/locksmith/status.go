@@ -212,8 +212,8 @@ type Status struct {
 	SlotOf    string         `json:"slot_of,omitempty"`
 	// Silence is the operator's word that the lock is not to be broken for now.
 	Silence *records.Silence `json:"silence,omitempty"`
-	// Suspended is that all automatic breaking is suspended. Only lock status and
-	// lock explain of a held lock tell of it.
+	// Suspended is that all automatic breaking is suspended. Only lock status, lock
+	// explain and lock list tell of it, of a held lock.
 	Suspended *records.PolicySuspended `json:"suspended,omitempty"`
 }
 

@@ -99,6 +99,8 @@
   function summary(s) {
     page.summary = s;
     troubles(s.troubles);
+    const by = s.suspended;
+    renew($("brake"), by, () => (by ? el("p", {}, "All automatic breaking is suspended by ", by.by || "somebody", stamp(by.at) ? " at " + stamp(by.at) : "", by.reason ? ": " + by.reason : "") : []));
     const hot = s.counts.HOT || 0;
     document.title = (hot ? "(" + hot + " HOT) " : "") + page.title + " · aimlock";
     if (page.onSummary) page.onSummary(s);
@@ -408,7 +410,6 @@
       policies(d) {
         const a = d.active;
         put(box,
-          d.suspended ? el("p", { class: "bad" }, "All automatic breaking is suspended by ", d.suspended.by || "somebody", d.suspended.reason ? ": " + d.suspended.reason : "") : "",
           el("h2", {}, "Applied"),
           a ? el("p", {}, "Serial " + a.serial + ", hash ", el("code", {}, (a.hash || "").slice(0, 12)), a.by ? ", by " + a.by : "", a.at ? ", " + stamp(a.at) : "", a.reason ? ": " + a.reason : "") : el("p", {}, "Nothing was ever applied: anybody's policies may break aimlock's own locks, and nobody's those of other tools."),
           d.why ? el("p", { class: "warn" }, d.why) : "",
