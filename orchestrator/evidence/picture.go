@@ -273,10 +273,10 @@ func (p *picture) tookChecks(list checkList) {
 	}
 }
 
-// SameChecks compares what facts are made of.
+// SameChecks compares what facts are made of: nothing else of a check is read.
 func SameChecks(a, b api.HealthChecks) bool {
 	return slices.EqualFunc(a, b, func(x, y *api.HealthCheck) bool {
-		return x.CheckID == y.CheckID && x.Status == y.Status && x.Output == y.Output
+		return x.CheckID == y.CheckID && x.Status == y.Status && x.Output == y.Output && x.ServiceID == y.ServiceID && x.ServiceName == y.ServiceName
 	})
 }
 

@@ -444,7 +444,8 @@ func (s *Snapshot) checkOf() (id string, check *api.HealthCheck) {
 }
 
 // Health are those checks of the session's node that facts of this hold are made of:
-// a node may have hundreds of others, which change all the time.
+// a node may have hundreds of others, which change all the time. Who waits for the lock
+// is woken by these only.
 func (s *Snapshot) Health(node api.HealthChecks) api.HealthChecks {
 	bound := map[string]bool{"serfHealth": true}
 	if s.Holder != nil && s.Holder.Check != "" {
