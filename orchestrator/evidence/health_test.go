@@ -59,8 +59,7 @@ func TestFactsRestOnTheChecksOfHealth(t *testing.T) {
 			for _, status := range []string{api.HealthPassing, api.HealthWarning, api.HealthCritical, api.HealthMaint} {
 				same("all others are "+status, each(checks, func(c *api.HealthCheck) *api.HealthCheck {
 					if !health[c] {
-						scramble(c)
-						c.Status = status
+						c.Status, c.Output, c.Notes, c.ModifyIndex = status, "another", "another", c.ModifyIndex+7
 					}
 					return c
 				}, health))
@@ -71,12 +70,25 @@ func TestFactsRestOnTheChecksOfHealth(t *testing.T) {
 				}
 				return c
 			}, health))
-			same("what is not compared is another", each(checks, func(c *api.HealthCheck) *api.HealthCheck {
-				kept := *c
-				scramble(c)
-				c.CheckID, c.Status, c.Output, c.ServiceID, c.ServiceName = kept.CheckID, kept.Status, kept.Output, kept.ServiceID, kept.ServiceName
-				return c
-			}, health))
+			// Of one that counts, whatever a fact is made of is compared.
+			for i, c := range checks {
+				if !health[c] {
+					continue
+				}
+				for field, other := range changed(c) {
+					list := slices.Clone(checks)
+					list[i] = other
+					after := s.with(list)
+					if !evidence.SameChecks(before.Health(checks), after.Health(list)) {
+						continue
+					}
+					for fact, is := range s.facts(after) {
+						if was := facts[fact]; is != was {
+							t.Errorf("another %s of %s: %s was %s and is %s, and nobody is woken: compare it in SameChecks", field, c.CheckID, fact, was, is)
+						}
+					}
+				}
+			}
 
 			// And those that count do.
 			for _, list := range []api.HealthChecks{nil, each(checks, func(c *api.HealthCheck) *api.HealthCheck {
@@ -211,12 +223,15 @@ func each(checks api.HealthChecks, change func(*api.HealthCheck) *api.HealthChec
 	return out
 }
 
-// scramble changes all texts and numbers of a check but its status and what names it.
-func scramble(c *api.HealthCheck) {
-	v := reflect.ValueOf(c).Elem()
-	for i := range v.NumField() {
+// changed are copies of a check of which one field is another, by its name.
+func changed(c *api.HealthCheck) map[string]*api.HealthCheck {
+	out := map[string]*api.HealthCheck{}
+	for i := range reflect.TypeFor[api.HealthCheck]().NumField() {
+		one := *c
+		v := reflect.ValueOf(&one).Elem()
 		switch f := v.Field(i); {
-		case slices.Contains([]string{"CheckID", "Status", "ServiceID", "ServiceName"}, v.Type().Field(i).Name):
+		case v.Type().Field(i).Name == "Status":
+			one.Status = api.HealthCritical
 		case f.Kind() == reflect.String:
 			f.SetString(f.String() + "?")
 		case f.CanUint():
@@ -225,8 +240,12 @@ func scramble(c *api.HealthCheck) {
 			f.SetInt(f.Int() + 7)
 		case f.Kind() == reflect.Slice && f.Type().Elem().Kind() == reflect.String:
 			f.Set(reflect.ValueOf([]string{"another"}))
+		default:
+			continue // how a check is run
 		}
+		out[v.Type().Field(i).Name] = &one
 	}
+	return out
 }
 
 // checksNamedInTheCode are checks by which anything that the code of this package names
