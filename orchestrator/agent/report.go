@@ -138,7 +138,7 @@ func (r *reporter) put(ctx context.Context, config string, rep *records.Actual, 
 			if kv != nil {
 				index = kv.ModifyIndex
 			}
-			if kv != nil && (bytes.Equal(kv.Value, value) || compare && alike(kv, rep)) {
+			if kv != nil && (bytes.Equal(kv.Value, value) || said(kv, rep, compare)) {
 				r.stands[config] = index
 				return nil
 			}
@@ -158,14 +158,19 @@ func (r *reporter) put(ctx context.Context, config string, rep *records.Actual, 
 	return err
 }
 
-// alike reports whether rep stands, but for when it was said and by which version.
-func alike(kv *api.KVPair, rep *records.Actual) bool {
+// said reports whether what stands makes rep needless: an answer of this state folder to
+// a newer order, which another process gave, or, where that is asked, the same answer
+// but for when it was given and by which version.
+func said(kv *api.KVPair, rep *records.Actual, compare bool) bool {
 	var last records.Actual
 	if records.Decode(kv.Key, kv.Value, &last) != nil {
 		return false
 	}
+	if rep.Order.Less(last.Order) && rep.Instance != "" && rep.Instance == last.Instance {
+		return true
+	}
 	last.Time, last.Agent = rep.Time, rep.Agent
-	return bytes.Equal(records.Encode(&last), records.Encode(rep))
+	return compare && bytes.Equal(records.Encode(&last), records.Encode(rep))
 }
 
 // Standing is how an agent stands, for whoever watches over it.

@@ -37,7 +37,7 @@ func TestAnswerThatArrivesLate(t *testing.T) {
 	answer := func(token uint64) *records.Actual {
 		return &records.Actual{
 			Version: records.Version, Node: "n1", Config: conf, Order: order(token, 1), Rollout: "r", Result: records.ResultApplied,
-			Revision: strings.Repeat("a", 12), Time: time.Unix(int64(token), 0).UTC(),
+			Revision: strings.Repeat("a", 12), Instance: "I", Time: time.Unix(int64(token), 0).UTC(),
 		}
 	}
 	key := keys.Prefix(keys.DefaultPrefix).Actual(conf, "n1")
@@ -84,6 +84,15 @@ func TestAnswerThatArrivesLate(t *testing.T) {
 		if o, _ := stands(); o != order(token+1, 1) {
 			t.Errorf("first: %v: %s stands", first, o)
 		}
+	}
+
+	// Nor does that of another process of the node, which knows of an older order only.
+	a.reports.stands = map[string]uint64{}
+	if err := put(20); err != nil {
+		t.Fatal(err)
+	}
+	if o, _ := stands(); o != order(21, 1) {
+		t.Errorf("%s stands", o)
 	}
 
 	// Consul was restored, or somebody wrote the key: the answer goes in its place.
