@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -278,9 +279,19 @@ func (inc *incarnation) wayOut(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	if heads, err := r.Headers(ctx); err == nil && len(heads) > 0 && heads[0].FinishedAt == nil && heads[0].State == orchestrator.Paused {
-		err := inc.command(ctx, orchestrator.Resume)
+	heads, err := r.Headers(ctx)
+	if err != nil || len(heads) == 0 || heads[0].FinishedAt != nil {
+		return
+	}
+	if heads[0].State == orchestrator.Paused {
+		err = inc.command(ctx, orchestrator.Resume)
 		w.note("the operator resumes: %v", err)
+	} else if len(w.snaps) > 0 {
+		_, err = r.Show(ctx, heads[0].ID)
+	}
+	// Whoever drove it wrote into a Consul that had gone back: errors name this way.
+	if errors.Is(err, orchestrator.ErrPlanDamaged) {
+		w.note("the operator ends a damaged rollout: %v", inc.command(ctx, orchestrator.Abort))
 	}
 }
 
