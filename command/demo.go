@@ -37,7 +37,8 @@ Linux, as the proof that a killed process is dead does.`,
 			if err != nil {
 				return fmt.Errorf("find this program's own file: %w", err)
 			}
-			if dir == "" {
+			keep := dir != ""
+			if !keep {
 				if dir, err = os.MkdirTemp("", "aimlock-demo-"); err != nil {
 					return err
 				}
@@ -48,7 +49,7 @@ Linux, as the proof that a killed process is dead does.`,
 			if dir, err = filepath.Abs(dir); err != nil {
 				return err
 			}
-			return demo.Run(ctx, demo.Config{Exe: exe, Dir: dir, Out: m.Stdout, Log: m.Log})
+			return demo.Run(ctx, demo.Config{Exe: exe, Dir: dir, Keep: keep, Out: m.Stdout, Log: m.Log})
 		},
 	}
 }

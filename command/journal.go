@@ -1,8 +1,6 @@
 package command
 
 import (
-	"time"
-
 	"github.com/aim-control/aimlock/internal/journal"
 )
 
@@ -31,6 +29,3 @@ func (m *Meta) journalProblems() (tell func(*journal.Problem), done func()) {
 	}
 	return tell, done
 }
-
-// showTime is a time as people read it: on their own clock, and saying which.
-func showTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }

@@ -229,9 +229,14 @@ func semaphoreLines(st *locksmith.Status, line func(name, format string, args ..
 func sinceText(st *locksmith.Status) string {
 	switch {
 	case st.HeldFor != nil && st.Since != nil:
-		return fmt.Sprintf("%s, %s", st.Since.UTC().Format("2006-01-02 15:04:05 UTC"), showSeconds(*st.HeldFor))
+		return fmt.Sprintf("%s, %s", text.Time(*st.Since), showSeconds(*st.HeldFor))
 	case st.HeldFor != nil:
 		return showSeconds(*st.HeldFor)
+	}
+	for _, e := range st.Evidence {
+		if e.Fact == "lock.held_for" && !e.Known {
+			return "not known: " + e.Why
+		}
 	}
 	return ""
 }
@@ -294,6 +299,8 @@ func (m *Meta) notices() func(locksmith.Notice) {
 			m.Notef("%s: %s%s; %s\n", n.Lock, n.Status.State, who, first(n.Text, "waiting"))
 		case locksmith.NoticeQuiesce:
 			m.Notef("%s: taken; %s\n", n.Lock, n.Text)
+		case locksmith.NoticeBroken:
+			m.Notef("%s: broken and taken: %s\n", n.Lock, n.Text)
 		case locksmith.NoticeOutage:
 			m.Notef("%s: waiting for Consul: %s\n", n.Lock, n.Text)
 		default:

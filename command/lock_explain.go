@@ -199,7 +199,7 @@ func timelineText(line []locksmith.Event) string {
 		line = line[more:]
 	}
 	for _, e := range line {
-		fmt.Fprintf(&b, "  %s  %s", showTime(e.At), e.What)
+		fmt.Fprintf(&b, "  %s  %s", text.Time(e.At), e.What)
 		if e.By != "" {
 			fmt.Fprintf(&b, " by %s", whoSays(e.By, e.Who))
 		}

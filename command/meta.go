@@ -81,6 +81,8 @@ type Meta struct {
 	// interrupted: the terminal's ^C went to a command of its own group.
 	interrupted bool
 
+	// given are the flags that commands named to people repeat.
+	given          locksmith.Flags
 	policyVars     policyVars
 	policyVarFiles []string
 }
@@ -128,6 +130,7 @@ func (m *Meta) setUp(groups group) error {
 		}
 		m.Config = cfg
 	}
+	m.given = m.givenFlags()
 	if len(m.PolicyPaths) == 0 {
 		m.PolicyPaths = slices.Clone(m.Config.Policies)
 	}

@@ -3,10 +3,14 @@ package command
 import (
 	"flag"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 
+	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/policies"
 )
 
@@ -32,6 +36,39 @@ func (m *Meta) policyFlags(fs *flag.FlagSet) {
 	fs.Var((*stringList)(&m.PolicyPaths), "policy", "Judge by the policies in `PATH`, a file or a folder. May be repeated.\nWithout it, the shipped default policy is in force.")
 	fs.Var(m.policyVars, "var", "Give a variable of the policies a value: `NAME=VALUE`. May be repeated.")
 	fs.Var((*stringList)(&m.policyVarFiles), "var-file", "Read values of variables from `FILE`, lines of NAME = VALUE in HCL. May be\nrepeated: of two files the later decides, and -var before all files.")
+}
+
+// givenFlags are the flags of the command line that say where to look and by what to
+// judge. The token's file is not among them: who follows a hint has a token of his own.
+func (m *Meta) givenFlags() locksmith.Flags {
+	var out locksmith.Flags
+	add := func(to *[]string, flag string, values ...string) {
+		for _, v := range values {
+			if v != "" {
+				*to = append(*to, flag, v)
+			}
+		}
+	}
+	add(&out.Where, "-config", m.configPath)
+	add(&out.Where, "-http-addr", m.consul.httpAddr)
+	add(&out.Where, "-prefix", m.prefix)
+	add(&out.Judge, "-plugin-dir", m.pluginDir)
+	add(&out.Judge, "-policy", m.PolicyPaths...)
+	for _, name := range slices.Sorted(maps.Keys(m.policyVars)) {
+		add(&out.Judge, "-var", name+"="+m.policyVars[name])
+	}
+	add(&out.Judge, "-var-file", m.policyVarFiles...)
+	return out
+}
+
+// again is a command as people type it, told as this one was where to look and by what
+// to judge.
+func (m *Meta) again(verb, arg string) string {
+	words := []string{"aimlock", verb}
+	for _, w := range slices.Concat(m.given.Where, m.given.Judge, []string{arg}) {
+		words = append(words, text.Shell(w))
+	}
+	return strings.Join(words, " ")
 }
 
 // loadPolicySet reads the policies that positional paths, -policy, the config

@@ -113,6 +113,7 @@ func (m *Meta) locksmithOver(consul *consulkv.Client, set *policies.Set, cfg loc
 		return nil, err
 	}
 	cfg.Consul, cfg.Prefix, cfg.Log, cfg.Policies, cfg.OnBreak = consul, m.Prefix, m.Log.Named("locksmith"), set, m.onBreak
+	cfg.Flags = m.given
 	cfg.Nomad, cfg.Plugins, cfg.Alloc = nomad, m.Plugins(), m.allocation()
 	return locksmith.New(cfg)
 }
@@ -223,7 +224,7 @@ func versionText(v *records.PolicyVersion) string {
 		s += ", by " + whoText(v.By, v.Who)
 	}
 	if !v.At.IsZero() {
-		s += " at " + v.At.UTC().Format("2006-01-02 15:04:05 UTC")
+		s += " at " + text.Time(v.At)
 	}
 	if v.Reason != "" {
 		s += ": " + text.Clip(text.Printable(v.Reason), 200)
@@ -259,5 +260,5 @@ func whenText(t time.Time) string {
 	if t.IsZero() {
 		return "no end"
 	}
-	return t.UTC().Format("2006-01-02 15:04:05 UTC")
+	return text.Time(t)
 }

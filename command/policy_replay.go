@@ -88,15 +88,15 @@ func (m *Meta) printReplay(rep *replay.Report) {
 		d := &rep.Differences[i]
 		until := "to the end of the journal"
 		if d.Until != nil {
-			until = "to " + showTime(*d.Until)
+			until = "to " + text.Time(*d.Until)
 		}
-		m.Printf("%s: %s %s\n", text.Printable(d.Lock), showTime(d.At), until)
+		m.Printf("%s: %s %s\n", text.Printable(d.Lock), text.Time(d.At), until)
 		m.Printf("  then  %s\n", judgedText(&d.Then, "it was broken at "))
 		m.Printf("  now   %s\n", judgedText(&d.Now, "it would have been broken at "))
 	}
 	span := ""
 	if rep.From != nil && rep.To != nil {
-		span = fmt.Sprintf(", %s to %s", showTime(*rep.From), showTime(*rep.To))
+		span = fmt.Sprintf(", %s to %s", text.Time(*rep.From), text.Time(*rep.To))
 	}
 	what := "no difference"
 	if n := len(rep.Differences); n > 0 {
@@ -120,7 +120,7 @@ func judgedText(j *replay.Judged, broken string) string {
 	}
 	switch {
 	case j.Broken != nil:
-		b.WriteString("; " + broken + showTime(*j.Broken))
+		b.WriteString("; " + broken + text.Time(*j.Broken))
 	case j.Break != "":
 		b.WriteString("; not broken: " + text.Printable(j.Break))
 	}

@@ -228,10 +228,10 @@ func rolloutText(h *orchestrator.Header) string {
 		line("problem", "%s: %s: %s", p.Node, p.Class, text.Clip(text.Printable(p.Why), 200))
 	}
 	if h.StartedAt != nil {
-		line("started", "%s", h.StartedAt.UTC().Format("2006-01-02 15:04:05 UTC"))
+		line("started", "%s", text.Time(*h.StartedAt))
 	}
 	if h.FinishedAt != nil {
-		line("finished", "%s", h.FinishedAt.UTC().Format("2006-01-02 15:04:05 UTC"))
+		line("finished", "%s", text.Time(*h.FinishedAt))
 	}
 	return b.String()
 }

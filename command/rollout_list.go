@@ -166,6 +166,6 @@ func waitingText(w *runner.Waiting) string {
 		by += " on " + text.Printable(w.Host)
 	}
 	line("by", "%s, whose process is alive", by)
-	line("since", "%s", w.Since.UTC().Format("2006-01-02 15:04:05 UTC"))
+	line("since", "%s", text.Time(w.Since))
 	return b.String()
 }

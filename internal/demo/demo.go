@@ -49,8 +49,10 @@ type Config struct {
 	Exe string
 	// Dir is where everything is written; it must exist and be empty.
 	Dir string
-	Out io.Writer
-	Log hclog.Logger
+	// Keep: Dir is there when the story has ended.
+	Keep bool
+	Out  io.Writer
+	Log  hclog.Logger
 	// Consul is the address of a Consul to tell the story on, whose keys below
 	// the default prefix are not in use. Empty starts an embedded one.
 	Consul string
@@ -100,11 +102,16 @@ func (s *story) tell() error {
 	if s.cfg.Consul != "" {
 		where = "listens on " + s.cfg.Consul
 	}
-	s.chapter("A fleet of %d agents, and a Consul that %s", len(nodes), where)
+	s.chapter("A fleet of %d machines, and a Consul that %s", len(nodes), where)
+	s.line("6 drones, drone-1 to drone-6; 4 arms, arm-1 to arm-4; a research cluster, lab-1 and lab-2")
 	if err := s.startAgents(); err != nil {
 		return err
 	}
-	s.line("every agent has checked in; each one's files are below %s", filepath.Join(s.cfg.Dir, "nodes"))
+	stays := "until the story ends (`aimlock demo -dir FOLDER` keeps them)"
+	if s.cfg.Keep {
+		stays = "and stay there"
+	}
+	s.line("each has an agent, a process of this machine, and all have checked in; their files are below %s %s", filepath.Join(s.cfg.Dir, "nodes"), stays)
 
 	s.chapter("The first rollout gives every node revision 1")
 	if err := s.finishes("first", "rollout", "start", "first.hcl"); err != nil {
@@ -140,9 +147,10 @@ func (s *story) tell() error {
 		return errors.New("B did not say that the lock is HOT")
 	}
 
-	s.chapter("B hangs: it is stopped by SIGSTOP, alive and silent, with the lock in its hand")
+	s.chapter("B hangs: it is stopped by SIGSTOP, alive and silent, and holds the lock")
 	b.signal(syscall.SIGSTOP)
 	s.line("`consul lock` would wait for ever. The demo's policy calls a holder without progress for 3 s HOT")
+	s.line("nodes that B has ordered to change do so without it: more of them are done than B has counted")
 	c, err := s.run("C", "rollout", "start", "second.hcl", "-policy", "demo-policy.hcl")
 	if err != nil {
 		return err
@@ -174,7 +182,7 @@ func (s *story) tell() error {
 	if before != after {
 		return errors.New("B changed what the nodes shall have after it had lost the lock")
 	}
-	s.line("B exited with 7 (the lock was lost while working); not one order of its got out")
+	s.line("B exited with 7 (the lock was lost while working); no order of its reached a node any more")
 
 	s.chapter("What caused it? The lock tells its story")
 	if err := s.finishes("", "lock", "explain", Lock); err != nil {

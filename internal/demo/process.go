@@ -43,7 +43,11 @@ const keep = 400
 
 // run starts aimlock with args and shows its output behind its name.
 func (s *story) run(name string, args ...string) (*process, error) {
-	s.line("%s: aimlock %s", name, strings.Join(args, " "))
+	who := name
+	if who != "" {
+		who += ": "
+	}
+	s.line("%saimlock %s", who, strings.Join(args, " "))
 	return s.spawn(name, s.cfg.Out, args...)
 }
 

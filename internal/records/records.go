@@ -95,6 +95,9 @@ type Holder struct {
 	ReleasedAt *time.Time `json:"released_at,omitempty"`
 	// Broken is the key of the break that ended this hold, if one did.
 	Broken string `json:"broken,omitempty"`
+	// Token was this hold's. It is set with Released: while the lock is held its
+	// key's index tells it, and when the record is written nobody knows it yet.
+	Token uint64 `json:"token,omitempty"`
 }
 
 // Process names one process of a host for as long as it lives.

@@ -8,6 +8,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -83,6 +84,26 @@ func Block(s string) string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// Shell is a word as people type it into a shell: quoted where it holds anything
+// that a shell would take for more than itself. What does not show is not kept.
+func Shell(word string) string {
+	word = Printable(word)
+	for _, r := range word {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', strings.ContainsRune("_@%+=:,./-", r):
+		default:
+			return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+	}
+	if word == "" {
+		return "''"
+	}
+	return word
+}
+
+// Time is a point in time as people are shown it, to the second.
+func Time(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
 // Number is a number in JSON to one digit behind the point, where it has more:
 // sixteen digits of a second are noise for a person. What is no number is left

@@ -1,8 +1,10 @@
 package text
 
 import (
+	"os/exec"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -63,5 +65,32 @@ func TestCount(t *testing.T) {
 		if got := Count(c.n, c.noun); got != c.want {
 			t.Errorf("Count(%d, %q) = %q, want %q", c.n, c.noun, got, c.want)
 		}
+	}
+}
+
+func TestShell(t *testing.T) {
+	t.Parallel()
+	for word, want := range map[string]string{
+		"deploy": "deploy", "ops/web/.lock": "ops/web/.lock", "limit=10m": "limit=10m", "": "''",
+		"my lock": "'my lock'", "$(reboot)": "'$(reboot)'", "it's": `'it'\''s'`, "a\x1b[31m;b": "'a?[31m;b'", "-n": "-n", "é": "'é'",
+	} {
+		if got := Shell(word); got != want {
+			t.Errorf("Shell(%q) = %s, want %s", word, got, want)
+		}
+		if strings.ContainsAny(word, "\x1b") {
+			continue
+		}
+		out, err := exec.Command("sh", "-c", "printf %s "+Shell(word)).Output()
+		if err != nil || string(out) != word {
+			t.Errorf("a shell reads %s as %q (%v)", Shell(word), out, err)
+		}
+	}
+}
+
+func TestTime(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 3, 1, 13, 0, 5, 999, time.FixedZone("CET", 3600))
+	if got := Time(at); got != "2026-03-01 12:00:05 UTC" {
+		t.Errorf("Time(%s) = %s", at, got)
 	}
 }

@@ -187,7 +187,7 @@ func (w *waiter) breakAndTake(ctx context.Context, all []*Verdict) (*Hold, time.
 	dismissed := b.dismiss(dctx)
 	b.ended(records.OutcomeTaken, fmt.Sprintf("taken with token %d; %s", h.Token(), dismissed))
 	w.req.Notify(Notice{Kind: NoticeBroken, Lock: b.names(),
-		Text: fmt.Sprintf("broken and taken: token %d succeeds %d; %s", h.Token(), b.targets[0].rec.Token, dismissed)})
+		Text: fmt.Sprintf("token %d succeeds %d; %s", h.Token(), b.targets[0].rec.Token, dismissed)})
 	return h, owe, nil
 }
 

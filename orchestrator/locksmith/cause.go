@@ -4,9 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
 )
 
 func unmarshal(b []byte, v any) bool { return json.Unmarshal(b, v) == nil }
@@ -123,7 +123,7 @@ func (in *told) causeFree(t *storyteller) string {
 	case h.Released && h.Broken != "":
 		return state + ": the last hold was broken, and the record of that is gone"
 	case h.Released && h.ReleasedAt != nil:
-		return fmt.Sprintf("%s: the last holder, %s, let go of it at %s by its own clock", state, holderName(h.Operation, h.PID, h.Host), h.ReleasedAt.UTC().Format(time.RFC3339))
+		return fmt.Sprintf("%s: the last holder, %s, let go of it at %s by its own clock", state, holderName(h.Operation, h.PID, h.Host), text.Time(*h.ReleasedAt))
 	}
 	return fmt.Sprintf("%s: the last holder, %s, did not let go of it itself; Consul ended its session, or somebody did", state, holderName(h.Operation, h.PID, h.Host))
 }

@@ -64,6 +64,8 @@ type Config struct {
 	// As tells in records what acts where no person does, such as "locksmith";
 	// empty: a person does.
 	As string
+	// Flags stand in the commands that people are told to run.
+	Flags Flags
 	// Nomad is asked about the allocations of holders; nil connects where
 	// NOMAD_ADDR is set.
 	Nomad evidence.Nomad
@@ -111,6 +113,7 @@ type Client struct {
 	// plugins may be nil.
 	plugins Plugins
 	by      string
+	flags   Flags
 	// onBreak is never nil.
 	onBreak func(key string, rec *records.Break)
 	// boot is a clock in seconds that goes on while the machine is suspended.
@@ -175,7 +178,7 @@ func New(cfg Config) (*Client, error) {
 		cfg.BootClock = hostproc.BootSeconds
 	}
 	return &Client{
-		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, alloc: cfg.Alloc, onBreak: cfg.OnBreak, boot: cfg.BootClock, lease: cfg.LeaseClock, plugins: cfg.Plugins,
+		consul: cfg.Consul, keys: cfg.Prefix, log: cfg.Log, set: cfg.Policies, self: cfg.Self, by: cfg.By, flags: cfg.Flags, alloc: cfg.Alloc, onBreak: cfg.OnBreak, boot: cfg.BootClock, lease: cfg.LeaseClock, plugins: cfg.Plugins,
 		checking: make(chan struct{}, 1), later: later(cfg.Reuse || cfg.EndLater), reuse: cfg.Reuse,
 		reader: &evidence.Reader{Consul: cfg.Consul, Keys: cfg.Prefix, Self: cfg.Self, Nomad: cfg.Nomad, Files: new(filelock.Scanner)},
 	}, nil
@@ -185,7 +188,7 @@ func New(cfg Config) (*Client, error) {
 // policies. It puts off no ends of sessions, so it needs no Close.
 func (c *Client) With(set *policies.Set) *Client {
 	out := &Client{
-		consul: c.consul, keys: c.keys, log: c.log, set: set, self: c.self, by: c.by, alloc: c.alloc, onBreak: c.onBreak, boot: c.boot, lease: c.lease, reader: c.reader, plugins: c.plugins,
+		consul: c.consul, keys: c.keys, log: c.log, set: set, self: c.self, by: c.by, flags: c.flags, alloc: c.alloc, onBreak: c.onBreak, boot: c.boot, lease: c.lease, reader: c.reader, plugins: c.plugins,
 		checking: make(chan struct{}, 1),
 	}
 	c.mu.Lock()

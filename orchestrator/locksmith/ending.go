@@ -108,7 +108,7 @@ func (t *target) endedRecord() []byte {
 		return s.Pair.Value
 	}
 	h := *s.Holder
-	h.Released, h.ReleasedAt, h.Broken = true, &now, t.key
+	h.Released, h.ReleasedAt, h.Broken, h.Token = true, &now, t.key, s.Index()
 	return records.Encode(&h)
 }
 

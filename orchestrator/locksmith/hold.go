@@ -336,7 +336,7 @@ func (h *Hold) unlock(ctx context.Context) error {
 	h.mu.Unlock()
 	for _, n := range h.names {
 		r := h.record[n]
-		r.Released, r.ReleasedAt = true, &now
+		r.Released, r.ReleasedAt, r.Token = true, &now, h.Token()
 		unlock := consulkv.Unlock(h.c.keys.Lock(n), records.Encode(&r), h.sess.id)
 		unlock.Flags = h.flags[n]
 		ops = append(ops, unlock, consulkv.Delete(h.c.keys.Request(n)), consulkv.Delete(h.c.keys.Approval(n)))

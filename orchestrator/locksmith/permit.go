@@ -46,7 +46,7 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 		p.Why = "the lock is " + v.State + ", not HOT"
 		return p, nil
 	}
-	if p.Why = unfit(v); p.Why != "" {
+	if p.Why = c.unfit(v); p.Why != "" {
 		return p, nil
 	}
 	s, b := v.Snapshot, v.Policy.Break
@@ -70,19 +70,19 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 		consulkv.CheckIndex(kSilence, silence.ModifyIndex))
 
 	if p.Why = c.inForce(v, active); p.Why != "" {
-		if p.Next = "aimlock policy apply"; active.ModifyIndex != 0 {
+		if p.Next = c.typed("policy apply", slices.Concat(c.flags.Where, c.flags.Judge)); active.ModifyIndex != 0 {
 			// Not apply: these may be the stale ones.
-			p.Next = "aimlock policy show -active"
+			p.Next = c.looking("policy show", "-active")
 		}
 		return p, nil
 	}
 	if suspended.ModifyIndex != 0 {
-		p.Why, p.Next = suspendedText(kSuspended, suspended.Value), "aimlock policy resume"
+		p.Why, p.Next = suspendedText(kSuspended, suspended.Value), c.looking("policy resume")
 		return p, nil
 	}
 	if silence.ModifyIndex != 0 {
 		if p.Why = silencedText(records.DecodeSilence(kSilence, s.Name, silence.Value), time.Now()); p.Why != "" {
-			p.Next = "aimlock lock silence -end " + s.Name
+			p.Next = c.looking("lock silence", "-end", s.Name)
 			return p, nil
 		}
 	}
@@ -96,7 +96,7 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 			applied = c.set.Hash // inForce has compared them
 		}
 		if why := approved(v, applied, time.Now()); why != "" {
-			p.Why, p.Next = why, "aimlock lock approve "+s.Name
+			p.Why, p.Next = why, c.judging("lock approve", s.Name)
 			return p, nil
 		}
 		p.guards = append(p.guards, consulkv.CheckIndex(c.keys.Approval(s.Name), s.Deps[c.keys.Approval(s.Name)]))
@@ -163,7 +163,7 @@ func approved(v *Verdict, applied string, now time.Time) string {
 	case a.Session != s.SessionID() || a.Token != s.Index():
 		return "the approval is for an earlier holder"
 	case !now.Before(a.Expires):
-		return "the approval expired at " + a.Expires.Format(time.RFC3339)
+		return "the approval expired at " + text.Time(a.Expires)
 	case applied != "" && a.PolicyHash != applied:
 		return fmt.Sprintf("the approval was given under other policies (%.12s) than those applied since (%.12s)", printable(a.PolicyHash), printable(applied))
 	case a.Rule != "" && a.Rule != v.Judgement.Rule.Name:
@@ -226,7 +226,7 @@ func (c *Client) spend(p *policies.Policy, permit *Permit, verdicts []*Verdict, 
 			oldest = i.At
 		}
 		if i.At.After(now.Add(time.Minute)) {
-			future = fmt.Sprintf("; %s holds a break of the future, %s: if a clock was wrong, delete the key", key, i.At.UTC().Format(time.RFC3339))
+			future = fmt.Sprintf("; %s holds a break of the future, %s: if a clock was wrong, delete the key", key, text.Time(i.At))
 		}
 	}
 	before := len(rec.Breaks)

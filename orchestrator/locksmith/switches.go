@@ -11,6 +11,7 @@ import (
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
 )
 
 // The operators' switches: keys that stop breaking while they stand. Each is
@@ -174,11 +175,11 @@ func silencedText(s *records.Silence, now time.Time) string {
 	if !s.Stands(now) {
 		return ""
 	}
-	text := "the lock is silenced" + byText(s.By)
+	words := "the lock is silenced" + byText(s.By)
 	if !s.Expires.IsZero() {
-		text += " until " + s.Expires.UTC().Format(time.RFC3339)
+		words += " until " + text.Time(s.Expires)
 	}
-	return text + reasonText(s.Reason)
+	return words + reasonText(s.Reason)
 }
 
 func byText(by string) string {

@@ -267,7 +267,7 @@ func (in *told) consul(t *storyteller) {
 	}
 	if h := s.Holder; h != nil {
 		if token == 0 {
-			token = in.lastToken(h.Session)
+			token = cmp.Or(h.Token, in.lastToken(h.Session))
 		}
 		who, clock := h.User+"@"+h.Host, "the holder's, "+h.Host
 		if h.Broken == "" {
@@ -296,14 +296,14 @@ func (in *told) consul(t *storyteller) {
 	if q := s.Silence; q != nil {
 		until := "without an end"
 		if !q.Expires.IsZero() {
-			until = "until " + q.Expires.UTC().Format(time.RFC3339)
+			until = "until " + text.Time(q.Expires)
 		}
 		t.add("silenced", Event{At: q.At, What: "silenced " + until, By: q.By, Who: q.Who, Detail: q.Reason, Clock: q.By, Source: sourceConsul, phase: phaseHeld})
 	}
 }
 
-// lastToken is the token of an ended session's hold, which its record does not
-// name; 0 if nothing tells.
+// lastToken is the token of an ended session's hold whose record does not name it,
+// as it was not released; 0 if nothing tells.
 func (in *told) lastToken(session string) uint64 {
 	if p := in.verdict.Snapshot.Progress; p != nil && p.Session == session {
 		return p.Token
