@@ -151,6 +151,14 @@ try {
   await ask("lost doomed");
   await page.locator("ol.line li", { hasText: "break unlocked" }).first().waitFor();
 
+  // What is free again is still found, with its story.
+  await page.getByRole("link", { name: "Locks", exact: true }).click();
+  await page.getByRole("heading", { name: "Free" }).waitFor();
+  await row("doomed").filter({ hasText: "broken" }).waitFor();
+  await looks("locks-free");
+  await row("doomed").getByRole("link").click();
+  await page.locator("ol.line li", { hasText: "break unlocked" }).first().waitFor();
+
   // An attack by a holder's record is text.
   await page.getByRole("link", { name: "Locks", exact: true }).click();
   for (const link of await page.locator("tbody a").all()) {

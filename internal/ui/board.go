@@ -45,6 +45,10 @@ type board struct {
 	wg   sync.WaitGroup
 
 	locks map[string]*lockRow // by key
+	// free are those that nobody holds, by key; lastFree is what is shown of them, nil
+	// until it is asked for.
+	free     map[string]*freeRow
+	lastFree *freeChange
 	// lastRev is the last rev that a lock got.
 	lastRev  uint64
 	counts   map[string]int
@@ -125,6 +129,7 @@ func (b *board) look() (l *looker, leave func(), ok bool) {
 func (b *board) begin() {
 	ctx, cancel := context.WithCancel(b.ctx)
 	b.stop = cancel
+	b.free, b.lastFree = map[string]*freeRow{}, nil
 	b.locks, b.counts, b.troubles = map[string]*lockRow{}, map[string]int{}, map[string]string{}
 	b.ready, b.listed, b.rollouts, b.quiet, b.brake = false, false, nil, 0, brake{}
 	b.wg.Go(func() {
@@ -152,6 +157,7 @@ func (b *board) rest() {
 	}
 	b.stop()
 	b.stop, b.locks, b.rollouts = nil, nil, nil
+	b.free, b.lastFree = nil, nil
 	clear(b.stories)
 }
 
@@ -245,13 +251,15 @@ func (b *board) take(v *locksmith.Verdict) bool {
 	key := v.Snapshot.Key
 	old := b.locks[key]
 	if !v.Occupied() && v.State != locksmith.Cooling {
+		fresh := b.letGo(key, freeOf(v))
 		if old == nil {
-			return false
+			return fresh
 		}
 		b.counts[old.st.State]--
 		delete(b.locks, key)
 		return true
 	}
+	b.letGo(key, nil)
 	st := b.cfg.Locks.Status(v)
 	st.Next = b.cfg.Locks.Next(v, nil)
 	st.Evidence = nil

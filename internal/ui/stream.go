@@ -125,7 +125,12 @@ func (st *stream) show(ctx context.Context) error {
 	}
 	switch st.view {
 	case viewLocks:
-		return st.sendRows()
+		if err := st.sendRows(); err != nil {
+			return err
+		}
+		if free, ok := st.s.board.freeLocks(); ok {
+			return st.send("free", free)
+		}
 	case viewRollouts:
 		if list, ok := st.s.board.allRollouts(); ok {
 			return st.send("rollouts", list)

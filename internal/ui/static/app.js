@@ -140,18 +140,29 @@
     const body = el("tbody", { role: "rowgroup" });
     const heads = ["Lock", "State", "Held for", "Holder", "Why", "Next"];
     const note = el("p", { class: "soft" });
+    const past = el("div");
+    let free = { set: [], more: 0 };
     const find = el("input", { type: "search", placeholder: "name, holder or rule", "aria-label": "Show only locks that contain", oninput: draw });
     put(main,
       el("h1", {}, "Locks"), tiles,
       el("div", { class: "tools" }, find),
       el("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Locks" }, el("table", { role: "table" }, headRow(heads), body)),
-      note);
+      note, past);
     let more = 0;
+    // The last ones that were let go: where their story is found.
+    function drawFree(want) {
+      const list = free.set.filter((f) => !want || [f.name, f.holder, f.ended].join(" ").toLowerCase().includes(want));
+      renew(past, list, () => (!list.length ? [] : [
+        el("h2", {}, "Free"),
+        table(["Lock", "Last holder", "Ended", "When"], list.map((f) => [el("a", { href: "#/lock/" + encodeURIComponent(f.name) }, f.name), f.holder, f.ended, stamp(f.at)])),
+        el("p", { class: "soft" }, "Nobody holds these. Each tells its story." + (free.more ? " " + free.more + " more are free: aimlock lock list -all." : ""))]));
+    }
     function draw() {
       const want = find.value.toLowerCase();
       const list = [...rows.values()].filter((r) => !want || [r.lock.name, holderText(r.lock), why(r.lock), r.lock.state].join(" ").toLowerCase().includes(want));
       list.sort((a, b) => b.lock.gravity - a.lock.gravity || started(a) - started(b) || (a.lock.key < b.lock.key ? -1 : 1));
       put(body, ...list.map((r) => r.tr));
+      drawFree(want);
       note.textContent = !page.summary || !page.summary.ready ? "Reading all locks…"
         : rows.size === 0 ? "No lock is held." : more ? more + " more are held; the gravest are shown." : list.length === 0 ? "None of them." : "";
     }
@@ -183,6 +194,7 @@
         more = ch.more;
         draw();
       },
+      free(list) { free = list; draw(); },
     });
   }
 
