@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 
@@ -33,7 +34,10 @@ func newRolloutAbort(m *Meta) *command {
 func newRolloutRollback(m *Meta) *command {
 	return rolloutOrder(m, orchestrator.Rollback, "Send every node back to what it had",
 		`Every node that got an order of this rollout goes back to its own last good file,
-at once and not through the stages again.`, false)
+at once and not through the stages again.
+
+A rollout that has ended is not rolled back: to undo one that succeeded, put the
+content from before in its place and start a rollout of that.`, false)
 }
 
 func newRolloutPromote(m *Meta) *command {
@@ -100,6 +104,9 @@ Without an argument the only unfinished rollout is meant.`,
 			return err
 		}
 		h, err := r.Command(ctx, runner.Order{ID: id, Verb: verb, Nodes: names, Stage: stage, Pause: pause, Reason: reason})
+		if verb == orchestrator.Rollback && errors.Is(err, runner.ErrEnded) {
+			return exitf(ExitFailed, "%w. To go back, start a rollout of the content from before: it goes through the stages as any other", err)
+		}
 		if err != nil {
 			return rolloutError(err)
 		}
