@@ -50,9 +50,9 @@ func newCompletion(m *Meta) *command {
 of locks and rollouts, for which it asks Consul, for ` + completionTime.String() + ` at most.
 A shell's own file can have a line instead: eval "$(aimlock completion bash)"`,
 		Examples: []example{
-			{"For bash, with bash-completion", "mkdir -p ~/.local/share/bash-completion/completions && aimlock completion bash > ~/.local/share/bash-completion/completions/aimlock"},
+			{"For bash, with bash-completion; first mkdir -p ~/.local/share/bash-completion/completions", "aimlock completion bash > ~/.local/share/bash-completion/completions/aimlock"},
 			{"For zsh, with compinit", `aimlock completion zsh > "${fpath[1]}/_aimlock"`},
-			{"For fish", "mkdir -p ~/.config/fish/completions && aimlock completion fish > ~/.config/fish/completions/aimlock.fish"},
+			{"For fish; first mkdir -p ~/.config/fish/completions", "aimlock completion fish > ~/.config/fish/completions/aimlock.fish"},
 		},
 		MinArgs: 1, MaxArgs: 1,
 		Complete: completeWords("bash", "zsh", "fish"),
