@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aim-control/aimlock/e2e/harness"
@@ -48,8 +50,9 @@ type rollouts struct {
 	begun    int
 	drivers  []*driver
 	acked    []told
-	notYet   time.Time // when the next driver may start
-	epoch    uint64    // after the last recovery
+	resume   *harness.Process // an operator's order
+	notYet   time.Time        // when the next driver may start
+	epoch    uint64           // after the last recovery
 }
 
 func (w *world) startRollouts() {
@@ -115,6 +118,13 @@ func (r *rollouts) step(w *world) {
 		w.driverEnded(d)
 		return true
 	})
+	if w.resume != nil && ended(w.resume) {
+		if code := w.resume.Wait(time.Second); code != 0 {
+			w.note("to resume: exit %d: %s", code, lastLine(w.resume.Stderr()))
+		}
+		w.resume.Release()
+		w.resume = nil
+	}
 	awake := 0
 	for _, d := range r.drivers {
 		if !d.stopped && d.revision == r.revision {
@@ -169,11 +179,30 @@ func (w *world) driverEnded(d *driver) {
 			w.t.Error(err)
 		}
 		w.notYet = time.Now().Add(200 * time.Millisecond)
+	case code == 6 && w.resume == nil && w.orderOf(d):
 	default:
 		w.note("revision %d by %s: exit %d, %s: %s", d.revision, d.on.name, code, t.State, lastLine(d.Stderr()))
 		w.notYet = time.Now().Add(500 * time.Millisecond)
 	}
 	d.Release()
+}
+
+// wayOn is what a rollout that is paused names as the way on.
+var wayOn = regexp.MustCompile("`aimlock (rollout resume -pause [0-9]+ [^ `]+)`")
+
+// orderOf has an operator read what a rollout says that is paused, since all nodes of
+// its first stage were away, and do it.
+func (w *world) orderOf(d *driver) bool {
+	up := w.up()
+	order := wayOn.FindStringSubmatch(d.Stderr())
+	if order == nil || len(up) == 0 {
+		return false
+	}
+	w.note("revision %d by %s: %s", d.revision, d.on.name, order[1])
+	w.begun++
+	w.resume = harness.Start(w.t, w.aimlock(pick(w, up), fmt.Sprintf("resume-%d", w.begun), strings.Fields(order[1])...))
+	w.notYet = time.Now().Add(500 * time.Millisecond)
+	return true
 }
 
 // driver waits for an orchestrator that drives.
