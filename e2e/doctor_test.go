@@ -21,7 +21,8 @@ func TestDoctorKnowsRights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	look := func(role, token string) (missing []string) {
+	// look gives what is said to be missing, and with which exit code.
+	look := func(role, token string) (missing []string, code int) {
 		r := harness.Run(t, cmdLimit, harness.Spec{
 			Path: harness.Aimlock.Path(t),
 			Args: []string{"doctor", "-json", "-role", role, "-node", "n1", "-consul-node", g.consul.Name, "-config-name", fleetConfig, "-lock", "job", "-lock", "night"},
@@ -44,11 +45,11 @@ func TestDoctorKnowsRights(t *testing.T) {
 		if !asked {
 			t.Errorf("%s: the rights were not looked at: %s", role, r.Stdout)
 		}
-		return missing
+		return missing, r.Code
 	}
 	for _, r := range roles {
-		if got := look(r.Name, g.tokens[r.Name]); len(got) != 0 {
-			t.Errorf("%s: with its own rules the token lacks %q", r.Name, got)
+		if got, code := look(r.Name, g.tokens[r.Name]); len(got) != 0 || code != 0 {
+			t.Errorf("%s: with its own rules the token lacks %q, and the exit code is %d", r.Name, got, code)
 		}
 	}
 	// Without the right to make sessions.
@@ -57,11 +58,11 @@ func TestDoctorKnowsRights(t *testing.T) {
 	if less == rules {
 		t.Fatalf("the orchestrator has no such rule:\n%s", rules)
 	}
-	got := look("orchestrator", g.token("less", less))
-	if len(got) != 1 || !strings.Contains(got[0], `session_prefix "" { policy = "write" }`) {
+	got, code := look("orchestrator", g.token("less", less))
+	if len(got) != 1 || code != 1 || !strings.Contains(got[0], `session_prefix "" { policy = "write" }`) {
 		t.Errorf("of a token that may make no session it says %q", got)
 	}
-	if got := look("orchestrator", g.tokens["observer"]); len(got) != 1 || !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "aimlock acl orchestrator") }) {
+	if got, code := look("orchestrator", g.tokens["observer"]); len(got) != 1 || code != 1 || !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "aimlock acl orchestrator") }) {
 		t.Errorf("of an observer's token it says %q", got)
 	}
 }

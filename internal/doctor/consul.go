@@ -30,8 +30,7 @@ func (e *examination) consul(ctx context.Context) bool {
 	case err == nil:
 		e.ok("consul", "%s answers consistent reads, in %s", e.Consul.Addr(), took.Round(time.Millisecond/10))
 	case kind == consulkv.Denied:
-		e.denied = true
-		e.fail("consul", "give the token the role that it is for (`aimlock acl`), or set CONSUL_HTTP_TOKEN", "%s answers, and refuses this token: %s", e.Consul.Addr(), e.Consul.Classify("read "+e.Keys.Epoch(), err))
+		e.denied = e.Consul.Classify("read "+e.Keys.Epoch(), err)
 	default:
 		return e.fail("consul", reachHint, "%s", e.Consul.Classify("read "+e.Keys.Epoch(), err))
 	}
@@ -41,6 +40,17 @@ func (e *examination) consul(ctx context.Context) bool {
 	e.agent(ctx)
 	e.clock(ctx)
 	return true
+}
+
+// refused tells of a token that may not read the epoch. Of the roles all may but that
+// of a node's agent, whose rights are those of one node.
+func (e *examination) refused(ctx context.Context) {
+	e.part(ctx, e.rights)
+	if e.enough {
+		e.note("consul", "", "%s answers; nothing more is looked at with this token, whose role needs no more", e.Consul.Addr())
+		return
+	}
+	e.fail("consul", "give the token the role that it is for (`aimlock acl`), or set CONSUL_HTTP_TOKEN", "%s answers, and refuses this token: %s", e.Consul.Addr(), e.denied)
 }
 
 // agent looks at the Consul agent that is asked.

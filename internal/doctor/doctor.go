@@ -77,9 +77,9 @@ func Examine(ctx context.Context, cfg Config, tell func(Finding)) error {
 	if !e.part(ctx, e.consul) {
 		return context.Cause(ctx)
 	}
-	if e.denied {
+	if e.denied != nil {
 		// What else fails would only say it again.
-		e.part(ctx, e.rights)
+		e.refused(ctx)
 		return context.Cause(ctx)
 	}
 	for _, part := range []func(context.Context) bool{e.transactions, e.rights, e.agents, e.locksmith, e.policies, e.locks, e.rollouts, e.nomad, e.plugins, e.try} {
@@ -95,8 +95,10 @@ func Examine(ctx context.Context, cfg Config, tell func(Finding)) error {
 type examination struct {
 	Config
 	tell func(Finding)
-	// denied: the token may not even read the epoch, as every role may.
-	denied bool
+	// denied is why the token may not even read the epoch; nil: it may.
+	denied error
+	// enough: roles were asked about, and the token has the rights of each.
+	enough bool
 }
 
 func (e *examination) part(ctx context.Context, look func(context.Context) bool) bool {
@@ -123,4 +125,13 @@ func (e *examination) warn(check, mend, format string, args ...any) bool {
 func (e *examination) fail(check, mend, format string, args ...any) bool {
 	e.tell(Finding{Check: check, Result: Failed, Mend: mend, Detail: fmt.Sprintf(format, args...)})
 	return false
+}
+
+// unread tells of what Consul did not show. Who asked whether the token is enough for
+// a role, and was told that it is, is not told that it is not enough for more.
+func (e *examination) unread(check string, err error) bool {
+	if e.enough && consulkv.KindOf(err) == consulkv.Denied {
+		return e.note(check, "", "not looked at: the token may not read it, and its role needs none of it")
+	}
+	return e.fail(check, "", "%s", err)
 }

@@ -75,6 +75,7 @@ func (e *examination) rights(ctx context.Context) bool {
 			e.lacks(r.Name, missing)
 		}
 	}
+	e.enough = len(e.Roles) > 0 && len(have) == len(e.Roles)
 	switch {
 	case len(have) > 0:
 		e.ok("rights", "the token is enough for: %s", strings.Join(have, ", "))

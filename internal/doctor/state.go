@@ -37,7 +37,7 @@ func some(names []string) string {
 func (e *examination) agents(ctx context.Context) bool {
 	list, _, err := e.Consul.API().Health().Service(agent.ServiceName, "", false, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
 	if err != nil {
-		return e.fail("agents", "", "%s", e.Consul.Classify("list the agents", err))
+		return e.unread("agents", e.Consul.Classify("list the agents", err))
 	}
 	var down []string
 	others := map[string]int{}
@@ -91,7 +91,7 @@ func (e *examination) plugins(ctx context.Context) bool {
 func (e *examination) locksmith(ctx context.Context) bool {
 	v, err := e.Locks.NewObserver(guard.LeaderLock, nil).Observe(ctx)
 	if err != nil {
-		return e.fail("locksmith", "", "%s", err)
+		return e.unread("locksmith", err)
 	}
 	st := e.Locks.Status(v)
 	switch {
@@ -110,14 +110,14 @@ func (e *examination) locksmith(ctx context.Context) bool {
 // policies compares those of this process with those applied.
 func (e *examination) policies(ctx context.Context) bool {
 	if sus, err := e.Locks.Suspended(ctx); err != nil {
-		return e.fail("policies", "", "%s", err)
+		return e.unread("policies", err)
 	} else if sus != nil {
 		e.warn("policies", "`aimlock policy resume`, when it is over", "all automatic breaking is suspended by %s: %s", text.Printable(sus.By), text.Printable(sus.Reason))
 	}
 	v, why, err := e.Locks.ActivePolicies(ctx)
 	switch mine := e.Locks.Policies(); {
 	case err != nil:
-		return e.fail("policies", "", "%s", err)
+		return e.unread("policies", err)
 	case v == nil:
 		return e.note("policies", "`aimlock policy apply PATH`", "none are applied: anybody's may break aimlock's own locks, and nobody's those of other tools")
 	case why != "":
@@ -140,7 +140,7 @@ func (e *examination) locks(ctx context.Context) bool {
 		}
 	})
 	if err != nil {
-		return e.fail("locks", "", "%s", err)
+		return e.unread("locks", err)
 	}
 	if hidden {
 		e.note("locks", "", "there may be more, which the token may not read")
@@ -156,7 +156,7 @@ func (e *examination) locks(ctx context.Context) bool {
 func (e *examination) rollouts(ctx context.Context) bool {
 	list, err := e.Rollouts.List(ctx, runner.Filter{Ended: 0})
 	if err != nil {
-		return e.fail("rollouts", "", "%s", err)
+		return e.unread("rollouts", err)
 	}
 	var paused, open []string
 	for _, h := range list.Headers {
