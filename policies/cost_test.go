@@ -49,6 +49,8 @@ func TestHostileEvaluation(t *testing.T) {
 		"a pattern that is a fact":      {`length(regexall(plugin.t.long, plugin.t.long)) == 1`, Unknown, "the pattern is too large"},
 		"growth by a function":          {`strlen(join(plugin.t.long, plugin.t.many)) > 5`, Unknown, "longer than"},
 		"a wide format":                 {`format("%999999d", length(plugin.t.few)) == ""`, Unknown, "width"},
+		"a wide format with zeros":      {`format("%09999d", length(plugin.t.few)) == ""`, Unknown, "width"},
+		"a format with zeros":           {`strlen(format("%0200d", length(plugin.t.few))) == 200`, True, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			set, diags := Parse("p.hcl", []byte("policy \"p\" {\n locks = [\"**\"]\n hot \"r\" {\n  when = "+c.when+"\n }\n}"))

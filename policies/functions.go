@@ -247,7 +247,7 @@ func size(v cty.Value) int {
 	return 1
 }
 
-var wideVerb = regexp.MustCompile(`%[^a-zA-Z%]*[0-9]{4}`)
+var wideVerb = regexp.MustCompile(`%[^a-zA-Z%]*[1-9][0-9]{3}`)
 
 // NarrowFormat is format, or what takes a format first, without fields so wide
 // that they fill the memory.
