@@ -40,7 +40,7 @@ func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		// A program that hangs ends with its stacks printed, and soon.
-		Deadline:            time.Now().Add(4 * time.Minute),
+		Deadline:            time.Now().Add(10 * time.Minute),
 		RequireExplicitExec: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"devconsul":  devConsul,
