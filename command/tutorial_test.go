@@ -34,7 +34,7 @@ func TestTutorial(t *testing.T) {
 	text := strings.ReplaceAll(string(page), "\naimlock dev\n", "\naimlock dev -listen 127.0.0.1:8500\n")
 	text = strings.ReplaceAll(text, "127.0.0.1:8500", addr)
 	dir := t.TempDir()
-	text = strings.ReplaceAll(text, "=/tmp/aimlock-tutorial/", "="+dir+"/")
+	text = strings.ReplaceAll(text, "=/root/aimlock-tutorial/", "="+dir+"/")
 	shells := map[string]*shell{}
 	for _, name := range []string{"1", "2", "3"} {
 		shells[name] = newShell(t, dir)

@@ -11,7 +11,7 @@ policy "demo" {
   hot "stalled" {
     when   = progress.age > duration("3s")
     for    = "1s"
-    reason = "process ${holder.pid} on ${holder.host} is there, but did nothing for ${floor(progress.age)} s"
+    reason = "process ${holder.pid} on ${holder.host} is there, but makes no progress"
   }
 
   break {
