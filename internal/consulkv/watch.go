@@ -34,8 +34,10 @@ type WatchOptions struct {
 // goes back (a restored server) starts anew from 0. A restore ends the queries
 // that wait with what stood before it, and the same index; asked again by that
 // index, a server would wait until it is passed. So an answer of no news that
-// comes early is followed by a query that does not block, and so is an error:
-// whoever answers next may be a server that knows only lower indexes.
+// did not come when a server's wait ends is followed by a query that does not
+// block, and so is an error: whoever answers next may be a server that knows
+// only lower indexes. What such a query reads is told whatever its index is:
+// restored servers give indexes out again, and something else may stand there.
 type Watcher[T any] struct {
 	c     *Client
 	opts  WatchOptions
@@ -64,9 +66,11 @@ func NewWatcher[T any](c *Client, opts WatchOptions, fetch func(*api.QueryOption
 	return &Watcher[T]{c: c, opts: opts, fetch: fetch, index: opts.From}
 }
 
-// Next returns the first answer at once (but see WatchOptions.From), and each later one when it changed.
-// Temporary errors are retried within the client's RetryFor; after an error
-// Next may be called again and goes on where it was.
+// Next returns the first answer at once (but see WatchOptions.From), and each
+// later one when it changed; after an error, its own or one that was retried,
+// and after a query that a server did not end by itself, what stands, changed
+// or not. Temporary errors are retried within the client's RetryFor; after an
+// error Next may be called again and goes on where it was.
 func (w *Watcher[T]) Next(ctx context.Context) (T, error) {
 	for {
 		if err := w.pause(ctx); err != nil {
@@ -80,15 +84,15 @@ func (w *Watcher[T]) Next(ctx context.Context) (T, error) {
 			return v, err
 		}
 		before, index := w.index, meta.LastIndex
-		again := !w.plain && time.Since(w.last) < w.opts.Wait/2
+		plain := w.plain
 		w.plain = false
 		w.idle = before != 0 && index <= before
 		switch {
 		case index < before:
 			w.index = 0
 			return v, nil
-		case index == before && index != 0:
-			w.plain = again
+		case index == before && index != 0 && !plain:
+			w.plain = !w.waited(time.Since(w.last))
 			continue
 		}
 		// Index 0 would turn the next query into one that does not block.
@@ -96,6 +100,16 @@ func (w *Watcher[T]) Next(ctx context.Context) (T, error) {
 		return v, nil
 	}
 }
+
+// waited tells whether an answer of no news came when a server ends its wait by
+// itself: not before it is over, and not so long after its jitter that this
+// process, or the network, may have kept an answer that was early.
+func (w *Watcher[T]) waited(took time.Duration) bool {
+	return took >= w.opts.Wait && took < w.opts.Wait+w.opts.Wait/16+lateAnswer
+}
+
+// lateAnswer is how long after a server's wait its answer may come.
+const lateAnswer = 2 * time.Second
 
 // Name says what is watched.
 func (w *Watcher[T]) Name() string { return w.opts.Name }

@@ -93,7 +93,7 @@ func (f *follower) run(ctx context.Context) {
 
 // followKey pokes when the lock's key changes.
 func (f *follower) followKey(ctx context.Context) {
-	c, index := f.w.cfg.Consul, uint64(0)
+	c := f.w.cfg.Consul
 	w := consulkv.NewWatcher(c, consulkv.WatchOptions{Name: f.key, Wait: blockFor, MinInterval: 50 * time.Millisecond},
 		func(q *api.QueryOptions) (*api.KVPair, *api.QueryMeta, error) { return c.API().KV().Get(f.key, q) })
 	for ctx.Err() == nil {
@@ -105,11 +105,7 @@ func (f *follower) followKey(ctx context.Context) {
 			// The query for a missing key returns at every write.
 			sleep(ctx, time.Second)
 			fallthrough
-		case p.ModifyIndex != index:
-			index = 0
-			if p != nil {
-				index = p.ModifyIndex
-			}
+		default:
 			f.poke()
 		}
 	}
