@@ -9,7 +9,6 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 
-	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -59,16 +58,6 @@ func (m *Meta) givenFlags() locksmith.Flags {
 	}
 	add(&out.Judge, "-var-file", m.policyVarFiles...)
 	return out
-}
-
-// again is a command as people type it, told as this one was where to look and by what
-// to judge.
-func (m *Meta) again(verb, arg string) string {
-	words := []string{"aimlock", verb}
-	for _, w := range slices.Concat(m.given.Where, m.given.Judge, []string{arg}) {
-		words = append(words, text.Shell(w))
-	}
-	return strings.Join(words, " ")
 }
 
 // loadPolicySet reads the policies that positional paths, -policy, the config

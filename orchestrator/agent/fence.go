@@ -114,7 +114,7 @@ func told(o orchestrator.Order) string {
 func (w *work) behind(d *records.Desired) *OlderError {
 	mark := w.st.Mark
 	if mark == d.Order {
-		if r, ok := w.other(d); ok {
+		if r, ok := w.st.other(d); ok {
 			return &OlderError{Config: w.config, Order: d.Order, Highest: mark, After: d.After, Twin: r}
 		}
 		return nil
@@ -128,8 +128,8 @@ func (w *work) behind(d *records.Desired) *OlderError {
 // other tells whether the order of d, which is the mark, was accepted with another
 // entry, and of which rollout. What an agent of an older version may not have kept of
 // an entry is left out. A state that was lost, and has only the mark, tells nothing.
-func (w *work) other(d *records.Desired) (rollout string, is bool) {
-	e := w.st.Desired
+func (st *state) other(d *records.Desired) (rollout string, is bool) {
+	e := st.Desired
 	if e == nil {
 		return "", false
 	}
@@ -386,14 +386,17 @@ func (w *work) recheck() error {
 // that belongs with it, or that was given in ignorance of it, once for each.
 func (w *work) refuse(d *records.Desired, older *OlderError) (outcome, error) {
 	said := w.st.Refused != nil && *w.st.Refused == d.Order
-	if !said && older.After != nil && older.Twin == "" {
-		w.about(d.Order, d.Rollout).Warn("refused an order: Consul has lost the one before it, or was restored from a snapshot; `aimlock recover` makes the next ones pass",
-			"given_after", older.After.String(), "mark", older.Highest.String())
-	} else if !said && older.Twin != "" {
-		w.about(d.Order, d.Rollout).Warn("refused an order that this node has accepted with another entry: Consul was restored from a snapshot; `aimlock recover` makes the next ones pass",
+	log := w.about(d.Order, d.Rollout)
+	switch {
+	case said:
+	case older.Twin != "":
+		log.Warn("refused an order that this node has accepted with another entry: Consul was restored from a snapshot; `aimlock recover` makes the next ones pass",
 			"accepted_of", older.Twin)
-	} else if !said {
-		w.about(d.Order, d.Rollout).Warn("refused an older order", "other", older.Config, "mark", older.Highest.String())
+	case older.After != nil:
+		log.Warn("refused an order: Consul has lost the one before it, or was restored from a snapshot; `aimlock recover` makes the next ones pass",
+			"given_after", older.After.String(), "mark", older.Highest.String())
+	default:
+		log.Warn("refused an older order", "other", older.Config, "mark", older.Highest.String())
 	}
 	rep := w.report(records.ResultRefused, d.Rollout, older.Error(), "")
 	o := d.Order

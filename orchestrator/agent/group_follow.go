@@ -45,8 +45,10 @@ func (a *Agent) handleGroup(ctx context.Context, wg *sync.WaitGroup, config stri
 	}
 	defer end()
 	if st := a.fence.peek(config); st != nil && st.Mark == d.Order && together(st.Desired) && sameGroup(st.Desired, d) && finished(st, a.fence.peek) {
-		a.reports.again(config, st.Report)
-		return true
+		if _, other := st.other(d); !other {
+			a.reports.again(config, st.Report)
+			return true
+		}
 	}
 	ds, why, err := a.readGroup(ctx, config, d)
 	switch {

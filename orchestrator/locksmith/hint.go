@@ -17,19 +17,19 @@ type Flags struct {
 	Judge []string
 }
 
-// judging is a command that judges a lock, as people type it.
-func (c *Client) judging(verb, name string) string {
-	return c.typed(verb, slices.Concat(c.flags.Where, c.flags.Judge), name)
+// Judging is a command that judges, as people type it.
+func (f Flags) Judging(verb string, args ...string) string {
+	return typed(verb, f.Where, f.Judge, args)
 }
 
-// looking is a command that asks no policy.
-func (c *Client) looking(verb string, args ...string) string {
-	return c.typed(verb, c.flags.Where, args...)
+// Looking is a command that asks no policy, as people type it.
+func (f Flags) Looking(verb string, args ...string) string {
+	return typed(verb, f.Where, args)
 }
 
-func (c *Client) typed(verb string, flags []string, args ...string) string {
+func typed(verb string, args ...[]string) string {
 	words := []string{"aimlock", verb}
-	for _, w := range slices.Concat(flags, args) {
+	for _, w := range slices.Concat(args...) {
 		words = append(words, text.Shell(w))
 	}
 	return strings.Join(words, " ")

@@ -267,7 +267,7 @@ func (c *Client) Next(v *Verdict, p *Permit) string {
 		}
 		return "Consul refuses it until the lock-delay of the last session is over"
 	case Unknown:
-		return fmt.Sprintf("it is not broken on unknown evidence; `%s` shows what is missing", c.judging("lock explain", s.Name))
+		return fmt.Sprintf("it is not broken on unknown evidence; `%s` shows what is missing", c.flags.Judging("lock explain", s.Name))
 	case Hot:
 		switch {
 		case v.Policy.Break == nil:
@@ -279,7 +279,7 @@ func (c *Client) Next(v *Verdict, p *Permit) string {
 		case p == nil && s.Silence.Stands(v.At):
 			return "it is not broken now: " + silencedText(s.Silence, v.At)
 		}
-		return fmt.Sprintf("the next one who wants it breaks it (%s); or now: `%s`", stepsText(v.Policy.Break.Steps), c.judging("lock break", s.Name))
+		return fmt.Sprintf("the next one who wants it breaks it (%s); or now: `%s`", stepsText(v.Policy.Break.Steps), c.flags.Judging("lock break", s.Name))
 	}
 	return c.nextHeld(v)
 }
@@ -304,7 +304,7 @@ func ttlText(ttl string) string {
 func (c *Client) nextHeld(v *Verdict) string {
 	s := v.Snapshot
 	if s.Slot != nil && !s.Slot.Holds {
-		return fmt.Sprintf("it gets a slot of %s when one is free; `%s`", s.Slot.Of, c.judging("lock status", s.Slot.Of))
+		return fmt.Sprintf("it gets a slot of %s when one is free; `%s`", s.Slot.Of, c.flags.Judging("lock status", s.Slot.Of))
 	}
 	if left := pendingHot(v); left > 0 {
 		return fmt.Sprintf("it becomes HOT in %s if nothing changes", round(left))
@@ -319,7 +319,7 @@ func (c *Client) nextHeld(v *Verdict) string {
 		text += ", or when its node fails: its session has no TTL"
 	}
 	if s.Holder != nil {
-		return text + fmt.Sprintf("; to ask it: `%s`", c.judging("lock request", s.Name))
+		return text + fmt.Sprintf("; to ask it: `%s`", c.flags.Judging("lock request", s.Name))
 	}
 	return text
 }

@@ -70,19 +70,19 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 		consulkv.CheckIndex(kSilence, silence.ModifyIndex))
 
 	if p.Why = c.inForce(v, active); p.Why != "" {
-		if p.Next = c.typed("policy apply", slices.Concat(c.flags.Where, c.flags.Judge)); active.ModifyIndex != 0 {
+		if p.Next = c.flags.Judging("policy apply"); active.ModifyIndex != 0 {
 			// Not apply: these may be the stale ones.
-			p.Next = c.looking("policy show", "-active")
+			p.Next = c.flags.Looking("policy show", "-active")
 		}
 		return p, nil
 	}
 	if suspended.ModifyIndex != 0 {
-		p.Why, p.Next = suspendedText(kSuspended, suspended.Value), c.looking("policy resume")
+		p.Why, p.Next = suspendedText(kSuspended, suspended.Value), c.flags.Looking("policy resume")
 		return p, nil
 	}
 	if silence.ModifyIndex != 0 {
 		if p.Why = silencedText(records.DecodeSilence(kSilence, s.Name, silence.Value), time.Now()); p.Why != "" {
-			p.Next = c.looking("lock silence", "-end", s.Name)
+			p.Next = c.flags.Looking("lock silence", "-end", s.Name)
 			return p, nil
 		}
 	}
@@ -96,7 +96,7 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 			applied = c.set.Hash // inForce has compared them
 		}
 		if why := approved(v, applied, time.Now()); why != "" {
-			p.Why, p.Next = why, c.judging("lock approve", s.Name)
+			p.Why, p.Next = why, c.flags.Judging("lock approve", s.Name)
 			return p, nil
 		}
 		p.guards = append(p.guards, consulkv.CheckIndex(c.keys.Approval(s.Name), s.Deps[c.keys.Approval(s.Name)]))

@@ -71,7 +71,7 @@ func (c *Client) unfit(v *Verdict) string {
 	case s.Semaphore != nil:
 		why := "it is a semaphore: each of its slots is broken by itself"
 		if g := v.gravest(); g != nil {
-			why += fmt.Sprintf("; `%s`", c.judging("lock break", g.Snapshot.Name))
+			why += fmt.Sprintf("; `%s`", c.flags.Judging("lock break", g.Snapshot.Name))
 		}
 		return why
 	case s.Slot != nil && !s.Slot.Holds:
@@ -175,13 +175,13 @@ func (c *Client) nextSemaphore(v *Verdict) string {
 	case sem.Why != "":
 		return "it is left alone: " + sem.Why
 	case v.State == Hot:
-		return fmt.Sprintf("each slot is broken by itself: `%s`", c.judging("lock break", g.Snapshot.Name))
+		return fmt.Sprintf("each slot is broken by itself: `%s`", c.flags.Judging("lock break", g.Snapshot.Name))
 	case v.State == Unknown:
-		return fmt.Sprintf("it is not broken on unknown evidence; `%s` shows what is missing", c.judging("lock explain", g.Snapshot.Name))
+		return fmt.Sprintf("it is not broken on unknown evidence; `%s` shows what is missing", c.flags.Judging("lock explain", g.Snapshot.Name))
 	case len(v.Slots) < sem.Limit:
 		return "a slot is free: anybody may take it"
 	}
-	return fmt.Sprintf("a slot is free when a holder lets go; of each holder: `%s`", c.judging("lock explain", v.Slots[0].Snapshot.Name))
+	return fmt.Sprintf("a slot is free when a holder lets go; of each holder: `%s`", c.flags.Judging("lock explain", v.Slots[0].Snapshot.Name))
 }
 
 // HeldBeside is the name of a held lock that stands beside one that nobody holds,

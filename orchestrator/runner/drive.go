@@ -337,14 +337,12 @@ func (d *drive) answers(ctx context.Context) (orchestrator.Event, error) {
 func (d *drive) witness(rep orchestrator.Report, t told) (witness, bool) {
 	given := d.after[rep.Config][rep.Node]
 	c := &d.plan.Spec.Configs[rep.Config]
-	w := witness{node: d.plan.Nodes[rep.Node], config: c.Name, mark: t.mark, stood: given.before, twin: t.mark == rep.Order}
-	switch {
-	case rep.Order != given.Order || c.Target != nil:
+	if rep.Order != given.Order || c.Target != nil {
 		return witness{}, false
-	case rep.Result == orchestrator.ResultRefused:
-		return w, w.twin || given.before.Less(t.mark)
 	}
-	return w, t.elsewhere(rep, d.plan.ID)
+	w := witness{node: d.plan.Nodes[rep.Node], config: c.Name, mark: t.mark, stood: given.before,
+		twin: t.twin(rep, given.Order, d.plan.ID, false)}
+	return w, w.twin || rep.Result == orchestrator.ResultRefused && given.before.Less(t.mark)
 }
 
 // step feeds one event and does the effects in their order.

@@ -239,7 +239,7 @@ func (r *Runner) survey(out *standing, plan *orchestrator.Plan, index map[string
 		if d == nil {
 			d = &stood{}
 		}
-		twin := d.Order == mark && !mark.IsZero() && (rep.Result == orchestrator.ResultRefused && rep.Order == mark && d.Target == nil || said.elsewhere(rep, d.Rollout))
+		twin := said.twin(rep, d.Order, d.Rollout, d.Target != nil)
 		ignorant := twin || rep.Result == orchestrator.ResultRefused && rep.Order == d.Order && d.After != nil && d.After.Less(mark)
 		if lost := d.Less(mark) && !d.damaged; lost || ignorant {
 			w := witness{node: name, config: plan.Spec.Configs[ci].Name, mark: mark, stood: d.Order, target: d.Target != nil, rollout: said.rollout, at: i, ci: ci, twin: twin}

@@ -341,10 +341,18 @@ type told struct {
 	rollout string
 }
 
-// elsewhere reports whether the answer is to an order of another rollout than the one
-// that the order now stands for: Consul was restored, and gave the same index again.
-func (t told) elsewhere(rep orchestrator.Report, rollout string) bool {
-	return rep.Result != orchestrator.ResultRefused && t.rollout != "" && rollout != "" && t.rollout != rollout
+// twin reports whether the node has accepted order, which stands for an entry of
+// rollout now, with another entry: Consul was restored, and gave the same index again.
+// A target refuses whatever it has seen, the order itself too, so that its refusal says
+// nothing of the kind.
+func (t told) twin(rep orchestrator.Report, order orchestrator.Order, rollout string, target bool) bool {
+	switch {
+	case order.IsZero() || t.mark != order || rep.Order != order:
+		return false
+	case rep.Result == orchestrator.ResultRefused:
+		return !target
+	}
+	return t.rollout != "" && rollout != "" && t.rollout != rollout
 }
 
 // answer makes a report of an actual entry; ok is false for one that says
