@@ -2,6 +2,7 @@ package consulkv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -82,6 +83,9 @@ func New(cfg Config) (*Client, error) {
 		}
 		ac.Token, ac.TokenFile = strings.TrimSpace(string(b)), ""
 	}
+	if hasUser(ac.Address) {
+		return nil, errors.New("address of Consul: there is a user in it, which Consul's client does not take from there: set CONSUL_HTTP_AUTH to user:password, and the address without them")
+	}
 	if strings.Contains(ac.Address, "/") && !strings.Contains(ac.Address, "://") {
 		return nil, fmt.Errorf("address of Consul %q is not host:port or a URL: set CONSUL_HTTP_ADDR to one such as 127.0.0.1:8500", ac.Address)
 	}
@@ -92,7 +96,7 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("TLS settings for Consul: %w", err)
 	}
-	addr := withoutUser(ac.Address)
+	addr := ac.Address
 	// api.NewClient changes the transport for unix sockets only while it owns
 	// it, so the checks are put around the transport after it is done.
 	ac.HttpClient = hc
@@ -122,15 +126,16 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// withoutUser takes a password out of an address that is shown.
-func withoutUser(addr string) string {
+// hasUser reports whether a user, and maybe a password, stands before the host of
+// an address. consul/api takes it for a part of the host's name, and names it in
+// errors.
+func hasUser(addr string) bool {
 	scheme, rest, ok := strings.Cut(addr, "://")
 	if !ok {
-		scheme, rest = "", addr
-	} else {
-		scheme += "://"
+		rest = addr
 	}
-	return scheme + rest[strings.LastIndexByte(rest, '@')+1:]
+	host, _, _ := strings.Cut(rest, "/")
+	return scheme != "unix" && strings.Contains(host, "@")
 }
 
 // RetryFor bounds all tries of one operation together.

@@ -180,12 +180,15 @@ func TestAddressesAndTokens(t *testing.T) {
 	if _, err := consulkv.New(consulkv.Config{TokenFile: t.TempDir() + "/none"}); err == nil || !strings.Contains(err.Error(), "token file") {
 		t.Errorf("no token file: %v", err)
 	}
-	c, err := consulkv.New(consulkv.Config{Address: "http://user:hunter2@127.0.0.1:8500"})
-	if err != nil {
-		t.Fatal(err)
+	// consul/api would look up a host of that name, and say it in every error.
+	for _, addr := range []string{"http://user:hunter2@127.0.0.1:8500", "user:hunter2@127.0.0.1:8500", "user:hunter2@127.0.0.1:8500/below"} {
+		_, err := consulkv.New(consulkv.Config{Address: addr})
+		if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "CONSUL_HTTP_AUTH") {
+			t.Errorf("%s: %v", addr, err)
+		}
 	}
-	if c.Addr() != "http://127.0.0.1:8500" {
-		t.Errorf("shown address %q", c.Addr())
+	if _, err := consulkv.New(consulkv.Config{Address: "unix:///run/a@b/consul.sock"}); err != nil {
+		t.Errorf("a socket: %v", err)
 	}
 }
 
