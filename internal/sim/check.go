@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -113,7 +114,7 @@ func (c *checker) reset() {
 
 // sent looks at a request as a process sends it.
 func (c *checker) sent(x *exchange) {
-	if x.ops == nil {
+	if x.ops == nil || slices.ContainsFunc(x.ops, c.toBreak) {
 		return
 	}
 	inc := x.inc
@@ -135,6 +136,15 @@ func (c *checker) sent(x *exchange) {
 			c.w.fail(InvLease, "%s sent a write of its hold of %s %s after its lease was over: %.600s", inc, op.KV.Key, late, readable(x.body))
 		}
 	}
+}
+
+// toBreak tells an operation of who breaks, or asks to let go first: a process may do so
+// to what it held itself, and lost, once a restore has brought it back.
+func (c *checker) toBreak(op txnOp) bool {
+	if op.KV == nil || op.KV.Verb != "set" && op.KV.Verb != "cas" {
+		return false
+	}
+	return strings.HasPrefix(op.KV.Key, c.w.keys.BreaksRoot()) || strings.HasPrefix(op.KV.Key, c.w.keys.Requests())
 }
 
 // answered looks at an answer as a process gets it.
@@ -402,7 +412,8 @@ func (c *checker) holdEnded(name string, m *lockModel, k state.KVChange, s state
 	if until := c.silences[name]; now.Before(until) {
 		c.w.fail(InvBrakes, "%s broke %s (token %d), which is silenced until %s", x.inc, name, m.index, until.Sub(c.w.start))
 	}
-	if a, ok := c.approvals[name]; c.w.plan.Manual && (!ok || a.Session != m.session || a.Token != m.index || !now.Before(a.Expires)) {
+	// Whoever breaks reads the end of an approval off its clock, before it sends the break.
+	if a, ok := c.approvals[name]; c.w.plan.Manual && (!ok || a.Session != m.session || a.Token != m.index || !x.sentAt.Before(a.Expires)) {
 		c.w.fail(InvApproval, "%s broke %s (token %d), and what lets it is %+v", x.inc, name, m.index, a)
 	}
 	if c.suspends {
