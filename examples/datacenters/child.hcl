@@ -7,6 +7,7 @@ rollout "app" {
     reload      = ["systemctl", "reload", "app"]
   }
 
+  # The machines: those that have the service "app" in this Consul.
   fleet {
     consul {
       service = "app"
@@ -15,7 +16,7 @@ rollout "app" {
 
   stage "canary" {
     nodes = 1
-    bake  = "5m"
+    bake  = "5m" # to try it, 30s
   }
   stage "rest" {
     percent      = 100

@@ -12,7 +12,9 @@ rollout "datacenters" {
     # On the control machine, under its agent. It ends when the datacenter's
     # own rollout has ended: 0 means applied, everything else failed. After a
     # failure the file that stood before is put back, and this runs again, so
-    # that the datacenter goes back too.
+    # that the datacenter goes back too. At the first delivery none stood before:
+    # then the file is taken away, this fails a second time, and the machines stay
+    # as the child's own failure block left them.
     reload  = ["/srv/rollouts/here"]
     timeout = "11h"
   }
@@ -25,7 +27,7 @@ rollout "datacenters" {
 
   stage "first" {
     nodes = 1
-    bake  = "1h"
+    bake  = "1h" # to try it, 30s
     # A datacenter that cannot be reached has tried nothing for the others.
     failure {
       max_unreachable_percent = 0
