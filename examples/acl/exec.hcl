@@ -1,8 +1,9 @@
 # Runs commands under a lock: lock exec. It breaks the lock if it is HOT, as
 # a locksmith does, and holds no other.
 #
-# Apply policies first (admin.hcl): to check that none are applied, Consul asks
-# for write on PREFIX/policies/active, and who has that decides what is broken.
+# Apply policies first (aimlock policy apply, with a token of the role admin): to
+# check that none are applied, Consul asks for write on PREFIX/policies/active, and
+# who has that decides what is broken.
 
 # each LOCK
 key "PREFIX/locks/LOCK" {

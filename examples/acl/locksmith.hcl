@@ -1,8 +1,9 @@
 # Judges locks and breaks those that the applied policies let be broken:
 # locksmith, locksmith -once, lock break.
 #
-# Apply policies first (admin.hcl): to check that none are applied, Consul asks
-# for write on PREFIX/policies/active, and who has that decides what is broken.
+# Apply policies first (aimlock policy apply, with a token of the role admin): to
+# check that none are applied, Consul asks for write on PREFIX/policies/active, and
+# who has that decides what is broken.
 
 # Write is full authority over the locks.
 key_prefix "PREFIX/locks/" {

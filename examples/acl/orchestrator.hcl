@@ -1,8 +1,9 @@
 # Runs rollouts: rollout start|tick|plan and all orders. It takes the locks of
 # its configs, and breaks those that are HOT as a locksmith does.
 #
-# Apply policies first (admin.hcl): to check that none are applied, Consul asks
-# for write on PREFIX/policies/active, and who has that decides what is broken.
+# Apply policies first (aimlock policy apply, with a token of the role admin): to
+# check that none are applied, Consul asks for write on PREFIX/policies/active, and
+# who has that decides what is broken.
 
 key_prefix "PREFIX/configs/" {
   policy = "write"

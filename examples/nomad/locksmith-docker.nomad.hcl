@@ -90,7 +90,8 @@ job "aimlock-locksmith" {
       }
 
       # Nomad itself is reached through the task's own socket, with the task's own
-      # identity. What it may do, an ACL policy for this job says: see README.md.
+      # identity. What it may do, an ACL policy for this job says:
+      # https://github.com/aim-control/aimlock/blob/main/examples/nomad/README.md#rights
       env {
         CONSUL_HTTP_ADDR = var.consul_addr
         NOMAD_ADDR       = "unix://${NOMAD_SECRETS_DIR}/api.sock"

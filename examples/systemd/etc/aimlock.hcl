@@ -4,8 +4,11 @@
 #
 # All settings: https://github.com/aim-control/aimlock/blob/main/docs/cli.md#settings
 
-# prefix   = "aimlock/"
-# policies = ["/etc/aimlock/policies/"] # without: the policy `default` that is shipped
+# prefix = "aimlock/"
+
+# What locks are judged by; without it, the policy `default` that is shipped. After
+# `aimlock policy apply` only who has the very policies that were applied breaks locks.
+# policies = ["/etc/aimlock/policies/"]
 
 # consul {
 #   address     = "https://127.0.0.1:8501"
