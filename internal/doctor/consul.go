@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/text"
 )
 
 // tested is the Consul that the protocol is tested against.
@@ -55,21 +57,29 @@ func (e *examination) refused(ctx context.Context) {
 
 // agent looks at the Consul agent that is asked.
 func (e *examination) agent(ctx context.Context) {
-	var self struct {
-		Config struct{ Version, NodeName, Datacenter string }
-	}
-	if err := e.get(ctx, "/v1/agent/self", &self); err != nil {
+	c, err := e.Consul.Self(ctx)
+	if err != nil {
 		e.note("version", "", "which Consul this is cannot be read: the token lacks agent:read")
 		return
 	}
-	c := self.Config
 	version, _, _ := strings.Cut(c.Version, "+")
-	text := fmt.Sprintf("Consul %s, agent %s in datacenter %s", version, c.NodeName, c.Datacenter)
+	words := fmt.Sprintf("Consul %s, agent %s in datacenter %s", version, c.NodeName, c.Datacenter)
 	if version == tested {
-		e.ok("version", "%s", text)
-		return
+		e.ok("version", "%s", words)
+	} else {
+		e.note("version", "", "%s; aimlock is tested against %s", words, tested)
 	}
-	e.note("version", "", "%s; aimlock is tested against %s", text, tested)
+	if id, err := e.Consul.ReservedFor(ctx, c); err == nil && id != "" {
+		e.fail("node", e.reservedHint(c.NodeName), "the Consul agent %s has the node ID %s, and the catalog reserves that name for node %s: it takes no service and no check of this agent", text.Printable(c.NodeName), text.Printable(c.NodeID), text.Printable(id))
+	}
+}
+
+// reservedHint mends a name that is reserved for a node which is no more. The ID of a
+// server is part of its cluster: it cannot be changed afterwards.
+func (e *examination) reservedHint(node string) string {
+	body, _ := json.Marshal(map[string]string{"Node": text.Printable(node)})
+	quoted := "'" + strings.ReplaceAll(string(body), "'", `'\''`) + "'"
+	return fmt.Sprintf("if no other machine has that name, take the old node out, and the agent registers anew within minutes: `curl -X PUT -d %s %s/v1/catalog/deregister`", quoted, e.Consul.Addr())
 }
 
 // get reads JSON that the library has no type for.

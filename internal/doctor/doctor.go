@@ -82,7 +82,7 @@ func Examine(ctx context.Context, cfg Config, tell func(Finding)) error {
 		e.refused(ctx)
 		return context.Cause(ctx)
 	}
-	for _, part := range []func(context.Context) bool{e.transactions, e.rights, e.agents, e.locksmith, e.policies, e.locks, e.rollouts, e.nomad, e.plugins, e.try} {
+	for _, part := range []func(context.Context) bool{e.transactions, e.rights, e.agents, e.locksmith, e.policies, e.locks, e.rollouts, e.orders, e.nomad, e.plugins, e.try} {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

@@ -3,6 +3,8 @@ package doctor
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -23,6 +25,12 @@ import (
 // examine looks at an embedded Consul from a machine whose clock is ahead by skew.
 func examine(t *testing.T, skew time.Duration, mod ...func(*Config)) map[string]Finding {
 	t.Helper()
+	return examineVia(t, skew, func(*http.Request) string { return "" }, mod...)
+}
+
+// examineVia has those requests answered in Consul's place for which answer has JSON.
+func examineVia(t *testing.T, skew time.Duration, answer func(*http.Request) string, mod ...func(*Config)) map[string]Finding {
+	t.Helper()
 	srv, err := devconsul.New(devconsul.Config{NodeName: "node-1"})
 	if err != nil {
 		t.Fatal(err)
@@ -31,6 +39,9 @@ func examine(t *testing.T, skew time.Duration, mod ...func(*Config)) map[string]
 	tr := &Transport{Now: func() time.Time { return time.Now().Add(skew) }}
 	dated := func(next http.RoundTripper) http.RoundTripper {
 		return roundTrip(func(req *http.Request) (*http.Response, error) {
+			if body := answer(req); body != "" {
+				return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(body)), Request: req}, nil
+			}
 			resp, err := next.RoundTrip(req)
 			if err == nil {
 				// In process nobody stamps it, as a server does.
@@ -72,7 +83,7 @@ func TestAllIsWell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		got := examine(t, 0, func(c *Config) { c.TryLock = true })
 		for check, want := range map[string]string{
-			"consul": OK, "clock": OK, "transactions": OK, "agents": Note, "locksmith": Note, "policies": Note, "locks": OK, "rollouts": OK, "nomad": Note, "try": OK, "checks": OK,
+			"consul": OK, "clock": OK, "transactions": OK, "agents": Note, "locksmith": Note, "policies": Note, "locks": OK, "rollouts": OK, "orders": OK, "nomad": Note, "try": OK, "checks": OK,
 		} {
 			if got[check].Result != want {
 				t.Errorf("%s: %+v", check, got[check])
@@ -158,7 +169,7 @@ func TestVersionsAndPlugins(t *testing.T) {
 	t.Parallel()
 	got := examine(t, 0, func(cfg *Config) {
 		cfg.Version = "2.0.0"
-		for node, version := range map[string]string{"a": "1.9.0", "b": "2.0.0", "c": "1.9.0\x1b[2J"} {
+		for node, version := range map[string]string{"a": "1.9.0", "b": "2.0.0", "c": "1.9.0\x1b[2J", "template": ""} {
 			err := cfg.Consul.API().Agent().ServiceRegister(&api.AgentServiceRegistration{
 				ID: "aimlock-agent-" + node, Name: "aimlock-agent", Meta: map[string]string{"node": node, "version": version},
 			})
@@ -170,10 +181,74 @@ func TestVersionsAndPlugins(t *testing.T) {
 			return []Plugin{{Name: "oncall", Err: errors.New("checksum: it is another file")}}
 		}
 	})
-	if f := got["versions"]; f.Result != Note || !strings.Contains(f.Detail, `1 of "1.9.0"`) || strings.Contains(f.Detail, "\x1b") || strings.Contains(f.Detail, `of "2.0.0"`) {
+	if f := got["versions"]; f.Result != Note || !strings.Contains(f.Detail, `1 of "1.9.0"`) || strings.Contains(f.Detail, "\x1b") || strings.Contains(f.Detail, `of "2.0.0"`) || strings.Contains(f.Detail, `of ""`) {
 		t.Errorf("versions: %+v", f)
 	}
 	if f := got["plugins"]; f.Result != Failed || !strings.Contains(f.Detail, "oncall: checksum") || !strings.Contains(f.Mend, "plugin verify oncall") {
 		t.Errorf("plugins: %+v", f)
+	}
+}
+
+// A node that has accepted what Consul does not know any more tells of a restore.
+func TestRestoredConsul(t *testing.T) {
+	t.Parallel()
+	order := func(token int) string {
+		return fmt.Sprintf(`"version":1,"epoch":0,"token":%d,"seq":1,"rollout":"app-%d"`, token, token)
+	}
+	for name, tc := range map[string]struct {
+		desired, actual, epoch, want string
+	}{
+		"an older one stands":                  {desired: order(300), actual: order(485), want: "n1 has accepted 0.485.1 of app.conf, where 0.300.1 stands"},
+		"none stands":                          {actual: order(485), want: "n1 has accepted 0.485.1 of app.conf, where none stands"},
+		"it refused what stands":               {desired: order(600) + `,"after":{"epoch":0,"token":300,"seq":1}`, actual: order(485) + `,"result":"refused","refused":{"epoch":0,"token":600,"seq":1}`, want: "n1 has accepted 0.485.1"},
+		"it has what stands":                   {desired: order(485), actual: order(485)},
+		"it has yet to answer":                 {desired: order(600), actual: order(485)},
+		"the epoch was raised since (recover)": {desired: order(300), actual: order(485), epoch: "1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := examine(t, 0, func(c *Config) {
+				for key, value := range map[string]string{c.Keys.Desired("app.conf", "n1"): tc.desired, c.Keys.Actual("app.conf", "n1"): tc.actual} {
+					if value == "" {
+						continue
+					}
+					if err := c.Consul.Put(t.Context(), key, []byte("{"+value+"}")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if tc.epoch != "" {
+					if err := c.Consul.Put(t.Context(), c.Keys.Epoch(), []byte(tc.epoch)); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
+			f := got["orders"]
+			if tc.want == "" && f.Result != OK || tc.want != "" && (f.Result != Failed || !strings.Contains(f.Detail, tc.want) || !strings.Contains(f.Mend, "`aimlock recover`")) {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
+}
+
+// Consul takes nothing of an agent whose name it keeps for another node.
+func TestNameReserved(t *testing.T) {
+	t.Parallel()
+	for id, want := range map[string]bool{"old": true, "NEW": false, "": false} {
+		t.Run(id, func(t *testing.T) {
+			t.Parallel()
+			found := examineVia(t, 0, func(req *http.Request) string {
+				switch req.URL.Path {
+				case "/v1/agent/self":
+					return `{"Config":{"Version":"1.14.11","NodeName":"web-1","NodeID":"new"}}`
+				case "/v1/catalog/node/web-1":
+					return fmt.Sprintf(`{"Node":{"ID":%q,"Node":"web-1"}}`, id)
+				}
+				return ""
+			})
+			f := found["node"]
+			if want != (f.Result == Failed) || want && (!strings.Contains(f.Detail, "reserves that name for node old") || !strings.Contains(f.Mend, `'{"Node":"web-1"}'`)) {
+				t.Errorf("%+v", f)
+			}
+		})
 	}
 }

@@ -42,7 +42,9 @@ func (e *examination) agents(ctx context.Context) bool {
 	var down []string
 	others := map[string]int{}
 	for _, s := range list {
-		if v := s.Service.Meta["version"]; v != e.Version {
+		// Who has none is no agent of a version: consul-template, whose service says that
+		// orders are answered on that machine.
+		if v := s.Service.Meta["version"]; v != e.Version && v != "" {
 			others[v]++
 		}
 		if s.Checks.AggregatedStatus() != api.HealthPassing {
@@ -173,6 +175,21 @@ func (e *examination) rollouts(ctx context.Context) bool {
 		return e.ok("rollouts", "unfinished: %s; %d waiting", some(open), len(list.Waiting))
 	}
 	return e.ok("rollouts", "none is unfinished")
+}
+
+// orders looks whether Consul has what it gave to the nodes: after a restore it has
+// not, and a rollout begins nothing.
+func (e *examination) orders(ctx context.Context) bool {
+	o, err := e.Rollouts.Orders(ctx)
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return e.note("orders", "`aimlock rollout plan SPEC` looks at those of one rollout", "what nodes answer was read of %d of %s within %s: whether Consul has lost orders is not known", o.Read, text.Count(o.Configs, "config"), patience)
+	case err != nil:
+		return e.unread("orders", err)
+	case o.Lost != "":
+		return e.fail("orders", "run `aimlock recover`: until then no rollout gives these nodes an order, and what locks and rollouts show is of the past", "Consul has lost orders, or was restored to an older state: %s", text.Printable(o.Lost))
+	}
+	return e.ok("orders", "no node has accepted one that Consul has lost")
 }
 
 func (e *examination) nomad(ctx context.Context) bool {

@@ -324,6 +324,24 @@ func TestWithoutAnAgentThatTakesChecks(t *testing.T) {
 	}
 }
 
+// A name that the catalog keeps for another node is why no check comes to the
+// servers: it is said, for the session alone does not show it.
+func TestNameOfTheAgentReserved(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		missing := errors.New("Missing check")
+		if err := c.withheld(t.Context(), missing); err != missing {
+			t.Fatalf("the name is not reserved: %v", err)
+		}
+		w.faults.Add(devconsul.Fault{Match: path("/v1/agent/self"), Times: 1, Status: 200, ContentType: "application/json", Body: `{"Config":{"NodeName":"web-1","NodeID":"new"}}`})
+		w.faults.Add(devconsul.Fault{Match: path("/v1/catalog/node/web-1"), Times: 1, Status: 200, ContentType: "application/json", Body: `{"Node":{"ID":"old","Node":"web-1"}}`})
+		if err := c.withheld(t.Context(), missing); !errors.Is(err, missing) || !strings.Contains(err.Error(), "web-1 registers, whose node ID is new: the name is reserved by node old") {
+			t.Fatalf("%v", err)
+		}
+	})
+}
+
 // Servers that were restored from a snapshot show the key as it was before the
 // lock was taken. A follower that lags does too, for a moment.
 func TestRestoredServers(t *testing.T) {

@@ -139,7 +139,7 @@ func (s *session) create(ctx context.Context, lockDelay time.Duration, name stri
 			if s.service == "" && len(entry.NodeChecks) == 0 {
 				return err
 			}
-			s.c.log.Warn("Consul does not take the holder's checks; the session's TTL alone serves", "error", err)
+			s.c.log.Warn("Consul does not take the holder's checks; the session's TTL alone serves", "error", s.c.withheld(ctx, err))
 			if s.check != nil {
 				_ = s.c.leaveCheck(ctx, s.check, true)
 			}
@@ -153,6 +153,21 @@ func (s *session) create(ctx context.Context, lockDelay time.Duration, name stri
 		}
 		delay = min(2*delay, 250*time.Millisecond)
 	}
+}
+
+// withheld adds to err, that a check is missing, the one cause that lasts, where it
+// is to be seen.
+func (c *Client) withheld(ctx context.Context, err error) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	self, serr := c.consul.Self(ctx)
+	if serr != nil {
+		return err
+	}
+	if id, rerr := c.consul.ReservedFor(ctx, self); rerr == nil && id != "" {
+		return fmt.Errorf("%w; Consul takes nothing that its agent %s registers, whose node ID is %s: the name is reserved by node %s; `aimlock doctor` says how this is mended", err, printable(self.NodeName), printable(self.NodeID), printable(id))
+	}
+	return err
 }
 
 // tryCreate also returns when the try that succeeded began.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/hashicorp/consul/api"
 
@@ -79,27 +80,74 @@ func aheadOf(spec *orchestrator.Spec, heads []*orchestrator.Header, answers map[
 
 // behind says, for who only looks, what drive.recover would: what the nodes of a
 // plan tell of orders that Consul has lost; "" for nothing.
+func (r *Runner) behind(ctx context.Context, plan *orchestrator.Plan) (string, error) {
+	lost, err := r.lost(ctx, plan)
+	if err != nil || len(lost) == 0 {
+		return "", err
+	}
+	return fmt.Sprintf("it would not begin: %v", errRestored(lost)), nil
+}
+
+// lost returns those who would have a drive of the plan say that Consul has lost
+// orders; none where it would begin.
 //
 // Where somebody is at work meanwhile, an answer may be read whose order was not:
 // it counts where it is as new at a second look.
-func (r *Runner) behind(ctx context.Context, plan *orchestrator.Plan) (string, error) {
+func (r *Runner) lost(ctx context.Context, plan *orchestrator.Plan) ([]witness, error) {
 	st, err := r.standing(ctx, plan, true, 0)
 	if err != nil || len(st.witnesses) == 0 {
-		return "", err
+		return nil, err
 	}
 	epoch, err := r.epoch(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	again, err := r.standing(ctx, plan, true, 0)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	again.witnesses = slices.DeleteFunc(again.witnesses, func(w witness) bool {
 		return !slices.ContainsFunc(st.witnesses, func(v witness) bool { return v.node == w.node && v.config == w.config && v.mark == w.mark })
 	})
-	if err := again.restored(orchestrator.Order{Epoch: epoch}, plan.Spec.Failure.MaxFailed); err != nil {
-		return fmt.Sprintf("it would not begin: %v", err), nil
+	return again.told(orchestrator.Order{Epoch: epoch}, plan.Spec.Failure.MaxFailed), nil
+}
+
+// Orders is what the answers of nodes tell of the orders that stand in Consul.
+type Orders struct {
+	// Configs is how many have answers; Read of them were read.
+	Configs, Read int
+	// Lost says which nodes have accepted an order that Consul has lost since the
+	// epoch began, of the first config of which some have; "" for none.
+	Lost string
+}
+
+// Orders looks for orders that Consul has lost, whatever rollout they are of, as
+// after a restore of Consul before `aimlock recover`. It reads the orders and answers
+// of one config at a time, and ends at the first that tells of a loss. After an error
+// it says how far it came.
+func (r *Runner) Orders(ctx context.Context) (o Orders, err error) {
+	folders, err := r.consul.Keys(ctx, r.keys.ActualRoot(), "/")
+	if err != nil {
+		return o, err
 	}
-	return "", nil
+	var configs []string
+	for _, f := range folders {
+		if name, isFolder := strings.CutSuffix(f, "/"); isFolder {
+			configs = append(configs, keys.LastSegment(name))
+		}
+	}
+	o.Configs = len(configs)
+	for _, c := range configs {
+		// Of a plan without nodes all who answer are witnesses of other plans.
+		lost, err := r.lost(ctx, &orchestrator.Plan{Spec: orchestrator.Spec{Configs: []orchestrator.Config{{Name: c}}}})
+		if err != nil {
+			return o, err
+		}
+		o.Read++
+		if len(lost) > 0 {
+			o.Lost = theirWord(lost)
+			break
+		}
+	}
+	return o, nil
 }

@@ -85,7 +85,14 @@ var ErrRestored = errors.New("Consul has lost orders, or was restored to an olde
 // weighed against a budget. Only targets, which others may give orders to, are
 // left to it.
 func (s *standing) restored(hold orchestrator.Order, budget int) error {
-	var told []witness
+	if told := s.told(hold, budget); len(told) > 0 {
+		return errRestored(told)
+	}
+	return nil
+}
+
+// told are the witnesses of that.
+func (s *standing) told(hold orchestrator.Order, budget int) (told []witness) {
 	targets := 0
 	for _, w := range s.witnesses {
 		if w.mark.Epoch < hold.Epoch {
@@ -99,11 +106,15 @@ func (s *standing) restored(hold orchestrator.Order, budget int) error {
 	if len(told) == 0 || len(told) == targets && targets <= budget {
 		return nil
 	}
-	return errRestored(told)
+	return told
 }
 
-// errRestored names the first few of those who tell of it.
 func errRestored(told []witness) error {
+	return fmt.Errorf("%s: %w", theirWord(told), ErrRestored)
+}
+
+// theirWord names the first few of those who tell of it.
+func theirWord(told []witness) string {
 	const most = 3
 	slices.SortFunc(told, func(a, b witness) int { return strings.Compare(a.node+"/"+a.config, b.node+"/"+b.config) })
 	var some []string
@@ -123,7 +134,7 @@ func errRestored(told []witness) error {
 	if n := len(told) - most; n > 0 {
 		more = fmt.Sprintf(", and %d more", n)
 	}
-	return fmt.Errorf("%s%s: %w", strings.Join(some, "; "), more, ErrRestored)
+	return strings.Join(some, "; ") + more
 }
 
 // stood is what is read of an order that stands.
