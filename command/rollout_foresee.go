@@ -41,23 +41,53 @@ func (v *planView) foresee(ctx context.Context, r *runner.Runner, p *orchestrato
 	if v.NothingToDo {
 		return nil
 	}
-	down, _, err := r.AgentsDown(ctx, p.Nodes)
+	down, absent, err := r.AgentsDown(ctx, p.Nodes)
 	if err != nil {
 		return err
 	}
-	if n := len(down); n > 0 {
-		names := down[:min(n, maxNodesShown)]
-		words := "the agents of " + strings.Join(names, " ")
-		if n > len(names) {
-			words += fmt.Sprintf(" and %d more", n-len(names))
-		}
-		words += " are down now: they end as unreachable, and get their order when they return"
-		if most := p.Spec.Failure.MaxUnreachablePercent; n*100 > most*len(p.Nodes) {
-			words += fmt.Sprintf("; that is more than max_unreachable_percent = %d tolerates", most)
-		}
-		v.Warnings = append(v.Warnings, words)
-	}
+	v.Warnings = append(v.Warnings, agentWords(down, absent, len(p.Nodes), p.Spec.Failure.MaxUnreachablePercent)...)
 	return nil
+}
+
+// agentWords warns of nodes out of so many whose agents are down, and of those of
+// whose name none is registered. most percent of them may be.
+func agentWords(down, absent []string, nodes, most int) []string {
+	var words []string
+	switch n := len(absent); {
+	case n == 1:
+		words = append(words, fmt.Sprintf("no agent of the name %s is registered: is that what the agent there has as -node?", absent[0]))
+	case n > 1:
+		words = append(words, fmt.Sprintf("no agents of the names %s are registered: is that what the agents there have as -node?", firstOf(absent)))
+	}
+	switch n := len(down); {
+	case n == 1:
+		words = append(words, fmt.Sprintf("the agent of %s is down now.", down[0]))
+	case n > 1:
+		words = append(words, fmt.Sprintf("the agents of %s are down now.", firstOf(down)))
+	}
+	if len(words) == 0 {
+		return nil
+	}
+	n := len(down) + len(absent)
+	last := &words[len(words)-1]
+	if n == 1 {
+		*last += " It ends as unreachable, and gets its order when it returns"
+	} else {
+		*last += " They end as unreachable, and get their order when they return"
+	}
+	if n*100 > most*nodes {
+		*last += fmt.Sprintf("; that is more than max_unreachable_percent = %d tolerates", most)
+	}
+	return words
+}
+
+// firstOf names the first of many nodes.
+func firstOf(nodes []string) string {
+	words := strings.Join(nodes[:min(len(nodes), maxNodesShown)], " ")
+	if more := len(nodes) - maxNodesShown; more > 0 {
+		words += fmt.Sprintf(" and %d more", more)
+	}
+	return words
 }
 
 // when is the window's change in its own zone, and in this machine's where

@@ -296,7 +296,11 @@ func (v *planView) text() string {
 	}
 	for _, s := range v.Stages {
 		done += len(s.Nodes)
-		fmt.Fprintf(&b, "  %-*s %s, then %d of %d are done", width, s.Name, text.Count(len(s.Nodes), "node"), done, v.Total)
+		if len(s.Nodes) == 0 {
+			fmt.Fprintf(&b, "  %-*s no node is left for it\n", width, s.Name)
+			continue
+		}
+		fmt.Fprintf(&b, "  %-*s %s, which makes %d of %d", width, s.Name, text.Count(len(s.Nodes), "node"), done, v.Total)
 		if s.Unchanged > 0 {
 			fmt.Fprintf(&b, ", %d of them have it already and get no order", s.Unchanged)
 		}

@@ -25,7 +25,9 @@ type job struct {
 	// takes.
 	older []*orchestrator.Header
 	note  string
-	now   time.Time
+	// past is what note comes to once the rollout has succeeded; "": the same.
+	past string
+	now  time.Time
 	// contents are what a new plan's templates came to.
 	contents contents
 	// seen are the rollouts that had ended when this process first looked.
@@ -88,7 +90,7 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 	}
 	switch {
 	case hy.resume != nil:
-		j.resume, j.note = hy.resume, "resumed"
+		j.resume, j.note = hy.resume, "this process goes on with what another had begun"
 		if j.plan, err = r.plan(ctx, hy.resume); unreadable(err) {
 			err = fmt.Errorf("%w (`aimlock rollout abort %s` ends it where it stands; the next start begins anew)", err, hy.resume.ID)
 		}
@@ -135,6 +137,7 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: note, answers: answers}, nil
 	}
 	j.note = fmt.Sprintf("the revision of %s is still to go to %s", last.ID, text.Count(len(joiners), "node"))
+	j.past = fmt.Sprintf("it brought the revision of %s to nodes that had none of it", last.ID)
 	if err := in.newFollowUp(j, id, last.ID, joiners); err != nil {
 		return nil, nil, err
 	}

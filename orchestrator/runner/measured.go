@@ -28,30 +28,35 @@ func (r *Runner) Measured(ctx context.Context, spec *orchestrator.Spec) (a orche
 	return a, rollouts, nil
 }
 
-// AgentsDown names the nodes of a plan whose agents are down now. ok is false
-// where that cannot be told: nothing is known where no agent at all is to be seen.
-func (r *Runner) AgentsDown(ctx context.Context, nodes []string) (down []string, ok bool, err error) {
+// AgentsDown names the nodes of a plan whose agents are down now, and those for which
+// none of their name is registered. Where no agent at all is to be seen nothing is
+// known, and none is named.
+func (r *Runner) AgentsDown(ctx context.Context, nodes []string) (down, absent []string, err error) {
 	opts := &api.QueryOptions{RequireConsistent: true}
 	agents, err := consulkv.Retry(ctx, r.consul.ForScan(), "list the agents", func(ctx context.Context) ([]*api.CatalogService, error) {
 		l, _, err := r.consul.Services(ctx, AgentService, opts.WithContext(ctx))
 		return l, err
 	})
 	if err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	critical, err := consulkv.Retry(ctx, r.consul.ForScan(), "list critical checks", func(ctx context.Context) (api.HealthChecks, error) {
 		l, _, err := r.consul.API().Health().State(api.HealthCritical, opts.WithContext(ctx))
 		return l, err
 	})
 	if err != nil || len(agents) == 0 {
-		return nil, false, err
+		return nil, nil, err
 	}
 	v := newVitals(nodes)
 	v.setAgents(agents)
 	v.setCritical(critical)
-	ev, ok := v.judge()
+	ev, _ := v.judge()
 	for _, i := range ev.Down {
-		down = append(down, nodes[i])
+		if _, registered := v.on[AgentService+"-"+nodes[i]]; registered {
+			down = append(down, nodes[i])
+		} else {
+			absent = append(absent, nodes[i])
+		}
 	}
-	return down, ok, nil
+	return down, absent, nil
 }

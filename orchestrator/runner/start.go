@@ -274,6 +274,9 @@ func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait unti
 	}
 	err = d.run(ctx)
 	out := &Outcome{ID: j.plan.ID, Header: d.present(), Converged: d.finished, Finished: d.finished, Note: j.note}
+	if j.past != "" && out.Header.State == orchestrator.Succeeded {
+		out.Note = j.past
+	}
 	return out, next{change: d.reopens}, err
 }
 
