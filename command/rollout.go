@@ -225,7 +225,7 @@ func rolloutText(h *orchestrator.Header) string {
 		line("gate", "%s", text.Printable(h.Gates[i].Stage+" "+board.GateText(&h.Gates[i])))
 	}
 	for _, p := range h.Problems {
-		line("problem", "%s: %s: %s", p.Node, p.Class, text.Clip(text.Printable(p.Why), 200))
+		line("problem", "%s: %s: %s", p.Node, p.Class, text.Clip(text.Printable(p.Why), 400))
 	}
 	if h.StartedAt != nil {
 		line("started", "%s", text.Time(*h.StartedAt))

@@ -81,7 +81,7 @@ func (s *State) run() {
 		s.bakingSince, s.promoted = s.now, s.promoted || s.skipped() || s.untouched()
 		s.baked, s.bakeFrom = 0, s.now
 		s.status, s.dirty = Baking, true
-		if bake := s.plan.Spec.Stages[s.stage].Bake; bake > 0 && !s.promoted {
+		if bake := s.bakeOf(); bake > 0 && !s.promoted {
 			s.tell(TellStage, -1, "baking for %s", bake)
 		}
 	}
@@ -90,12 +90,8 @@ func (s *State) run() {
 // announce tells that the present stage is at work.
 func (s *State) announce() {
 	from, end := s.plan.Stage(s.stage)
-	if st := &s.plan.Spec.Stages[s.stage]; from == end && (st.Select != "" || len(st.Order) > 0) {
-		s.tell(TellStage, -1, "stage %q: no node is left for it", st.Name)
-		return
-	}
 	if from == end {
-		s.tell(TellStage, -1, "stage %q: %s done already", s.plan.Spec.Stages[s.stage].Name, countNodes(end))
+		s.tell(TellStage, -1, "stage %q: no node is left for it", s.plan.Spec.Stages[s.stage].Name)
 		return
 	}
 	which := fmt.Sprintf("nodes %d to %d", from+1, end)
@@ -187,7 +183,7 @@ func (s *State) bake() (ended bool) {
 	if !s.promoted {
 		// Before nodes that are back get their order: what pauses here must not
 		// come behind an order in the same Step.
-		pass := s.gatesPass(s.baking() >= s.plan.Spec.Stages[s.stage].Bake)
+		pass := s.gatesPass(s.baking() >= s.bakeOf())
 		if !pass && s.status == Baking && s.open {
 			s.assign()
 		}
@@ -220,12 +216,21 @@ func (s *State) bake() (ended bool) {
 		return false
 	}
 	if s.counts[ClassApplied] == 0 && s.counts[ClassSkipped] < len(s.nodes) {
-		s.setStatus(Failed, "no node has applied it")
+		s.setStatus(Failed, s.nobody())
 	} else {
 		s.reason = "" // of a pause that is over
 		s.setStatus(Succeeded, "")
 	}
 	return true
+}
+
+// nobody says why a rollout has failed that has no node left to try.
+func (s *State) nobody() string {
+	why := "no node has applied it, and none is left to try"
+	if n := s.counts[ClassUnreachable]; n > 0 {
+		why += fmt.Sprintf(": %d of %d unreachable", n, len(s.nodes))
+	}
+	return why
 }
 
 // leaveOrders gives those nodes their order that could not be reached at their

@@ -383,3 +383,34 @@ func TestSkipStage(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// TestProblemsAreOfNow: of a node that has applied it no problem is left in the
+// header, and a long one keeps its end, where an output says why.
+func TestProblemsAreOfNow(t *testing.T) {
+	spec := testSpec(Stage{Name: "all", Percent: 100})
+	spec.Failure.MaxFailed = 2
+	w := complaint(t, spec, 3)
+	w.answered(0)
+	w.now = w.now.Add(3 * time.Minute)
+	r, _ := w.answer(1, false, "reload: here ended with status 6: "+strings.Repeat("noise ", 100)+"the last line")
+	w.step(Reports{r}, -1)
+	w.step(Tick{}, -1)
+	why := func(node string) string {
+		for _, p := range w.s.Header().Problems {
+			if p.Node == node {
+				return p.Why
+			}
+		}
+		return ""
+	}
+	if p := why("n2"); len(p) > 310 || !strings.HasPrefix(p, "reload: here ended with status 6: ") || !strings.HasSuffix(p, "the last line") {
+		t.Errorf("n2: %q", p)
+	}
+	if p := why("n3"); !strings.Contains(p, "did not answer") {
+		t.Errorf("n3: %q", p)
+	}
+	w.answered(2)
+	if p := why("n3"); p != "" || why("n2") == "" {
+		t.Errorf("n3: %q, n2: %q", p, why("n2"))
+	}
+}

@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -316,7 +317,16 @@ func (s *State) Baked() time.Time {
 	if s.status != Baking || s.promoted || s.bakeFrom.IsZero() {
 		return time.Time{}
 	}
-	return s.bakeFrom.Add(s.plan.Spec.Stages[s.stage].Bake - s.baked)
+	return s.bakeFrom.Add(s.bakeOf() - s.baked)
+}
+
+// bakeOf is how long the present stage bakes: not at all while no node of it has
+// applied the revision, since there is nothing to watch.
+func (s *State) bakeOf() time.Duration {
+	if s.stages[s.stage][ClassApplied] == 0 {
+		return 0
+	}
+	return s.plan.Spec.Stages[s.stage].Bake
 }
 
 // baking is how long the present stage has baked, as far as that was counted.
@@ -374,6 +384,10 @@ func (s *State) setClass(i int, c Class) {
 	s.counts[n.class]--
 	s.counts[c]++
 	n.class = c
+	if c == ClassApplied && len(s.problems) > 0 {
+		// What it had before is over; the log has it.
+		s.problems = slices.DeleteFunc(s.problems, func(p Problem) bool { return p.Node == s.plan.Nodes[i] })
+	}
 }
 
 // land ends a node's flight.

@@ -233,13 +233,23 @@ const problemsKept = 20
 func (s *State) problem(i int, why string) {
 	const most, told = 300, 5000
 	whole := clip(why, told)
-	why = clip(why, most)
+	why = ends(why, most)
 	if len(s.problems) == problemsKept {
 		s.problems = slices.Delete(s.problems, 0, 1)
 	}
 	s.problems = append(s.problems, Problem{Node: s.plan.Nodes[i], Class: s.nodes[i].class.String(), Why: why, At: s.now})
 	s.dirty = true
 	s.tell(TellNode, i, "%s: %s", s.nodes[i].class, whole)
+}
+
+// ends is at most n bytes of s: its beginning, which says what failed, and its end,
+// where an output says why.
+func ends(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	begin := n * 2 / 5
+	return strings.ToValidUTF8(s[:begin], "") + " … " + strings.ToValidUTF8(s[len(s)-(n-begin):], "")
 }
 
 // clip is at most the first n bytes of s, and says so.
