@@ -40,7 +40,7 @@ takes no lock, and works while the agent runs or does not.`,
 				return m.PrintJSON(all)
 			}
 			if len(all) == 0 {
-				m.Notef("This node has accepted nothing yet.\n")
+				m.Notef("No order has arrived on this node yet.\n")
 				return nil
 			}
 			w := tabwriter.NewWriter(m.Stdout, 0, 8, 2, ' ', 0)

@@ -202,9 +202,14 @@ func TestSecretInOutput(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
+			var log bytes.Buffer
+			r.log = hclog.New(&hclog.LoggerOptions{Output: &log})
 			d := sealed(order(1, 1), "r1", form("pin="))
 			d.Validate = sh(script)
 			out := r.must(t, d, form("pin="), records.ResultFailed)
+			if s := log.String(); strings.Contains(s, "horse") || !strings.Contains(s, "pin="+secrets.Hidden) || len(s) > 2000 {
+				t.Errorf("the log is %q", s)
+			}
 			if strings.Contains(out.Report.Output, "horse") || !strings.Contains(out.Report.Output, "pin="+secrets.Hidden) {
 				t.Errorf("the output is %q", out.Report.Output)
 			}

@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,13 +48,19 @@ const (
 	StateDamaged = "damaged"
 )
 
-// ReadStatus reads a state folder. It needs no Consul, takes no locks and
+// ReadStatus reads a state folder, which is empty until the first order. It needs no Consul, takes no locks and
 // changes nothing.
 func ReadStatus(stateDir string) ([]Status, error) {
+	all := []Status{}
 	if _, err := os.Stat(filepath.Join(stateDir, "node")); err != nil {
+		switch list, rerr := os.ReadDir(stateDir); {
+		case errors.Is(rerr, fs.ErrNotExist):
+			return nil, fmt.Errorf("%s does not exist: no order has arrived on this node yet, or it is not the state folder of an agent", stateDir)
+		case rerr == nil && len(list) == 0 && errors.Is(err, fs.ErrNotExist):
+			return all, nil
+		}
 		return nil, fmt.Errorf("%s is not the state folder of an agent: %w", stateDir, err)
 	}
-	all := []Status{}
 	for _, st := range states(stateDir) {
 		if st.err != nil {
 			all = append(all, Status{Config: filepath.Base(st.dir), State: StateDamaged, Error: st.err.Error()})
