@@ -65,7 +65,7 @@ other tools, nor any file on a node.`,
 					return perr
 				}
 			} else if out.Epoch != 0 {
-				m.recoverText(out, err == nil)
+				m.Printf("%s", recoveryText(out, err == nil, !yes))
 			}
 			if err != nil {
 				return fmt.Errorf("not all is done; `aimlock recover` can be run again: %w", err)
@@ -83,7 +83,7 @@ func (m *Meta) recoverDryRun(ctx context.Context, c *locksmith.Client, req locks
 	if m.JSON {
 		return m.PrintJSON(out)
 	}
-	m.recoverText(out, true)
+	m.Printf("%s", recoveryText(out, true, false))
 	return nil
 }
 
@@ -99,8 +99,8 @@ func (m *Meta) askRecover(ctx context.Context, c *locksmith.Client, req locksmit
 	if err != nil {
 		return err
 	}
-	m.Notef("%s", recoveryText(out, true))
-	m.Notef("Was Consul restored from a snapshot, and shall this be done? Type yes: ")
+	m.Notef("%s", recoveryText(out, true, false))
+	m.Notef("This is for a Consul that was restored from a snapshot, or has lost data. Type yes to do it: ")
 	line := make(chan string, 1)
 	go func() {
 		s, _ := bufio.NewReader(in).ReadString('\n')
@@ -117,11 +117,9 @@ func (m *Meta) askRecover(ctx context.Context, c *locksmith.Client, req locksmit
 	}
 }
 
-func (m *Meta) recoverText(out *locksmith.Recovery, done bool) {
-	m.Printf("%s", recoveryText(out, done))
-}
-
-func recoveryText(out *locksmith.Recovery, done bool) string {
+// recoveryText tells of a recovery: after a question only what was done, since the
+// rest has just been shown.
+func recoveryText(out *locksmith.Recovery, done, asked bool) string {
 	var b strings.Builder
 	line := func(what, format string, args ...any) {
 		fmt.Fprintf(&b, "  %-9s %s\n", what, fmt.Sprintf(format, args...))
@@ -134,15 +132,8 @@ func recoveryText(out *locksmith.Recovery, done bool) string {
 	default:
 		fmt.Fprintf(&b, "Raising the epoch from %d to %d came only so far\n", out.Before, out.Epoch)
 	}
-	for _, f := range out.Orders {
-		highest := "none"
-		if !f.Highest.IsZero() {
-			highest = "the highest is " + f.Highest.String()
-		}
-		line("orders", "%s: %d, %s", f.Folder, f.Count, highest)
-	}
-	for _, k := range out.Unreadable {
-		line("unreadable", "%s", text.Printable(k))
+	if !asked {
+		recoveryFound(line, out)
 	}
 	for _, h := range out.Holds {
 		what := "left"
@@ -167,19 +158,41 @@ func recoveryText(out *locksmith.Recovery, done bool) string {
 	if out.Sessions > 0 {
 		line("sessions", "%s of aimlock ended that hold none of these", text.Count(out.Sessions, "other session"))
 	}
-	for _, r := range out.Rollouts {
-		line("rollout", "%s (%s) is %s as the snapshot has it: look whether it is to go on", text.Printable(r.Name), text.Printable(r.ID), text.Printable(r.State))
-	}
-	restored := "no policies are applied"
-	if p := out.Policies; p != nil {
-		restored = fmt.Sprintf("policies serial %d, hash %.12s, by %s", p.Serial, text.Printable(p.Hash), whoText(p.By, p.Who))
-	}
-	line("restored", "%s", restored)
-	if out.Suspended != nil {
-		line("restored", "breaking is suspended %s", suspensionText(out.Suspended))
-	}
-	if out.Silences > 0 {
-		line("restored", "%s", text.Count(out.Silences, "silence"))
+	if !asked {
+		recoveryStands(line, out)
 	}
 	return b.String()
+}
+
+// recoveryFound tells of the orders that there are.
+func recoveryFound(line func(what, format string, args ...any), out *locksmith.Recovery) {
+	for _, f := range out.Orders {
+		highest := "none"
+		if !f.Highest.IsZero() {
+			highest = "the highest is " + f.Highest.String()
+		}
+		line("orders", "%s: %d, %s", f.Folder, f.Count, highest)
+	}
+	for _, k := range out.Unreadable {
+		line("unreadable", "%s", text.Printable(k))
+	}
+}
+
+// recoveryStands tells of what a recovery leaves as it is. Whether it came out of the
+// snapshot or was set since cannot be told.
+func recoveryStands(line func(what, format string, args ...any), out *locksmith.Recovery) {
+	for _, r := range out.Rollouts {
+		line("rollout", "%s (%s) is %s, as Consul has it now: look whether it is to go on", text.Printable(r.Name), text.Printable(r.ID), text.Printable(r.State))
+	}
+	applied := "no policies are applied"
+	if p := out.Policies; p != nil {
+		applied = fmt.Sprintf("policies serial %d, hash %.12s, by %s", p.Serial, text.Printable(p.Hash), whoText(p.By, p.Who))
+	}
+	line("in force", "%s", applied)
+	if out.Suspended != nil {
+		line("in force", "breaking is suspended %s", suspensionText(out.Suspended))
+	}
+	if out.Silences > 0 {
+		line("in force", "%s", text.Count(out.Silences, "silence"))
+	}
 }
