@@ -15,9 +15,10 @@ import (
 // newMan is for packages: `make dist` runs it.
 func newMan(m *Meta) *command {
 	return &command{
-		Meta:   m,
-		Hidden: true,
-		Usage:  "DIR",
+		Meta:     m,
+		Hidden:   true,
+		Synopsis: "Write the manual pages, for packages",
+		Usage:    "DIR",
 		Description: `Writes a manual page for each command into DIR, as sections of man: aimlock.1,
 aimlock-lock-exec.1 and so on.`,
 		MinArgs: 1, MaxArgs: 1,

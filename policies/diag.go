@@ -46,6 +46,7 @@ func longLine(files map[string]*hcl.File, d *hcl.Diagnostic) bool {
 // terminal of the given width (0: no wrapping). What a file holds cannot
 // control the terminal.
 func WriteDiagnostics(w io.Writer, files map[string]*hcl.File, diags hcl.Diagnostics, width uint, color bool) {
+	diags = distinct(diags)
 	shown := diags
 	if len(shown) > maxShown {
 		shown = shown[:maxShown]
@@ -74,6 +75,29 @@ func WriteDiagnostics(w io.Writer, files map[string]*hcl.File, diags hcl.Diagnos
 		rest = rest[at[1]:]
 	}
 	_, _ = w.Write(append(out, cleanBytes(rest)...))
+}
+
+// distinct leaves out what was said before of the same line: a slip of paste brings
+// one message for each of its characters.
+func distinct(diags hcl.Diagnostics) hcl.Diagnostics {
+	type said struct {
+		severity                  hcl.DiagnosticSeverity
+		summary, detail, filename string
+		line                      int
+	}
+	seen := map[said]bool{}
+	var out hcl.Diagnostics
+	for _, d := range diags {
+		s := said{severity: d.Severity, summary: d.Summary, detail: d.Detail}
+		if d.Subject != nil {
+			s.filename, s.line = d.Subject.Filename, d.Subject.Start.Line
+		}
+		if d.Subject == nil || !seen[s] {
+			out = append(out, d)
+		}
+		seen[s] = true
+	}
+	return out
 }
 
 // colorCode is what HCL writes where it was asked for colour.
