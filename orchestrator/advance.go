@@ -81,7 +81,7 @@ func (s *State) run() {
 		s.bakingSince, s.promoted = s.now, s.promoted || s.skipped() || s.untouched()
 		s.baked, s.bakeFrom = 0, s.now
 		s.status, s.dirty = Baking, true
-		if bake := s.bakeOf(); bake > 0 && !s.promoted {
+		if bake := s.plan.Spec.Stages[s.stage].Bake; bake > 0 && !s.promoted {
 			s.tell(TellStage, -1, "baking for %s", bake)
 		}
 	}
@@ -183,7 +183,7 @@ func (s *State) bake() (ended bool) {
 	if !s.promoted {
 		// Before nodes that are back get their order: what pauses here must not
 		// come behind an order in the same Step.
-		pass := s.gatesPass(s.baking() >= s.bakeOf())
+		pass := s.gatesPass(s.baking() >= s.plan.Spec.Stages[s.stage].Bake)
 		if !pass && s.status == Baking && s.open {
 			s.assign()
 		}

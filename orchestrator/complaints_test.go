@@ -387,7 +387,7 @@ func TestSkipStage(t *testing.T) {
 // TestProblemsAreOfNow: of a node that has applied it no problem is left in the
 // header, and a long one keeps its end, where an output says why.
 func TestProblemsAreOfNow(t *testing.T) {
-	spec := testSpec(Stage{Name: "all", Percent: 100})
+	spec := testSpec(Stage{Name: "all", Percent: 100, Bake: time.Hour})
 	spec.Failure.MaxFailed = 2
 	w := complaint(t, spec, 3)
 	w.answered(0)

@@ -317,16 +317,7 @@ func (s *State) Baked() time.Time {
 	if s.status != Baking || s.promoted || s.bakeFrom.IsZero() {
 		return time.Time{}
 	}
-	return s.bakeFrom.Add(s.bakeOf() - s.baked)
-}
-
-// bakeOf is how long the present stage bakes: not at all while no node of it has
-// applied the revision, since there is nothing to watch.
-func (s *State) bakeOf() time.Duration {
-	if s.stages[s.stage][ClassApplied] == 0 {
-		return 0
-	}
-	return s.plan.Spec.Stages[s.stage].Bake
+	return s.bakeFrom.Add(s.plan.Spec.Stages[s.stage].Bake - s.baked)
 }
 
 // baking is how long the present stage has baked, as far as that was counted.
