@@ -169,7 +169,9 @@ func NewPlan(seed uint64, harder bool) *Plan {
 	if harder {
 		p.heldUp(rand.New(rand.NewPCG(seed, 0x51d)))
 		p.wrongClocks(rand.New(rand.NewPCG(seed, 0x51e)), who)
-		p.Group = rand.New(rand.NewPCG(seed, 0x51f)).IntN(4) == 0
+		if p.Group = rand.New(rand.NewPCG(seed, 0x51f)).IntN(4) == 0; p.Group {
+			p.halfDone(rand.New(rand.NewPCG(seed, 0x520)), nodes)
+		}
 	}
 	slices.SortStableFunc(p.Events, func(a, b Event) int { return int(a.At - b.At) })
 	return p
@@ -194,6 +196,27 @@ func (p *Plan) heldUp(r *rand.Rand) {
 	for range r.IntN(3) {
 		at := time.Second + time.Duration(r.Int64N(int64(p.Length-2*time.Second)))
 		p.Events = append(p.Events, Event{At: at, Kind: evHeldUp, Who: p.lock(r), For: time.Second + time.Duration(r.Int64N(int64(8*time.Second)))})
+	}
+}
+
+// halfDone has a node end between the writes of one order for several configs, and fail
+// at the next.
+func (p *Plan) halfDone(r *rand.Rand, nodes []string) {
+	goals := []time.Duration{0}
+	for _, e := range p.Events {
+		if e.Kind == evGoal {
+			goals = append(goals, e.At)
+		}
+	}
+	for range 1 + r.IntN(2) {
+		node, at := nodes[r.IntN(len(nodes))], goals[r.IntN(len(goals))]
+		kind := []string{evCrash, evPower}[r.IntN(2)]
+		p.Events = append(p.Events, Event{At: min(at+time.Duration(r.Int64N(int64(5*time.Second))), p.Length-time.Second), Kind: kind, Who: node,
+			For: 500*time.Millisecond + time.Duration(r.Int64N(int64(5*time.Second))), N: r.IntN(40)})
+		if r.IntN(2) == 0 {
+			p.Events = append(p.Events, Event{At: min(at+time.Duration(r.Int64N(int64(12*time.Second))), p.Length-time.Second), Kind: evDiskFull, Who: node,
+				For: time.Second + time.Duration(r.Int64N(int64(10*time.Second)))})
+		}
 	}
 }
 
