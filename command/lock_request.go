@@ -86,7 +86,7 @@ func tellHolder(m *Meta, c *command, valid time.Duration, done string, tell tell
 		} else if why != "" {
 			m.Notef("Warning: %s\n", why)
 		}
-		m.Printf("%s: %s, for the holder of token %d, valid for %s\n", text.Printable(name), done, v.Snapshot.Index(), short(valid))
+		m.Printf("%s: %s, for the holder of token %d, valid for %s\n", text.Printable(name), done, v.Snapshot.Index(), text.Duration(valid))
 		return nil
 	}
 	return c

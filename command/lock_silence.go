@@ -57,7 +57,7 @@ break; -end ends it at once.`,
 			case !end && valid <= 0:
 				return usagef("-for is missing: say how long, such as -for 2h")
 			case valid > locksmith.MaxSilence:
-				return usagef("-for %s: a silence lasts %s (7 days) at most; it can be set again", short(valid), short(locksmith.MaxSilence))
+				return usagef("-for %s: a silence lasts %s (7 days) at most; it can be set again", text.Duration(valid), text.Duration(locksmith.MaxSilence))
 			case !end:
 				if err := checkReason(reason, true); err != nil {
 					return err

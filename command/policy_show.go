@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/policies"
@@ -207,18 +206,6 @@ func (m *Meta) policiesTried(set *policies.Set, id policies.LockID) {
 	}
 }
 
-// short is a duration as people write it: 1h and not 1h0m0s.
-func short(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
-}
-
 // policyInEffect says in comments what counts where the file says nothing.
 func (m *Meta) policyInEffect(p *policies.Policy) {
 	b := p.Break
@@ -228,23 +215,23 @@ func (m *Meta) policyInEffect(p *policies.Policy) {
 	}
 	budget, freeze, quiesce := "no budget", "no freeze", "as the holder's record asks"
 	if b.Budget != nil {
-		budget = fmt.Sprintf("at most %d in %s", b.Budget.Max, short(b.Budget.Per))
+		budget = fmt.Sprintf("at most %d in %s", b.Budget.Max, text.Duration(b.Budget.Per))
 	}
 	if b.Freeze != nil {
 		freeze = "frozen while " + b.Freeze.When
 	}
 	if b.Quiesce != nil {
-		quiesce = fmt.Sprintf("%s, or more as the holder's record asks", short(*b.Quiesce))
+		quiesce = fmt.Sprintf("%s, or more as the holder's record asks", text.Duration(*b.Quiesce))
 	}
 	m.Printf("\n# In effect, with what is not written:\n")
 	m.Printf("#   approval  %s\n#   confirm   %s, one every %s\n#   budget    %s\n#   freeze    %s\n#   quiesce   %s\n",
-		b.Approval, text.Count(b.Confirm.Observations, "observation"), short(b.Confirm.Every), budget, freeze, quiesce)
+		b.Approval, text.Count(b.Confirm.Observations, "observation"), text.Duration(b.Confirm.Every), budget, freeze, quiesce)
 	for _, s := range b.Steps {
 		when := ""
 		if s.When != "" {
 			when = ", when " + s.When
 		}
-		m.Printf("#   step      %s: wait %s, on_error %s%s\n", s.Kind, short(s.Wait), s.OnError, when)
+		m.Printf("#   step      %s: wait %s, on_error %s%s\n", s.Kind, text.Duration(s.Wait), s.OnError, when)
 	}
 }
 

@@ -105,6 +105,18 @@ func Shell(word string) string {
 // Time is a point in time as people are shown it, to the second.
 func Time(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
+// Duration is a duration as people write it: 1h and not 1h0m0s.
+func Duration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
 // Number is a number in JSON to one digit behind the point, where it has more:
 // sixteen digits of a second are noise for a person. What is no number is left
 // as it is.

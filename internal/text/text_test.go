@@ -87,6 +87,18 @@ func TestShell(t *testing.T) {
 	}
 }
 
+func TestDuration(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		0: "0s", time.Hour: "1h", 90 * time.Minute: "1h30m", 10 * time.Minute: "10m", time.Hour + time.Second: "1h0m1s",
+		20 * time.Second: "20s", 100 * time.Hour: "100h", 1500 * time.Millisecond: "1.5s",
+	} {
+		if got := Duration(d); got != want {
+			t.Errorf("Duration(%s) = %s, not %s", d, got, want)
+		}
+	}
+}
+
 func TestTime(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 3, 1, 13, 0, 5, 999, time.FixedZone("CET", 3600))

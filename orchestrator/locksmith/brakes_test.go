@@ -11,6 +11,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/devconsul"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
 
 // asking is always hot, and asks for a while before it takes: time for a brake
@@ -109,7 +110,7 @@ func TestBrakes(t *testing.T) {
 			w.put(w.keys.Budget("p"), &records.Budget{Version: 1, Breaks: []records.BudgetItem{
 				{Lock: "x", At: time.Now().Add(-time.Hour + 3*time.Minute), Token: 1}, {Lock: "y", At: time.Now().Add(100 * 365 * 24 * time.Hour), Token: 2},
 			}})
-		}, off: func(*world, *Client) { time.Sleep(4 * time.Minute) }, says: "budget of policy p is spent: 2 breaks in 1h0m0s"},
+		}, off: func(*world, *Client) { time.Sleep(4 * time.Minute) }, says: "budget of policy p is spent: 2 breaks in 1h; "},
 		"the budget is spent in the future": {policy: strings.Replace(alwaysHot, `approval = "auto"`, `
 			approval = "auto"
 			budget {
@@ -169,6 +170,41 @@ func TestBrakes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who is told that the budget is spent is told when Consul frees the lock anyway, if
+// it does; of another brake he is not told that.
+func TestSpentBudgetEndsAnyway(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		brake string
+		s     *api.SessionEntry
+		want  string
+	}{
+		"a TTL":         {brakeBudget, &api.SessionEntry{TTL: "15s", LockDelay: 15 * time.Second}, "; if its holder is gone, Consul frees it by itself within about 45s"},
+		"no TTL":        {brakeBudget, &api.SessionEntry{LockDelay: 15 * time.Second}, ""},
+		"no session":    {brakeBudget, nil, ""},
+		"another brake": {brakeFreeze, &api.SessionEntry{TTL: "15s"}, ""},
+	} {
+		if got := endsAnyway(&evidence.Snapshot{Session: tc.s}, &Permit{brake: tc.brake}); got != tc.want {
+			t.Errorf("%s: %q, not %q", name, got, tc.want)
+		}
+	}
+	run(t, func(t *testing.T, w *world) {
+		c := w.client(withPolicy(t, strings.Replace(alwaysHot, `approval = "auto"`, `
+			approval = "auto"
+			budget {
+				max = 1
+				per = "1h"
+			}`, 1)))
+		w.put(w.keys.Budget("p"), &records.Budget{Version: 1, Breaks: []records.BudgetItem{{Lock: "x", At: time.Now(), Token: 1}}})
+		w.acquire(w.client(asElsewhere), one("a"))
+		_, err := c.Acquire(t.Context(), Request{Names: []string{"a"}, Try: true})
+		ref, ok := errors.AsType[*RefusedError](err)
+		if want := "1 break in 1h; the next one is free in 1h0m0s; if its process is gone, Consul frees it by itself within about 10s"; !ok || !strings.HasSuffix(ref.Status.Next, want) {
+			t.Fatalf("%v: next %q, not %q", err, ref.Status.Next, want)
+		}
+	})
 }
 
 // A brake that is put on after the intent still holds: the steps may have taken

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -275,7 +275,7 @@ func (c *Client) Next(v *Verdict, p *Permit) string {
 		case p != nil && !p.OK && p.Next != "":
 			return fmt.Sprintf("it is not broken now: %s; `%s`", p.Why, p.Next)
 		case p != nil && !p.OK:
-			return "it is not broken now: " + p.Why
+			return "it is not broken now: " + p.Why + endsAnyway(s, p)
 		case p == nil && s.Silence.Stands(v.At):
 			return "it is not broken now: " + silencedText(s.Silence, v.At)
 		}
@@ -291,14 +291,23 @@ func ttlText(ttl string) string {
 	if err != nil {
 		return printable(ttl)
 	}
-	text := d.String()
-	if strings.HasSuffix(text, "m0s") {
-		text = strings.TrimSuffix(text, "0s")
+	return text.Duration(d)
+}
+
+// endsAnyway says when Consul itself frees a lock that is not broken for want of
+// budget: a budget names hours, and who reads no more than that deletes the key.
+func endsAnyway(s *evidence.Snapshot, p *Permit) string {
+	if p.brake != brakeBudget || s.Session == nil {
+		return ""
 	}
-	if strings.HasSuffix(text, "h0m") {
-		text = strings.TrimSuffix(text, "0m")
+	delay := s.Session.LockDelay
+	if s.Checked() {
+		return fmt.Sprintf("; if its process is gone, Consul frees it by itself within about %s", round(CheckTTL+delay))
 	}
-	return text
+	if ttl, err := time.ParseDuration(s.Session.TTL); err == nil && ttl > 0 {
+		return fmt.Sprintf("; if its holder is gone, Consul frees it by itself within about %s", round(2*ttl+delay))
+	}
+	return ""
 }
 
 func (c *Client) nextHeld(v *Verdict) string {

@@ -206,7 +206,7 @@ func (d *decoder) retry(b *hcl.Block) {
 	if v, _, ok := d.duration(c, "max_delay", time.Second, maxDelay); ok {
 		r.MaxDelay = v
 		if r.Delay > v && given {
-			d.bad(a, "Delay is above max_delay", "\"delay\" is %s and \"max_delay\" %s: the wait would never be that long.", short(r.Delay), short(v))
+			d.bad(a, "Delay is above max_delay", "\"delay\" is %s and \"max_delay\" %s: the wait would never be that long.", text.Duration(r.Delay), text.Duration(v))
 		}
 	} else if r.Delay > r.MaxDelay {
 		r.MaxDelay = r.Delay

@@ -11,6 +11,8 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 	"github.com/zclconf/go-cty/cty/gocty"
+
+	"github.com/aim-control/aimlock/internal/text"
 )
 
 // decoder turns one spec into values and collects what is wrong with it. After
@@ -151,7 +153,7 @@ func (d *decoder) duration(c *hcl.BodyContent, name string, lo, hi time.Duration
 	case err != nil:
 		d.bad(a, "Invalid duration", "%q must be a duration such as \"90s\", \"10m\" or \"1h30m\", and not %q.", name, s)
 	case v < lo || v > hi:
-		d.bad(a, "Duration out of range", "%q must be %s to %s.", name, short(lo), short(hi))
+		d.bad(a, "Duration out of range", "%q must be %s to %s.", name, text.Duration(lo), text.Duration(hi))
 	default:
 		return v, a, true
 	}
@@ -201,18 +203,6 @@ func friendly(v cty.Value) string {
 		return "an " + n
 	}
 	return "a " + n
-}
-
-// short leaves the zero parts out of a duration: 24h and not 24h0m0s.
-func short(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }
 
 // meant returns ` Did you mean "x"?` for what is close to a known word.
