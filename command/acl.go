@@ -90,17 +90,8 @@ func (m *Meta) printRules(r acl.Role, p acl.Params) error {
 
 // aclFlags are the flags that a role cannot do without.
 func aclFlags(r acl.Role) string {
-	var out []string
-	for _, f := range []struct {
-		need bool
-		text string
-	}{{r.Node, "-node NAME"}, {r.Configs, "-config-name NAME"}, {r.Locks, "-lock NAME"}} {
-		if f.need {
-			out = append(out, f.text)
-		}
-	}
-	if out == nil {
+	if r.Flags() == "" {
 		return "-prefix"
 	}
-	return fmt.Sprintf("aimlock acl %s %s", strings.Join(out, " "), r.Name)
+	return fmt.Sprintf("aimlock acl %s %s", r.Flags(), r.Name)
 }

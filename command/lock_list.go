@@ -84,7 +84,7 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 			if suspended != nil {
 				m.tell("All automatic breaking is suspended %s\n", suspensionText(suspended))
 			}
-			return m.lockTable(list)
+			return m.lockTable(list, hidden)
 		},
 	}
 }
@@ -99,8 +99,13 @@ func lockPrefixes(p keys.Prefix, given string) []string {
 	return []string{key, p.Locks() + keys.Escape(key)}
 }
 
-func (m *Meta) lockTable(list []*locksmith.Status) error {
-	if len(list) == 0 {
+// lockTable prints the locks. hidden: there may be more, which the token may not read.
+func (m *Meta) lockTable(list []*locksmith.Status, hidden bool) error {
+	switch {
+	case len(list) == 0 && hidden:
+		m.Notef("No locks that this token may read.\n")
+		return nil
+	case len(list) == 0:
 		m.Notef("No locks.\n")
 		return nil
 	}

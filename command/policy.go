@@ -32,7 +32,7 @@ func (v policyVars) Set(s string) error {
 
 // policyFlags registers what every command takes that judges.
 func (m *Meta) policyFlags(fs *flag.FlagSet) {
-	fs.Var((*stringList)(&m.PolicyPaths), "policy", "Judge by the policies in `PATH`, a file or a folder. May be repeated.\nWithout it, the shipped default policy is in force.")
+	fs.Var((*stringList)(&m.PolicyPaths), "policy", "Judge by the policies in `PATH`, a file or a folder. May be repeated.\nWithout it, those of the config file judge, else the shipped default. Once\npolicies are applied, only these break a lock.")
 	fs.Var(m.policyVars, "var", "Give a variable of the policies a value: `NAME=VALUE`. May be repeated.")
 	fs.Var((*stringList)(&m.policyVarFiles), "var-file", "Read values of variables from `FILE`, lines of NAME = VALUE in HCL. May be\nrepeated: of two files the later decides, and -var before all files.")
 }

@@ -61,6 +61,21 @@ func Roles() ([]Role, error) {
 	return roles, nil
 }
 
+// Flags are the flags that name what the role cannot do without, as `aimlock acl` and
+// `aimlock doctor` take them; "" if it is the same everywhere.
+func (r Role) Flags() string {
+	var out []string
+	for _, f := range []struct {
+		need bool
+		text string
+	}{{r.Node, "-node NAME"}, {r.Configs, "-config-name NAME"}, {r.Locks, "-lock NAME"}} {
+		if f.need {
+			out = append(out, f.text)
+		}
+	}
+	return strings.Join(out, " ")
+}
+
 // Rules are the rules of the role, as `consul acl policy create -rules` takes
 // them. Names are escaped as in keys.
 func (r Role) Rules(p Params) (string, error) {

@@ -24,6 +24,9 @@ func TestRules(t *testing.T) {
 		if r.About == "" || len(r.About) > 160 || strings.Contains(r.About, "#") {
 			t.Errorf("%s: about %q", r.Name, r.About)
 		}
+		if _, err := r.Rules(acl.Params{Prefix: "ops/aim/"}); (err != nil) != (r.Flags() != "") {
+			t.Errorf("%s: flags %q, and without them: %v", r.Name, r.Flags(), err)
+		}
 		p := acl.Params{Prefix: "ops/aim/", Node: "n 1", ConsulNode: `host"1`, Configs: []string{"a.conf", `b"c`}, Locks: []string{"job"}}
 		text, err := r.Rules(p)
 		if err != nil {

@@ -54,6 +54,8 @@ type Error struct {
 	// Tries and Took say how often and how long it was tried.
 	Tries int
 	Took  time.Duration
+	// bare: it was asked without a token.
+	bare bool
 	// stands: the write was done, and its answer is not whole.
 	stands bool
 }
@@ -101,6 +103,9 @@ func (e *Error) Hint() string {
 			return "no token was given: set CONSUL_HTTP_TOKEN"
 		} else if ok {
 			return addHint(h.right)
+		} else if e.bare && strings.Contains(e.Err.Error(), "ACL not found") {
+			// So Consul says it of the token "", too.
+			return "no token was given: set CONSUL_HTTP_TOKEN"
 		}
 		return deniedHint(e.Err.Error())
 	case TLS:
@@ -299,7 +304,7 @@ func (c *Client) Classify(op string, err error) error {
 		// Consul's own answer: to ask again would bring the same.
 		return err
 	}
-	e := &Error{Op: op, Addr: c.addr, Err: err, Tries: 1}
+	e := &Error{Op: op, Addr: c.addr, Err: err, Tries: 1, bare: !c.hasToken}
 	if status, ok := errors.AsType[*statusError](err); ok {
 		e.Kind = kindOfStatus(status)
 		return e

@@ -45,7 +45,7 @@ func TestAnswersAreClassified(t *testing.T) {
 		{"a leader that is no member yet", answer(nil, 500, plain, "rpc error making call: Raft leader not found in server lookup mapping"), txn, consulkv.NoLeader, true, true, "election"},
 		{"a leader no more", answer(nil, 500, plain, "rpc error making call: rpc error making call: node is not the leader"), txn, consulkv.NoLeader, true, true, "election"},
 		{"wrong token", answer(nil, 403, plain, "Permission denied: token with AccessorID '…' lacks permission 'key:write' on \"k\""), txn, consulkv.Denied, false, false, "CONSUL_HTTP_TOKEN"},
-		{"token unknown", answer(nil, 403, plain, "ACL not found"), get, consulkv.Denied, false, false, "ACL not found"},
+		{"token unknown", answer(nil, 403, plain, "ACL not found"), get, consulkv.Denied, false, false, "this Consul does not know the token"},
 		{"denied as an error of the server", answer(nil, 500, plain, "rpc error: Permission denied"), txn, consulkv.Denied, false, false, "CONSUL_HTTP_TOKEN"},
 		{"denied within a transaction", answer(nil, 409, asJSON, `{"Errors":[{"OpIndex":0,"What":"Permission denied: token lacks permission 'key:write'"}]}`), txn, consulkv.Denied, false, false, "key:write"},
 		{"too large", answer(nil, 413, plain, "Request body too large, max size: 524288 bytes."), txn, consulkv.TooLarge, false, false, "524288"},
@@ -79,6 +79,16 @@ func TestAnswersAreClassified(t *testing.T) {
 			}
 			clean(t, err)
 		})
+	}
+}
+
+// Of the token that nobody gave, Consul says that it does not know it.
+func TestNoTokenIsTold(t *testing.T) {
+	t.Parallel()
+	c := serve(t, answer(nil, 403, plain, "ACL not found"), func(cfg *consulkv.Config) { cfg.Token = "" })
+	_, err := c.Get(t.Context(), "k")
+	if err == nil || !strings.Contains(err.Error(), "no token was given: set CONSUL_HTTP_TOKEN") || strings.Contains(err.Error(), "does not know") {
+		t.Errorf("%v", err)
 	}
 }
 

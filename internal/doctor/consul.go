@@ -52,7 +52,7 @@ func (e *examination) refused(ctx context.Context) {
 		e.note("consul", "", "%s answers; nothing more is looked at with this token, whose role needs no more", e.Consul.Addr())
 		return
 	}
-	e.fail("consul", "give the token the role that it is for (`aimlock acl`), or set CONSUL_HTTP_TOKEN", "%s answers, and refuses this token: %s", e.Consul.Addr(), e.denied)
+	e.fail("consul", e.orAsk("give the token the role that it is for (`aimlock acl`), or set CONSUL_HTTP_TOKEN"), "%s answers, and refuses this token: %s", e.Consul.Addr(), e.denied)
 }
 
 // agent looks at the Consul agent that is asked.
@@ -101,7 +101,7 @@ func (e *examination) clock(ctx context.Context) {
 	case off.Abs() > clockWarning+slack:
 		e.warn("clock", "have both keep time by NTP (`chronyc tracking`)", "this machine's clock is %s off that of Consul's agent: no decision rests on it, but the times in records do", off.Round(time.Second))
 	default:
-		e.ok("clock", "this machine's and Consul's agree within %s", (slack + off.Abs()).Round(time.Second/10))
+		e.ok("clock", "this machine's and Consul's are less than %s apart; Consul tells whole seconds", (slack + off.Abs()).Round(time.Second/10))
 	}
 }
 
@@ -114,7 +114,7 @@ func (e *examination) transactions(ctx context.Context) bool {
 	_, err := e.Consul.Txn(ctx, ops...)
 	switch kind := consulkv.KindOf(err); {
 	case err == nil:
-		return e.ok("transactions", "of %d operations are taken", len(ops))
+		return e.ok("transactions", "Consul takes those of %d operations", len(ops))
 	case kind == consulkv.Denied:
 		return e.fail("transactions", "give the token a role: `aimlock acl`", "%s", err)
 	case kind == consulkv.BadRequest:

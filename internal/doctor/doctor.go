@@ -97,6 +97,9 @@ type examination struct {
 	tell func(Finding)
 	// denied is why the token may not even read the epoch; nil: it may.
 	denied error
+	// unasked are roles about which could not be asked: they are for a node, a config or
+	// a lock that nobody named.
+	unasked []acl.Role
 	// enough: roles were asked about, and the token has the rights of each.
 	enough bool
 }

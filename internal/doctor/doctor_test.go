@@ -2,10 +2,12 @@ package doctor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -127,6 +129,69 @@ func TestTrouble(t *testing.T) {
 		}
 		if err := held.Release(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// guarded is a Consul with ACLs, which allow what allow says. Of the questions that
+// it is asked, those about keys name them.
+func guarded(allow func(answer) bool) func(*Config) {
+	return func(cfg *Config) {
+		next := cfg.Transport.Next
+		cfg.Transport.Next = roundTrip(func(req *http.Request) (*http.Response, error) {
+			var body any
+			switch req.URL.Path {
+			default:
+				return next.RoundTrip(req)
+			case "/v1/acl/token/self":
+				body = api.ACLToken{AccessorID: "a"}
+			case authorizePath:
+				var questions []answer
+				if err := json.NewDecoder(req.Body).Decode(&questions); err != nil {
+					return nil, err
+				}
+				for i := range questions {
+					questions[i].Allow = allow(questions[i])
+				}
+				body = questions
+			}
+			text, err := json.Marshal(body)
+			if err != nil {
+				return nil, err
+			}
+			w := httptest.NewRecorder()
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write(text)
+			return w.Result(), nil
+		})
+	}
+}
+
+// A token that may not write policies/active breaks nothing while none are applied.
+func TestNoPoliciesForThisToken(t *testing.T) {
+	t.Parallel()
+	for says, may := range map[string]bool{"this token breaks nothing": false, "anybody's may break": true} {
+		synctest.Test(t, func(t *testing.T) {
+			f := examine(t, 0, guarded(func(a answer) bool { return may || a.Segment != keys.DefaultPrefix+"policies/active" }))["policies"]
+			if f.Result != Note || !strings.Contains(f.Detail, says) || !strings.Contains(f.Mend, "aimlock policy apply") {
+				t.Errorf("may write it: %v: %+v", may, f)
+			}
+		})
+	}
+}
+
+// Who may have given the token its role is told how to ask about it: it is not to be
+// given again.
+func TestHowToAskIsTold(t *testing.T) {
+	t.Parallel()
+	nothing := guarded(func(answer) bool { return false })
+	const ask = "`aimlock doctor -role agent -node NAME -config-name NAME`"
+	synctest.Test(t, func(t *testing.T) {
+		if f := examine(t, 0, nothing)["rights"]; f.Result != Warning || !strings.Contains(f.Mend, ask) {
+			t.Errorf("no role is named: %+v", f)
+		}
+		if f := examine(t, 0, nothing, func(c *Config) { c.Roles = []string{"agent"} })["rights"]; f.Result != Failed || !strings.Contains(f.Mend, "-node NAME -config-name NAME") {
+			t.Errorf("no node is named: %+v", f)
 		}
 	})
 }

@@ -66,9 +66,10 @@ func (e *examination) rights(ctx context.Context) bool {
 		missing, err := e.missing(ctx, r)
 		switch {
 		case err != nil && asked:
-			e.fail("rights", "", "role %s: %s", r.Name, err)
-		case err != nil:
-			// It is for a node or a config that nobody named.
+			e.fail("rights", e.withFlags(r), "role %s: %s", r.Name, err)
+		case err != nil && r.Flags() != "":
+			// It is for a node, a config or a lock that nobody named.
+			e.unasked = append(e.unasked, r)
 		case len(missing) == 0:
 			have = append(have, r.Name)
 		case asked:
@@ -80,9 +81,38 @@ func (e *examination) rights(ctx context.Context) bool {
 	case len(have) > 0:
 		e.ok("rights", "the token is enough for: %s", strings.Join(have, ", "))
 	case len(e.Roles) == 0:
-		e.warn("rights", "give it the rules of one: `aimlock acl` lists them, and -role NAME tells here what is missing", "the token is enough for no role that could be asked about")
+		e.warn("rights", e.orAsk("give it the rules of one: `aimlock acl` lists them, and -role NAME tells here what is missing"), "the token is enough for no role that could be asked about")
 	}
 	return true
+}
+
+// withFlags is the command that tells what a token lacks for a role.
+func (e *examination) withFlags(r acl.Role) string {
+	return strings.TrimSpace(fmt.Sprintf("`aimlock doctor -role %s %s", r.Name, r.Flags())) + "` asks for it"
+}
+
+// orAsk adds to mend how to ask about the roles that could not be asked about: a token
+// that has one of them needs no mending.
+func (e *examination) orAsk(mend string) string {
+	var ask []string
+	for _, r := range e.unasked {
+		ask = append(ask, fmt.Sprintf("`aimlock doctor -role %s %s`", r.Name, r.Flags()))
+	}
+	if ask == nil {
+		return mend
+	}
+	return fmt.Sprintf("of these roles it could not be asked: %s; if it is for none of them, %s", strings.Join(ask, ", "), mend)
+}
+
+// may asks whether the token has one right; known is false where that cannot be
+// asked, as where Consul's ACLs are off.
+func (e *examination) may(ctx context.Context, r right) (may, known bool) {
+	var got []answer
+	_, err := e.Consul.API().Raw().Write(authorizePath, []right{r}, &got, (&api.WriteOptions{}).WithContext(ctx))
+	if err != nil || len(got) != 1 {
+		return false, false
+	}
+	return got[0].Allow, true
 }
 
 // lacks tells what a token lacks for a role: right by right, or together where they

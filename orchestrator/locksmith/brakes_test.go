@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/devconsul"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
@@ -203,6 +204,31 @@ func TestSpentBudgetEndsAnyway(t *testing.T) {
 		ref, ok := errors.AsType[*RefusedError](err)
 		if want := "1 break in 1h; the next one is free in 1h0m0s; if its process is gone, Consul frees it by itself within about 10s"; !ok || !strings.HasSuffix(ref.Status.Next, want) {
 			t.Fatalf("%v: next %q, not %q", err, ref.Status.Next, want)
+		}
+	})
+}
+
+// A token that may not check that no policies are applied is told to apply some; of
+// what else is refused it is not told that.
+func TestUnappliedIsTold(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		c := w.client()
+		denied := func(key string) error {
+			return &consulkv.Error{Kind: consulkv.Denied, Op: "transaction", Err: errors.New("check-not-exists " + key + ": Permission denied")}
+		}
+		for err, told := range map[error]bool{
+			denied(w.keys.PolicyActive()): true,
+			denied(w.keys.Silence("a")):   false,
+			errors.New("check-not-exists " + w.keys.PolicyActive() + ": too late"): false,
+		} {
+			got := c.unapplied(err)
+			if !errors.Is(got, err) || strings.HasPrefix(got.Error(), "apply policies first: `aimlock policy apply`") != told {
+				t.Errorf("%v: %v", err, got)
+			}
+		}
+		if err := c.unapplied(nil); err != nil {
+			t.Error(err)
 		}
 	})
 }

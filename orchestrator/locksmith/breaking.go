@@ -284,7 +284,17 @@ func (b *breaking) intend(ctx context.Context, who records.Who) error {
 	if _, ok := isRefused(err); ok {
 		return fmt.Errorf("%w: %w", errChanged, err)
 	}
-	return err
+	return b.c.unapplied(err)
+}
+
+// unapplied says of a refusal that it is for want of applied policies, if it is. To
+// check that a key is not there, Consul asks for write on it, and who may write
+// policies/active decides what is broken: a lesser token breaks nothing before.
+func (c *Client) unapplied(err error) error {
+	if consulkv.KindOf(err) != consulkv.Denied || !strings.Contains(err.Error(), "check-not-exists "+c.keys.PolicyActive()+":") {
+		return err
+	}
+	return fmt.Errorf("apply policies first: `%s`: this token breaks no lock while none are applied: %w", c.flags.Judging("policy apply"), err)
 }
 
 func (b *breaking) resolveIntent(ctx context.Context, cause error) error {
