@@ -100,18 +100,6 @@ func describeExit(e *exec.ExitError) error {
 	return fmt.Errorf("ended with status %d", e.ExitCode())
 }
 
-// maxLogged is how much of a command's output the log has.
-const maxLogged = 400
-
-// logged is the end of an output that is fit to be shown, for the log: the whole of it
-// is in the answer.
-func logged(output string) string {
-	if n := len(output) - maxLogged; n > 0 {
-		output = "…" + strings.ToValidUTF8(output[n:], "")
-	}
-	return output
-}
-
 // shown is output as it may be shown to people and put in JSON: no control
 // characters but line ends and tabs, and valid UTF-8. clean, if it is not nil, is
 // applied before it is cut.

@@ -341,7 +341,7 @@ func (g *group) answer(stays bool) error {
 	for _, w := range g.ws {
 		w.tidy()
 		if rep := w.st.Report; rep.Result == records.ResultFailed {
-			w.marked().Error("failed", "revision", w.st.Desired.Revision, "error", rep.Error, "output", logged(rep.Output))
+			w.marked().Error("failed", "revision", w.st.Desired.Revision, "error", rep.Error)
 		} else {
 			w.marked().Info(rep.Result, "revision", rep.Revision, "with", len(g.configs)-1)
 		}

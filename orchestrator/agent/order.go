@@ -320,7 +320,7 @@ func (w *work) putBack(ctx context.Context, t *target, prev file) (outcome, erro
 		return outcome{}, err
 	}
 	w.tidy()
-	w.marked().Error("failed", "revision", w.st.Desired.Revision, "error", rep.Error, "output", logged(rep.Output))
+	w.marked().Error("failed", "revision", w.st.Desired.Revision, "error", rep.Error)
 	return outcome{Report: rep, Changed: true}, nil
 }
 
@@ -470,7 +470,7 @@ func (w *work) fail(stands file, cause error) (outcome, error) {
 		return outcome{}, err
 	}
 	w.tidy()
-	w.marked().Error("failed", "revision", w.st.Desired.Revision, "error", cause, "output", logged(w.st.Report.Output))
+	w.marked().Error("failed", "revision", w.st.Desired.Revision, "error", cause)
 	return outcome{Report: w.st.Report}, nil
 }
 

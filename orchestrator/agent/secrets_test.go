@@ -207,7 +207,7 @@ func TestSecretInOutput(t *testing.T) {
 			d := sealed(order(1, 1), "r1", form("pin="))
 			d.Validate = sh(script)
 			out := r.must(t, d, form("pin="), records.ResultFailed)
-			if s := log.String(); strings.Contains(s, "horse") || !strings.Contains(s, "pin="+secrets.Hidden) || len(s) > 2000 {
+			if s := log.String(); s == "" || strings.Contains(s, "horse") || strings.Contains(s, "pin=") {
 				t.Errorf("the log is %q", s)
 			}
 			if strings.Contains(out.Report.Output, "horse") || !strings.Contains(out.Report.Output, "pin="+secrets.Hidden) {
