@@ -72,12 +72,21 @@ func (w *Witness) Run(ctx context.Context) {
 	defer wg.Wait()
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.MaxInterval = time.Second, 30*time.Second
+	lost := false
+	good := func() {
+		b.Reset()
+		if lost {
+			lost = false
+			w.cfg.Log.Info("holders on this host are watched again")
+		}
+	}
 	for ctx.Err() == nil {
-		err := w.watch(ctx, &wg, b.Reset)
+		err := w.watch(ctx, &wg, good)
 		if ctx.Err() != nil {
 			return
 		}
-		w.say("services", "holders on this host are not watched now", err)
+		// What was not told is not told to be over: a Consul that comes and goes fills no log.
+		lost = w.say("services", "holders on this host are not watched now", err) || lost
 		sleep(ctx, b.NextBackOff())
 	}
 }
@@ -154,17 +163,19 @@ func (w *Witness) leave(f *follower) bool {
 // quiet is the least time between two lines about the same trouble.
 const quiet = time.Minute
 
-func (w *Witness) say(what, text string, err error) {
+// say logs trouble, and reports whether it did: the same was not said just now.
+func (w *Witness) say(what, text string, err error) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if time.Since(w.told[what]) < quiet {
-		return
+		return false
 	}
 	if len(w.told) > 100 {
 		clear(w.told)
 	}
 	w.told[what] = time.Now()
 	w.cfg.Log.Warn(text, "error", err)
+	return true
 }
 
 func sleep(ctx context.Context, d time.Duration) {
