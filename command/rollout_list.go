@@ -10,6 +10,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
@@ -61,7 +62,7 @@ Who waits has not begun: the line says what for, and its place.`,
 			if err != nil {
 				return rolloutError(err)
 			}
-			return m.showList(list)
+			return m.showList(ctx, list)
 		},
 	}
 }
@@ -97,7 +98,7 @@ func listStates(s string) ([]orchestrator.Status, error) {
 	return out, nil
 }
 
-func (m *Meta) showList(list *runner.Listing) error {
+func (m *Meta) showList(ctx context.Context, list *runner.Listing) error {
 	if m.JSON {
 		out := make([]rolloutView, 0, len(list.Waiting)+len(list.Headers))
 		for _, w := range list.Waiting {
@@ -130,7 +131,34 @@ func (m *Meta) showList(list *runner.Listing) error {
 	if list.More > 0 {
 		m.Notef("%d more have ended: -all lists them.\n", list.More)
 	}
+	m.tellUndriven(ctx, list.Headers)
 	return nil
+}
+
+// mostJudged is of how many unfinished rollouts a list judges the locks.
+const mostJudged = 10
+
+// tellUndriven says which rollouts nobody brings forward now though they are at work:
+// nobody has their lock, or who has it may be dead.
+func (m *Meta) tellUndriven(ctx context.Context, heads []*orchestrator.Header) {
+	judged := 0
+	for _, h := range heads {
+		if h.State.Terminal() || h.State == orchestrator.Paused || h.State == orchestrator.Waiting {
+			continue
+		}
+		if judged++; judged > mostJudged {
+			return
+		}
+		list := m.rolloutLocks(ctx, h)
+		if i := slices.IndexFunc(list, func(l rolloutLock) bool { return l.Session == nil || l.State == locksmith.Hot }); i >= 0 {
+			l := list[i]
+			what := fmt.Sprintf("lock %s is %s", text.Printable(l.Name), l.State)
+			if l.Session == nil {
+				what = "nobody drives it now"
+			}
+			m.Notef("%s: %s: `%s` says what happens next\n", h.ID, what, m.given.Looking("rollout status", h.ID))
+		}
+	}
 }
 
 // tookText is how long a rollout took, and "-" where that is not known: it has not
