@@ -17,6 +17,7 @@ import (
 	"github.com/charmbracelet/colorprofile"
 	"github.com/charmbracelet/x/ansi"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/aim-control/aimlock/internal/board"
@@ -47,10 +48,21 @@ func everySecond() tea.Cmd {
 
 // live tells whether a full-screen view can be drawn on stdout. Elsewhere lines
 // are written: into a pipe, a file, the log of a job, a terminal that cannot move
-// its cursor.
+// its cursor, one that somebody else types on.
 func (m *Meta) live() bool {
 	_, ok := Terminal(m.Stdout)
-	return ok && !m.JSON && m.Env("TERM") != "dumb"
+	return ok && !m.JSON && m.Env("TERM") != "dumb" && !m.inBackground()
+}
+
+// inBackground tells whether this is a job in the background of its terminal
+// (`aimlock rollout watch &`): the kernel stops one that reads from it, or changes it.
+func (m *Meta) inBackground() bool {
+	f, ok := m.Stdin.(*os.File)
+	if !ok {
+		return false
+	}
+	front, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCGPGRP)
+	return err == nil && front != unix.Getpgrp()
 }
 
 // hasKeys tells whether keys can be read.
