@@ -281,8 +281,8 @@ func (p *painter) stages() []string {
 		bar := ""
 		if width >= minBar {
 			bar = p.bar(width, hs.Done, total, c) + " "
-			if p.h.Total == 0 {
-				bar = p.bar(width, 0, 1, c) + " " // it is not planned yet
+			if p.h.Total == 0 || total == 0 && i > p.h.StageIndex && p.h.FinishedAt == nil {
+				bar = p.bar(width, 0, 1, c) + " " // it is not planned yet, or not its turn
 			}
 		}
 		line := p.paint(mark, c) + " " + label + " " + bar + fmt.Sprintf("%*s", tail, fmt.Sprintf("%d/%d", hs.Done, total))

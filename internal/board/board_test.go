@@ -189,3 +189,17 @@ func TestETANamesTheWayOn(t *testing.T) {
 		}
 	}
 }
+
+// A stage that no node is left for is full once its turn has come, and not before.
+func TestBarOfAnEmptyStage(t *testing.T) {
+	t.Parallel()
+	for at, full := range map[int]bool{0: false, 1: true} {
+		h := &orchestrator.Header{ID: "r-1", State: orchestrator.Baking, StageIndex: at, Total: 1,
+			Stages: []orchestrator.HeaderStage{{Name: "canary", End: 1}, {Name: "rest", From: 1, End: 1}}}
+		for _, line := range Render(Model{Header: h, Now: now}, Screen{Width: 80, Height: 24}) {
+			if strings.Contains(line, "rest") && strings.Contains(line, "0/0") && strings.Contains(line, "#") != full {
+				t.Errorf("at stage %d: %q", at, line)
+			}
+		}
+	}
+}
