@@ -331,7 +331,7 @@ func TestNameOfTheAgentReserved(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
 		missing := errors.New("Missing check")
-		if err := c.withheld(t.Context(), missing); err != missing {
+		if err := c.withheld(t.Context(), missing); !errors.Is(err, missing) || strings.Contains(err.Error(), "reserved") {
 			t.Fatalf("the name is not reserved: %v", err)
 		}
 		w.faults.Add(devconsul.Fault{Match: path("/v1/agent/self"), Times: 1, Status: 200, ContentType: "application/json", Body: `{"Config":{"NodeName":"web-1","NodeID":"new"}}`})
