@@ -25,7 +25,7 @@ var guards = []mutant{
 		file: locks + "/hold.go",
 		old:  "h.guards = append(h.guards, consulkv.CheckSession(k, h.sess.id), consulkv.CheckIndex(k, h.token))",
 		new:  "_ = k",
-		run:  "TestHistory",
+		run:  "TestLateWriteOfALostHold",
 	},
 	{
 		name: "the pen",

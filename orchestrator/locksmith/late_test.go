@@ -200,6 +200,46 @@ func TestLateWriteOfACallThatGaveUp(t *testing.T) {
 	})
 }
 
+// A write of a hold that was lost since does not land in the next one's work,
+// however it was lost.
+func TestLateWriteOfALostHold(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(w *world, h *Hold) *Hold{
+		"its session ended": func(w *world, h *Hold) *Hold {
+			c := w.client()
+			if err := c.destroySession(w.t.Context(), h.Session()); err != nil {
+				w.t.Fatal(err)
+			}
+			return w.acquire(c, one("a"))
+		},
+		"it was broken": func(w *world, _ *Hold) *Hold {
+			return w.acquire(w.client(withPolicy(w.t, alwaysHot)), one("a"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				old := w.acquire(w.client(asElsewhere), one("a"))
+				w.late.Keep(txnWith("register"))
+				ctx, cancel := context.WithCancel(t.Context())
+				w.net.before(txnWith("register"), cancel)
+				if _, err := old.Txn(ctx, consulkv.Set("register", []byte("1"))); !errors.Is(err, context.Canceled) {
+					t.Fatalf("got %v", err)
+				}
+				h := lose(w, old)
+				if _, err := h.Txn(t.Context(), consulkv.Set("register", []byte("2"))); err != nil {
+					t.Fatal(err)
+				}
+				w.tooLate()
+				if got := w.value("register"); got != "2" {
+					t.Fatalf("the register went back to %s", got)
+				}
+				w.stillHolds(h)
+			})
+		})
+	}
+}
+
 // A write that must not be repeated is an error that is settled: what is read
 // after it stays.
 func TestLateWriteThatIsNotRepeated(t *testing.T) {
