@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -212,6 +213,37 @@ func rolloutBytes(b *testing.B, n int) float64 {
 	return read / float64(n)
 }
 
+// ownNode has an agent believe that it stands on a Consul node of its own, as in a
+// fleet of machines: what it watches is the holders of its node, and a hundred
+// agents of one node would each read the services of all hundred.
+type ownNode struct {
+	next http.RoundTripper
+	name string
+}
+
+func (o ownNode) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Path != "/v1/agent/self" {
+		return o.next.RoundTrip(r)
+	}
+	resp, err := o.next.RoundTrip(r)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return resp, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var self map[string]map[string]any
+	if err := json.NewDecoder(resp.Body).Decode(&self); err != nil {
+		return nil, err
+	}
+	self["Config"]["NodeName"] = o.name
+	body, err := json.Marshal(self)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	resp.Header.Del("Content-Length")
+	return resp, nil
+}
+
 // startAgents starts n agents, each with a client of its own as if it were on a
 // machine of its own, and waits until all have checked in.
 func startAgents(b *testing.B, c *harness.Consul, n int) []orchestrator.Node {
@@ -219,7 +251,9 @@ func startAgents(b *testing.B, c *harness.Consul, n int) []orchestrator.Node {
 	dir, nodes := b.TempDir(), make([]orchestrator.Node, n)
 	for i := range nodes {
 		nodes[i] = orchestrator.Node{Name: fmt.Sprintf("n%03d", i)}
-		client, err := consulkv.New(consulkv.Config{Address: c.Addr})
+		client, err := consulkv.New(consulkv.Config{Address: c.Addr, Wrap: func(next http.RoundTripper) http.RoundTripper {
+			return ownNode{next, nodes[i].Name}
+		}})
 		if err != nil {
 			b.Fatal(err)
 		}
