@@ -75,10 +75,12 @@ func (r *reader) choose(s *orchestrator.State) []int {
 	return r.buf
 }
 
-// gave notes that nodes got their orders just now.
+// gave notes that nodes got their orders just now. But for a few, they are left
+// alone for a while: what a read at the first answer finds says nothing of the
+// pace at which the others come.
 func (r *reader) gave(nodes int) {
-	if wait := time.Duration(nodes) * answersPer; wait > answersEvery {
-		r.last, r.interval = time.Now(), min(wait, answersAtMost)
+	if nodes > fewFlying {
+		r.last, r.interval = time.Now(), min(time.Duration(nodes)*answersPer, answersAtMost)
 	}
 }
 

@@ -85,3 +85,21 @@ func TestRestIsReadTwice(t *testing.T) {
 		})
 	}
 }
+
+// TestFirstReadWaits: a fleet is not read at its first answers, from which the
+// next read would be put off for as long as all others seem to take.
+func TestFirstReadWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r reader
+		r.read(1, 1, false) // a canary, just before
+		r.gave(fewFlying)
+		if wait := time.Until(r.changed()); wait > answersEvery {
+			t.Errorf("a few nodes are left alone for %s", wait)
+		}
+		<-time.After(90 * time.Millisecond) // virtual
+		r.gave(1000)
+		if wait := time.Until(r.changed()); wait != answersEvery {
+			t.Errorf("a fleet is left alone for %s, want %s", wait, answersEvery)
+		}
+	})
+}
