@@ -208,11 +208,7 @@ func rolloutText(h *orchestrator.Header) string {
 		if i == h.StageIndex && h.FinishedAt == nil {
 			mark = ">"
 		}
-		words := fmt.Sprintf("%d of %d", s.Done, s.End-s.From)
-		if rest := board.Others(s.Counts); rest != "" {
-			words += ": " + rest
-		}
-		line("stage", "%s %-*s %s", mark, width, s.Name, words)
+		line("stage", "%s %-*s %s", mark, width, s.Name, board.Stage(&s))
 	}
 	if h.InFlight > 0 {
 		words := fmt.Sprint(h.InFlight)

@@ -112,6 +112,17 @@ var classes = []orchestrator.Class{
 	orchestrator.ClassRolledBack, orchestrator.ClassSuperseded, orchestrator.ClassPending,
 }
 
+// Stage is one line about the nodes of a stage. Its first number is always of those
+// that have applied it, as on the page: how many had their turn is none that says
+// how the stage stands.
+func Stage(hs *orchestrator.HeaderStage) string {
+	words := fmt.Sprintf("%d of %d applied", hs.Counts[orchestrator.ClassApplied], hs.End-hs.From)
+	if rest := Others(hs.Counts); rest != "" {
+		words += ": " + rest
+	}
+	return words
+}
+
 // Others names the nodes of a stage that are neither applied nor still to come.
 func Others(c orchestrator.Counts) string {
 	var parts []string
@@ -262,7 +273,7 @@ func (p *painter) stages() []string {
 	for i := range p.h.Stages {
 		hs := &p.h.Stages[i]
 		name = max(name, min(ansi.StringWidth(p.clean(hs.Name)), maxName))
-		tail = max(tail, len(fmt.Sprintf("%d/%d", hs.Done, hs.End-hs.From)))
+		tail = max(tail, len(fmt.Sprintf("%d/%d", hs.Counts[orchestrator.ClassApplied], hs.End-hs.From)))
 	}
 	name = min(name, max(4, p.s.Width/4))
 	width := min(maxBar, p.s.Width-name-tail-4)
@@ -274,18 +285,18 @@ func (p *painter) stages() []string {
 	out := make([]string, 0, len(p.h.Stages))
 	for i := range p.h.Stages {
 		hs := &p.h.Stages[i]
-		total := hs.End - hs.From
+		applied, total := hs.Counts[orchestrator.ClassApplied], hs.End-hs.From
 		mark, c := p.mark(i)
 		label := p.fit(p.clean(hs.Name), name)
 		label += strings.Repeat(" ", max(0, name-ansi.StringWidth(label)))
 		bar := ""
 		if width >= minBar {
-			bar = p.bar(width, hs.Done, total, c) + " "
+			bar = p.bar(width, applied, total, c) + " "
 			if p.h.Total == 0 || total == 0 && i > p.h.StageIndex && p.h.FinishedAt == nil {
 				bar = p.bar(width, 0, 1, c) + " " // it is not planned yet, or not its turn
 			}
 		}
-		line := p.paint(mark, c) + " " + label + " " + bar + fmt.Sprintf("%*s", tail, fmt.Sprintf("%d/%d", hs.Done, total))
+		line := p.paint(mark, c) + " " + label + " " + bar + fmt.Sprintf("%*s", tail, fmt.Sprintf("%d/%d", applied, total))
 		if note := p.stageNote(i); note != "" && ansi.StringWidth(line)+2+len(note) <= p.s.Width {
 			line += "  " + note
 		}

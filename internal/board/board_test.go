@@ -22,6 +22,11 @@ var now = time.Date(2026, 11, 25, 20, 0, 0, 0, time.UTC)
 
 func ago(d time.Duration) *time.Time { t := now.Add(-d); return &t }
 
+func counts(applied, failed, unreachable int) (c orchestrator.Counts) {
+	c[orchestrator.ClassApplied], c[orchestrator.ClassFailed], c[orchestrator.ClassUnreachable] = applied, failed, unreachable
+	return c
+}
+
 // tenThousand is a rollout in its third stage, with everything there is to see.
 func tenThousand() Model {
 	a := &orchestrator.Answers{}
@@ -31,8 +36,8 @@ func tenThousand() Model {
 	h := &orchestrator.Header{
 		ID: "aim-lock-config-20261125-194800-k3v9", Name: "aim-lock-config", State: orchestrator.Running, Stage: "tenth", StageIndex: 2,
 		Stages: []orchestrator.HeaderStage{
-			{Name: "canary", From: 0, End: 1, Done: 1}, {Name: "one percent of every site", From: 1, End: 100, Done: 99},
-			{Name: "tenth", From: 100, End: 1000, Done: 431}, {Name: "rest", From: 1000, End: 10000},
+			{Name: "canary", From: 0, End: 1, Done: 1, Counts: counts(1, 0, 0)}, {Name: "one percent of every site", From: 1, End: 100, Done: 99, Counts: counts(99, 0, 0)},
+			{Name: "tenth", From: 100, End: 1000, Done: 431, Counts: counts(429, 1, 1)}, {Name: "rest", From: 1000, End: 10000},
 		},
 		Configs: []orchestrator.HeaderConfig{{Name: "aim_lock_config.conf", Revision: "0f1e2d3c4b5a"}},
 		Total:   10000, InFlight: 50, StartedAt: ago(12*time.Minute + 4*time.Second), Answers: a,
@@ -59,7 +64,7 @@ func baking() Model {
 	h := *m.Header
 	h.State, h.BakingSince, h.InFlight, h.Flying, h.Problems = orchestrator.Baking, ago(3*time.Minute), 0, nil, nil
 	h.Stages = append([]orchestrator.HeaderStage{}, h.Stages...)
-	h.Stages[2].Done = 900
+	h.Stages[2].Done, h.Stages[2].Counts = 900, counts(898, 1, 1)
 	h.Gates = []orchestrator.GateStatus{{Stage: "tenth", Name: "passing", State: orchestrator.GateMeasuring, Passed: 1, Unknown: 1, Needs: 3, Last: orchestrator.Pass, Value: "99.7", Why: "9970 of 10000 pass\x1b[2J"}}
 	m.Header = &h
 	return m
@@ -122,7 +127,7 @@ func TestRenderFits(t *testing.T) {
 		h.Stages = nil
 		for range rapid.IntRange(0, 30).Draw(t, "stages") {
 			end := rapid.IntRange(0, 1_000_000).Draw(t, "end")
-			h.Stages = append(h.Stages, orchestrator.HeaderStage{Name: foreign.Draw(t, "stage"), End: end, Done: rapid.IntRange(0, end).Draw(t, "done")})
+			h.Stages = append(h.Stages, orchestrator.HeaderStage{Name: foreign.Draw(t, "stage"), End: end, Done: end, Counts: counts(rapid.IntRange(0, end).Draw(t, "applied"), 0, 0)})
 		}
 		h.StageIndex = max(0, rapid.IntRange(0, 30).Draw(t, "at")%max(1, len(h.Stages)))
 		h.Problems = nil
@@ -200,6 +205,32 @@ func TestBarOfAnEmptyStage(t *testing.T) {
 			if strings.Contains(line, "rest") && strings.Contains(line, "0/0") && strings.Contains(line, "#") != full {
 				t.Errorf("at stage %d: %q", at, line)
 			}
+		}
+	}
+}
+
+// The first number is of the nodes that have applied it, whatever became of the
+// others, as a line and beside a bar.
+func TestStageCountsWhoApplied(t *testing.T) {
+	t.Parallel()
+	back, skipped := orchestrator.Counts{}, orchestrator.Counts{}
+	back[orchestrator.ClassRolledBack], skipped[orchestrator.ClassSkipped] = 1, 1
+	for want, hs := range map[string]orchestrator.HeaderStage{
+		"0 of 1 applied":                {End: 1},
+		"1 of 1 applied":                {End: 1, Done: 1, Counts: counts(1, 0, 0)},
+		"0 of 1 applied: 1 failed":      {End: 1, Done: 1, Counts: counts(0, 1, 0)},
+		"0 of 1 applied: 1 unreachable": {End: 1, Done: 1, Counts: counts(0, 0, 1)},
+		"0 of 1 applied: 1 skipped":     {End: 1, Counts: skipped},
+		"0 of 1 applied: 1 rolled_back": {End: 1, Counts: back},
+	} {
+		if got := Stage(&hs); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+		hs.Name = "all"
+		number := strings.Replace(want[:6], " of ", "/", 1)
+		h := &orchestrator.Header{State: orchestrator.Running, Stages: []orchestrator.HeaderStage{hs}, Total: 1}
+		if bar := strings.Join(Bars(h, Screen{Width: 60}), "\n"); !strings.Contains(bar, " "+number) || strings.Contains(bar, "#") != (number == "1/1") {
+			t.Errorf("%s: %q", want, bar)
 		}
 	}
 }

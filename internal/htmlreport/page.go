@@ -80,7 +80,7 @@ type count struct {
 
 type stage struct {
 	Name, Took, Nodes, Baked, Began string
-	Done, Total                     int
+	Applied, Total                  int
 	Counts                          []count
 	Cells                           []cell
 }
@@ -215,7 +215,7 @@ func (p *page) stages(s *runner.Story, now time.Time) {
 		p.GridSize = "small"
 	}
 	for i, hs := range h.Stages {
-		st := stage{Name: text.Printable(hs.Name), Done: hs.Done, Total: hs.End - hs.From}
+		st := stage{Name: text.Printable(hs.Name), Applied: hs.Counts[orchestrator.ClassApplied], Total: hs.End - hs.From}
 		if t := times[i]; !t.Began.IsZero() {
 			st.Began = stamp(t.Began)
 			end := t.Ended

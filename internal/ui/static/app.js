@@ -271,6 +271,12 @@
     return b;
   }
   const countsText = (counts) => order.filter((c) => counts[c]).map((c) => counts[c] + " " + words(c)).join(", ");
+  const applied = (counts, total) => (counts.applied || 0) + " of " + total + " applied";
+  // stageText is one line about the nodes of a stage, as "rollout status" has it.
+  function stageText(counts, total) {
+    const rest = countsText({ ...counts, applied: 0, pending: 0 });
+    return applied(counts, total) + (rest ? ": " + rest : "");
+  }
   const key = (counts) => el("ul", { class: "key" }, order.filter((c) => counts[c]).map((c) => el("li", {}, el("i", { class: c, "aria-hidden": "true" }), counts[c] + " " + words(c))));
 
   function rolloutsPage() {
@@ -285,7 +291,7 @@
         put(body, ...list.map(({ id, view: v }) => cells(heads, [
           el("td", { class: "name" }, el("a", { href: "#/rollout/" + encodeURIComponent(id) }, id)),
           el("td", {}, state(v.state, rolloutTone)), el("td", {}, v.stage || ""),
-          el("td", {}, bar(v.counts, v.total), el("small", { class: "soft" }, v.total ? (v.counts.applied || 0) + " of " + v.total + " applied" : "")),
+          el("td", {}, bar(v.counts, v.total), el("small", { class: "soft" }, v.total ? applied(v.counts, v.total) : "")),
           el("td", { class: "w" }, v.reason || v.note || ""), el("td", { class: "t" }, stamp(v.started_at))])));
       },
     });
@@ -400,7 +406,7 @@
           stages.append(el("h2", {}, s.name, " ", g.count), g.box);
         }
         const c = g.set({ from: s.from, end: s.end, classes: d.classes, nodes: d.nodes });
-        if (c) g.count.textContent = d.nodes.length ? countsText(c) : "its nodes are not kept any more";
+        if (c) g.count.textContent = d.nodes.length ? stageText(c, s.end - s.from) : "its nodes are not kept any more";
       }
       look();
       renew(gates, v.gates || [], () => (v.gates || []).length ? [el("h2", {}, "Gates"), table(["Stage", "Gate", "State", "Answers", "Last"], v.gates.map((g) => [g.stage, g.name, words(g.state || ""), (g.passed || 0) + " pass, " + (g.failed || 0) + " fail, " + (g.unknown || 0) + " unknown", [g.last, g.value, g.why].filter(Boolean).join(" ")]))] : []);
