@@ -36,7 +36,7 @@ const plainEvery = 2 * time.Second
 
 func (p *progress) tell(ev runner.Progress) {
 	if ev.Text != "" {
-		line := text.Clip(text.Printable(ev.Text), 400)
+		line := text.Printable(orchestrator.Ends(ev.Text, 400))
 		if ev.Node != "" {
 			line = ev.Node + ": " + line
 		}

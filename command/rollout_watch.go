@@ -110,7 +110,7 @@ func (l *eventLog) next(ctx context.Context, h *orchestrator.Header) ([]records.
 
 // eventText is an event on one line.
 func eventText(e *records.RolloutEvent) string {
-	words := text.Clip(text.Printable(e.Text), 300)
+	words := text.Printable(orchestrator.Ends(e.Text, 300))
 	if e.Node != "" {
 		words = text.Printable(e.Node) + ": " + words
 	}

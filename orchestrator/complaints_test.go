@@ -406,6 +406,10 @@ func TestProblemsAreOfNow(t *testing.T) {
 	if p := why("n2"); len(p) > 310 || !strings.HasPrefix(p, "reload: here ended with status 6: ") || !strings.HasSuffix(p, "the last line") {
 		t.Errorf("n2: %q", p)
 	}
+	last := "Error: rollout app-20261126-223125-pkt7 is " + strings.Repeat("w", 190)
+	if p := Ends("reload: here ended with status 6: "+strings.Repeat("noise ", 100)+"\n"+last, 300); !strings.HasPrefix(p, "reload: here") || !strings.HasSuffix(p, " "+last) {
+		t.Errorf("a long last line: %q", p)
+	}
 	if p := why("n3"); !strings.Contains(p, "did not answer") {
 		t.Errorf("n3: %q", p)
 	}

@@ -233,7 +233,7 @@ const problemsKept = 20
 func (s *State) problem(i int, why string) {
 	const most, told = 300, 5000
 	whole := clip(why, told)
-	why = ends(why, most)
+	why = Ends(why, most)
 	if len(s.problems) == problemsKept {
 		s.problems = slices.Delete(s.problems, 0, 1)
 	}
@@ -242,14 +242,18 @@ func (s *State) problem(i int, why string) {
 	s.tell(TellNode, i, "%s: %s", s.nodes[i].class, whole)
 }
 
-// ends is at most n bytes of s: its beginning, which says what failed, and its end,
-// where an output says why.
-func ends(s string, n int) string {
+// Ends is at most n bytes of s, but for the mark between: its beginning, which says
+// what failed, and its end, where an output says why. The last line is whole where it
+// leaves a fifth to the beginning: of a child rollout it begins with the id.
+func Ends(s string, n int) string {
 	if len(s) <= n {
 		return s
 	}
-	begin := n * 2 / 5
-	return strings.ToValidUTF8(s[:begin], "") + " … " + strings.ToValidUTF8(s[len(s)-(n-begin):], "")
+	end := n - n*2/5
+	if last := len(s) - 1 - strings.LastIndexByte(s, '\n'); last > end && last <= n-n/5 {
+		end = last
+	}
+	return strings.ToValidUTF8(s[:n-end], "") + " … " + strings.ToValidUTF8(s[len(s)-end:], "")
 }
 
 // clip is at most the first n bytes of s, and says so.

@@ -481,7 +481,10 @@ func (p *painter) failures() []string {
 	out := []string{"", p.paint("failures", red)}
 	shown := min(n, 5)
 	for _, x := range slices.Backward(p.h.Problems[n-shown:]) {
-		out = append(out, p.wrap("  ", fmt.Sprintf("%s: %s: %s", x.Node, x.Class, x.Why), p.few(), nil)...)
+		words := fmt.Sprintf("%s: %s: %s", x.Node, x.Class, x.Why)
+		// Lines that end between words hold less than their width.
+		words = orchestrator.Ends(words, max(1, p.few()*(p.s.Width-12)))
+		out = append(out, p.wrap("  ", words, p.few(), nil)...)
 	}
 	if n > shown {
 		out = append(out, p.fit(fmt.Sprintf("  and %d more; rollout status shows them", n-shown), p.s.Width))

@@ -234,3 +234,18 @@ func TestStageCountsWhoApplied(t *testing.T) {
 		}
 	}
 }
+
+// However long an output is and however narrow the screen, the end of what a node said
+// is shown: where it says why.
+func TestFailureKeepsItsEnd(t *testing.T) {
+	t.Parallel()
+	h := &orchestrator.Header{ID: "r-1", State: orchestrator.Paused, Problems: []orchestrator.Problem{
+		{Node: "east", Class: "failed", Why: "reload: here ended with status 6: " + strings.Repeat("one of many words ", 12) + "\nError: rollout app-20261126-223125-pkt7 is aborted"},
+	}}
+	for width := 40; width <= 300; width++ {
+		got := strings.Join(strings.Fields(strings.Join(Render(Model{Header: h, Now: now}, Screen{Width: width, UTF8: true}), " ")), " ")
+		if !strings.Contains(got, "east: failed: reload: here") || !strings.Contains(got, "pkt7 is aborted") {
+			t.Errorf("width %d: %s", width, got)
+		}
+	}
+}

@@ -268,7 +268,7 @@ func (p *page) events(events []records.RolloutEvent) {
 		if e.Text == "" {
 			continue
 		}
-		row := eventRow{At: stamp(e.At), Kind: text.Printable(e.Kind), Stage: text.Printable(e.Stage), Text: text.Clip(text.Printable(e.Text), 400)}
+		row := eventRow{At: stamp(e.At), Kind: text.Printable(e.Kind), Stage: text.Printable(e.Stage), Text: text.Printable(orchestrator.Ends(e.Text, 400))}
 		if e.Node != "" {
 			row.Text = text.Printable(e.Node) + ": " + row.Text
 		}
