@@ -23,7 +23,25 @@ var asking = strings.Replace(alwaysHot, `approval = "auto"`, `
 	freeze { when = now.hour > 30 }
 `, 1)
 
+// budgeted is always hot, and breaks so many times in an hour by itself.
+func budgeted(most int) string {
+	return strings.Replace(alwaysHot, `approval = "auto"`, fmt.Sprintf(`
+	approval = "auto"
+	budget {
+		max = %d
+		per = "1h"
+	}`, most), 1)
+}
+
 func manual(policy string) string { return strings.Replace(policy, `"auto"`, `"manual"`, 1) }
+
+// approve approves that lock a is broken.
+func (w *world) approve(c *Client, ttl time.Duration) {
+	w.t.Helper()
+	if _, err := c.Approve(w.t.Context(), "a", "go on", ttl); err != nil {
+		w.t.Fatal(err)
+	}
+}
 
 // A lock is not broken under any of these, by a one-shot command or by one that
 // waits; and it is broken once the brake is off.
@@ -73,21 +91,13 @@ func TestBrakes(t *testing.T) {
 			on:  func(w *world, _ *Client, _ *Hold) { w.put(w.keys.Silence("a"), "x") },
 			off: func(w *world, _ *Client) { w.delete(w.keys.Silence("a")) }, says: "silences/a"},
 		"not approved": {policy: manual(alwaysHot),
-			off: func(w *world, c *Client) {
-				if _, err := c.Approve(w.t.Context(), "a", "go on", time.Hour); err != nil {
-					w.t.Fatal(err)
-				}
-			}, says: "approval", next: "aimlock lock approve a"},
+			off: func(w *world, c *Client) { w.approve(c, time.Hour) }, says: "approval", next: "aimlock lock approve a"},
 		"approved under other policies": {policy: manual(alwaysHot), on: func(w *world, c *Client, _ *Hold) {
-			if _, err := w.client().Approve(w.t.Context(), "a", "go on", time.Hour); err != nil {
-				w.t.Fatal(err)
-			}
+			w.approve(w.client(), time.Hour)
 			w.apply(c)
 		}, off: func(w *world, _ *Client) {
 			// Whoever approves does so under what is applied, whatever he has.
-			if _, err := w.client().Approve(w.t.Context(), "a", "go on", time.Hour); err != nil {
-				w.t.Fatal(err)
-			}
+			w.approve(w.client(), time.Hour)
 		}, says: "under other policies", next: "aimlock lock approve a"},
 		"approval of another session": {policy: manual(alwaysHot), on: func(w *world, _ *Client, old *Hold) {
 			w.put(w.keys.Approval("a"), &records.Approval{Version: 1, Session: "x", Token: old.Token(), Expires: time.Now().Add(time.Hour)})
@@ -101,30 +111,15 @@ func TestBrakes(t *testing.T) {
 		"approval for another rule": {policy: manual(alwaysHot), on: func(w *world, _ *Client, old *Hold) {
 			w.put(w.keys.Approval("a"), &records.Approval{Version: 1, Session: old.Session(), Token: old.Token(), Rule: "stalled", Expires: time.Now().Add(time.Hour)})
 		}, says: "for rule stalled"},
-		"the budget is spent": {policy: strings.Replace(alwaysHot, `approval = "auto"`, `
-			approval = "auto"
-			budget {
-				max = 2
-				per = "1h"
-			}`, 1), on: func(w *world, _ *Client, _ *Hold) {
+		"the budget is spent": {policy: budgeted(2), on: func(w *world, _ *Client, _ *Hold) {
 			w.put(w.keys.Budget("p"), &records.Budget{Version: 1, Breaks: []records.BudgetItem{
 				{Lock: "x", At: time.Now().Add(-time.Hour + 3*time.Minute), Token: 1}, {Lock: "y", At: time.Now().Add(100 * 365 * 24 * time.Hour), Token: 2},
 			}})
 		}, off: func(*world, *Client) { time.Sleep(4 * time.Minute) }, says: "budget of policy p is spent: 2 breaks in 1h; "},
-		"the budget is spent in the future": {policy: strings.Replace(alwaysHot, `approval = "auto"`, `
-			approval = "auto"
-			budget {
-				max = 1
-				per = "1h"
-			}`, 1), on: func(w *world, _ *Client, _ *Hold) {
+		"the budget is spent in the future": {policy: budgeted(1), on: func(w *world, _ *Client, _ *Hold) {
 			w.put(w.keys.Budget("p"), &records.Budget{Version: 1, Breaks: []records.BudgetItem{{Lock: "y", At: time.Now().Add(100 * 365 * 24 * time.Hour), Token: 2}}})
 		}, off: func(w *world, _ *Client) { w.delete(w.keys.Budget("p")) }, says: "aimlock/budgets/p holds a break of the future"},
-		"the budget is unreadable": {policy: strings.Replace(alwaysHot, `approval = "auto"`, `
-			approval = "auto"
-			budget {
-				max = 2
-				per = "1h"
-			}`, 1), on: func(w *world, _ *Client, _ *Hold) { w.put(w.keys.Budget("p"), "x") },
+		"the budget is unreadable": {policy: budgeted(2), on: func(w *world, _ *Client, _ *Hold) { w.put(w.keys.Budget("p"), "x") },
 			off: func(w *world, _ *Client) { w.delete(w.keys.Budget("p")) }, says: "budget cannot be read"},
 		"frozen": {policy: strings.Replace(alwaysHot, `approval = "auto"`, `
 			approval = "auto"
@@ -191,12 +186,7 @@ func TestSpentBudgetEndsAnyway(t *testing.T) {
 		}
 	}
 	run(t, func(t *testing.T, w *world) {
-		c := w.client(withPolicy(t, strings.Replace(alwaysHot, `approval = "auto"`, `
-			approval = "auto"
-			budget {
-				max = 1
-				per = "1h"
-			}`, 1)))
+		c := w.client(withPolicy(t, budgeted(1)))
 		w.put(w.keys.Budget("p"), &records.Budget{Version: 1, Breaks: []records.BudgetItem{{Lock: "x", At: time.Now(), Token: 1}}})
 		w.acquire(w.client(asElsewhere), one("a"))
 		_, err := c.Acquire(t.Context(), Request{Names: []string{"a"}, Try: true})
@@ -239,11 +229,7 @@ func TestBrakesHoldToTheEnd(t *testing.T) {
 	suspend := func(w *world, _ *Hold) {
 		w.put(w.keys.PolicySuspended(), &records.PolicySuspended{Version: 1, By: "ann"})
 	}
-	approve := func(w *world, c *Client) {
-		if _, err := c.Approve(w.t.Context(), "a", "", time.Hour); err != nil {
-			w.t.Fatal(err)
-		}
-	}
+	approve := func(w *world, c *Client) { w.approve(c, time.Hour) }
 	for name, tc := range map[string]struct {
 		policy string
 		before func(w *world, c *Client)
@@ -254,12 +240,8 @@ func TestBrakesHoldToTheEnd(t *testing.T) {
 			w.put(w.keys.PolicyActive(), &records.PolicyActive{Version: 1, Hash: "other"})
 		}},
 		"the approval is withdrawn": {manual(asking), approve, func(w *world, _ *Hold) { w.delete(w.keys.Approval("a")) }},
-		"the approval expires": {manual(asking), func(w *world, c *Client) {
-			if _, err := c.Approve(w.t.Context(), "a", "", 10*time.Second); err != nil {
-				w.t.Fatal(err)
-			}
-		}, func(*world, *Hold) {}},
-		"it is silenced": {asking, nil, func(w *world, _ *Hold) { w.silence(w.client(), "a", time.Hour) }},
+		"the approval expires":      {manual(asking), func(w *world, c *Client) { w.approve(c, 10*time.Second) }, func(*world, *Hold) {}},
+		"it is silenced":            {asking, nil, func(w *world, _ *Hold) { w.silence(w.client(), "a", time.Hour) }},
 		"it freezes": {strings.Replace(asking, "now.hour > 30", `progress.unit == "frozen"`, 1), nil, func(w *world, old *Hold) {
 			w.put(w.keys.Progress("a"), &records.Progress{Version: 1, Lock: "a", Session: old.Session(), Unit: "frozen"})
 		}},
@@ -464,12 +446,7 @@ func TestForeignHoldWithAnOldRecord(t *testing.T) {
 func TestBudgetRace(t *testing.T) {
 	t.Parallel()
 	run(t, func(t *testing.T, w *world) {
-		c := w.client(withPolicy(t, strings.Replace(alwaysHot, `approval = "auto"`, `
-			approval = "auto"
-			budget {
-				max = 1
-				per = "1h"
-			}`, 1)))
+		c := w.client(withPolicy(t, budgeted(1)))
 		var olds []*Hold
 		var ps []*pending
 		// All have their permits before the first intent is committed.

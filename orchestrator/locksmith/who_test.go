@@ -36,13 +36,6 @@ func (w *world) withToken(accessor string) func(*Config) {
 	return func(c *Config) { c.Consul = kv }
 }
 
-var budgeted = strings.Replace(alwaysHot, `approval = "auto"`, `
-	approval = "auto"
-	budget {
-		max = 2
-		per = "1h"
-	}`, 1)
-
 // Who broke a lock stands in the budget that the break was taken out of, and a
 // locksmith is told from the person whose account it runs under.
 func TestBudgetSaysWho(t *testing.T) {
@@ -51,7 +44,7 @@ func TestBudgetSaysWho(t *testing.T) {
 		me, _ := self()
 		for i, as := range []string{"", "locksmith"} {
 			w.acquire(w.client(asElsewhere), one("a"))
-			c := w.client(withPolicy(t, budgeted), w.withToken("6a1253d2"), named(""), func(c *Config) { c.As = as })
+			c := w.client(withPolicy(t, budgeted(2)), w.withToken("6a1253d2"), named(""), func(c *Config) { c.As = as })
 			if _, err := c.Break(t.Context(), BreakRequest{Name: "a"}); err != nil {
 				t.Fatal(err)
 			}
