@@ -59,11 +59,17 @@ func newFleetIn(ctx context.Context, t *testing.T, n int) *fleet {
 	for _, n := range f.nodes {
 		f.startAgent(n.Name)
 	}
-	f.until("agents to register", func() bool {
-		l, _, err := kv.API().Health().Service(runner.AgentService, "", true, nil)
-		return err == nil && len(l) == n
-	})
+	f.registered()
 	return f
+}
+
+// registered waits until each node's agent is.
+func (f *fleet) registered() {
+	f.t.Helper()
+	f.until("agents to register", func() bool {
+		l, _, err := f.kv.API().Health().Service(runner.AgentService, "", true, nil)
+		return err == nil && len(l) == len(f.nodes)
+	})
 }
 
 func (f *fleet) startAgent(node string) {
@@ -181,6 +187,37 @@ func TestStart(t *testing.T) {
 	late, err := r.Start(t.Context(), f.input("one", canary, half, rest))
 	if err != nil || late.Header.Follows != out.ID || late.Header.Total != 1 || f.file("late") != "one" {
 		t.Fatalf("a late joiner: %+v, %v", late, err)
+	}
+	if want := "it brought the revision of " + out.ID + " to nodes that had none of it"; late.Note != want {
+		t.Errorf("it has succeeded: %q, want %q", late.Note, want)
+	}
+}
+
+// A follow-up tells what it has done only once it has done it: before, and where it did
+// not succeed, it tells what is to be done.
+func TestNoteOfAFollowUp(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	r, in := f.runner(), f.input("one", rest)
+	first, err := r.Start(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Where its file is to be stands a folder.
+	if err := os.MkdirAll(filepath.Join(f.dir, "late/root/etc/app.conf"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f.nodes = append(f.nodes, orchestrator.Node{Name: "late"})
+	f.startAgent("late")
+	f.registered()
+	in.Fleet = runner.StaticFleet(f.nodes)
+	want := "the revision of " + first.ID + " is still to go to 1 node"
+	if p, err := r.Preview(t.Context(), in); err != nil || p.Note != want {
+		t.Errorf("before it: %v, %v, want %q", p, err, want)
+	}
+	out, err := r.Start(t.Context(), in)
+	if err != nil || out.Header.Follows != first.ID || out.Header.State == orchestrator.Succeeded || out.Note != want {
+		t.Errorf("it has failed: %+v, %v, want %q", out, err, want)
 	}
 }
 
