@@ -259,7 +259,7 @@ func (s *story) until(what string, cond func() (bool, error), ps ...*process) er
 		for _, p := range ps {
 			select {
 			case <-p.done:
-				return fmt.Errorf("%s ended (exit code %d) while waiting for %s:\n%s", p.name, p.code, what, p.output())
+				return fmt.Errorf("%s ended (exit code %d) while waiting for %s%s", p.title, p.code, what, p.unseen())
 			default:
 			}
 		}

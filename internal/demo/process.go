@@ -2,7 +2,6 @@ package demo
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -29,10 +28,12 @@ func (l *lines) Write(b []byte) (int, error) {
 // process is one child: this binary with other arguments.
 type process struct {
 	name string
-	cmd  *exec.Cmd
-	out  io.Writer // nil keeps its lines to itself
-	done chan struct{}
-	code int // valid once done is closed
+	// title names it in an error: by what it runs where it has no name.
+	title string
+	cmd   *exec.Cmd
+	out   io.Writer // nil keeps its lines to itself
+	done  chan struct{}
+	code  int // valid once done is closed
 
 	mu    sync.Mutex
 	lines []string
@@ -57,7 +58,10 @@ func (s *story) quiet(name string, args ...string) (*process, error) {
 }
 
 func (s *story) spawn(name string, out io.Writer, args ...string) (*process, error) {
-	p := &process{name: name, out: out, done: make(chan struct{})}
+	p := &process{name: name, title: name, out: out, done: make(chan struct{})}
+	if name == "" {
+		p.title = "aimlock " + strings.Join(args, " ")
+	}
 	p.cmd = exec.Command(s.cfg.Exe, args...) //nolint:noctx // this binary; ended by the story
 	p.cmd.Dir = s.cfg.Dir
 	p.cmd.Env = append(os.Environ(), "CONSUL_HTTP_ADDR="+s.consul, "CONSUL_HTTP_TOKEN=", "CONSUL_HTTP_SSL=false", "AIMLOCK_PREFIX=", "AIMLOCK_CONFIG=")
@@ -139,9 +143,9 @@ func (p *process) wait(d time.Duration) error {
 	case 0:
 		return nil
 	case -1:
-		return fmt.Errorf("%s did not end within %s", p.name, d)
+		return fmt.Errorf("%s did not end within %s", p.title, d)
 	default:
-		return fmt.Errorf("%s ended with exit code %d", p.name, code)
+		return fmt.Errorf("%s ended with exit code %d", p.title, code)
 	}
 }
 
@@ -157,10 +161,15 @@ func (p *process) said(line string) bool {
 	return false
 }
 
-func (p *process) output() string {
+// unseen is what it printed, for the error that it ended; nothing of a process whose
+// lines are in the story already.
+func (p *process) unseen() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return strings.Join(p.lines, "\n")
+	if p.out != nil || len(p.lines) == 0 {
+		return ""
+	}
+	return ":\n" + strings.Join(p.lines, "\n")
 }
 
 // finishes runs aimlock with args to its good end.
@@ -170,8 +179,5 @@ func (s *story) finishes(name string, args ...string) error {
 		return err
 	}
 	defer p.kill()
-	if err := p.wait(step); err != nil {
-		return errors.Join(err, errors.New(p.output()))
-	}
-	return nil
+	return p.wait(step)
 }
