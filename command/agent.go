@@ -4,7 +4,11 @@ import (
 	"context"
 	"flag"
 	"os"
+	"sync"
+	"time"
 
+	"github.com/aim-control/aimlock/examples/acl"
+	"github.com/aim-control/aimlock/internal/doctor"
 	"github.com/aim-control/aimlock/internal/metrics"
 	"github.com/aim-control/aimlock/internal/version"
 	"github.com/aim-control/aimlock/orchestrator/agent"
@@ -106,7 +110,48 @@ each with a -node, a -state-dir and a -root of its own.`,
 			}
 			defer stop()
 			m.started()
-			return m.resting(ctx, a.Run)
+			return m.resting(ctx, func(ctx context.Context) error {
+				ctx, stop := context.WithCancel(ctx)
+				var wg sync.WaitGroup
+				defer wg.Wait()
+				defer stop()
+				wg.Go(func() { m.tellAgentLacks(ctx, &f) })
+				return a.Run(ctx)
+			})
 		},
 	}
+}
+
+// rightsPatience bounds the question what an agent's token may do.
+const rightsPatience = 10 * time.Second
+
+// tellAgentLacks asks once what the token lacks for this node's agent, and logs it:
+// a token of another node is else first heard of when an order comes for this one.
+func (m *Meta) tellAgentLacks(ctx context.Context, f *agentFlags) {
+	ctx, cancel := context.WithTimeout(ctx, rightsPatience)
+	defer cancel()
+	via := &doctor.Transport{Now: time.Now}
+	client, err := m.consulVia(via.Wrap)
+	if err != nil {
+		return // the agent was told
+	}
+	p := acl.Params{Prefix: m.Prefix, Node: f.nodeName(m)}
+	if dir, err := m.stateFolder(f); err == nil {
+		// What cannot be read there the agent says itself.
+		list, _ := agent.ReadStatus(dir)
+		for _, s := range list {
+			if s.State != agent.StateDamaged {
+				p.Configs = append(p.Configs, s.Config)
+			}
+		}
+	}
+	lack := doctor.AgentLacks(ctx, client, p)
+	if lack == nil {
+		return
+	}
+	fields := []any{"node", p.Node}
+	if lack.Key != "" {
+		fields = append(fields, "key", lack.Key)
+	}
+	m.Log.Named("agent").Warn(lack.String(), fields...)
 }

@@ -55,6 +55,18 @@ func deniedHint(msg string) string {
 	return addHint(right{resource: m[1], access: m[2], name: m[3]})
 }
 
+// DeniedOn is the name of what a refusal is about; "" where Consul does not tell it,
+// and where err is no refusal.
+func DeniedOn(err error) string {
+	if KindOf(err) != Denied {
+		return ""
+	}
+	if m := lacking.FindStringSubmatch(err.Error()); m != nil {
+		return m[3]
+	}
+	return ""
+}
+
 func addHint(r right) string {
 	return fmt.Sprintf("add %s to a policy of the token, or check CONSUL_HTTP_TOKEN", r.rule())
 }

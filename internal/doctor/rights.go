@@ -12,6 +12,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 
 	"github.com/aim-control/aimlock/examples/acl"
+	"github.com/aim-control/aimlock/internal/consulkv"
 )
 
 // right is one question to Consul, as its endpoint takes it.
@@ -146,11 +147,17 @@ func (e *examination) missing(ctx context.Context, role acl.Role) ([]right, erro
 	if err != nil {
 		return nil, fmt.Errorf("role %s: %w", role.Name, err)
 	}
+	return missing(ctx, e.Consul, want)
+}
+
+// missing are those of want that the token does not have. The client goes through a
+// Transport.
+func missing(ctx context.Context, c *consulkv.Client, want []right) ([]right, error) {
 	var out []right
 	for part := range slices.Chunk(want, maxQuestions) {
 		var got []answer
-		if _, err := e.Consul.API().Raw().Write(authorizePath, part, &got, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
-			return nil, e.Consul.Classify("ask for the token's rights", err)
+		if _, err := c.API().Raw().Write(authorizePath, part, &got, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
+			return nil, c.Classify("ask for the token's rights", err)
 		}
 		if len(got) != len(part) {
 			return nil, fmt.Errorf("Consul answered %d of %d questions", len(got), len(part))
