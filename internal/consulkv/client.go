@@ -154,6 +154,9 @@ func consistent(ctx context.Context) *api.QueryOptions {
 	return (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
 }
 
+// HasToken reports whether requests carry a token of the client's own.
+func (c *Client) HasToken() bool { return c.hasToken }
+
 // Get reads a key consistently; a missing key is nil and no error.
 func (c *Client) Get(ctx context.Context, key string) (*api.KVPair, error) {
 	return Retry(ctx, c, "read "+key, func(ctx context.Context) (*api.KVPair, error) {

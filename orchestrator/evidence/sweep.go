@@ -3,6 +3,7 @@ package evidence
 import (
 	"context"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,7 +34,8 @@ type Sweep struct {
 	// HeldOnly lets Read leave out what nobody holds, which can save it nearly
 	// all of its work.
 	HeldOnly bool
-	// Hidden is set by Read where there may be more locks, which ACLs hide.
+	// Hidden is set by Read where Consul left keys out that the token may not read:
+	// there may be locks among them.
 	Hidden bool
 
 	r *Reader
@@ -121,14 +123,31 @@ func (s *Sweep) Read(ctx context.Context) ([]*Snapshot, error) {
 		return nil, context.Cause(ctx)
 	}
 	out := p.compose()
-	// Consul 1.14 does not say of a list of keys that some were left out, and of
-	// sessions it says so to no one without a token: who is shown no lock, and no
-	// session where there are ACLs, cannot tell.
-	s.Hidden = len(out) == 0 && (p.sessionsWhy == errSessionsHidden.Error() || s.HeldOnly && len(p.sessions) == 0)
-	for _, hidden := range p.hidden {
-		s.Hidden = s.Hidden || hidden
+	s.Hidden = len(out) == 0 && s.hiddenWithoutToken(ctx)
+	for prefix, hidden := range p.hidden {
+		s.Hidden = s.Hidden || hidden && s.mayCover(prefix)
 	}
 	return out, nil
+}
+
+// mayCover reports whether keys that were asked for may stand under a prefix.
+func (s *Sweep) mayCover(prefix string) bool {
+	return slices.ContainsFunc(s.roots, func(root string) bool {
+		return strings.HasPrefix(root, prefix) || strings.HasPrefix(prefix, root)
+	})
+}
+
+// hiddenWithoutToken reports whether locks may be hidden from a client without a token.
+// To such a one Consul does not say that it left something out of a list, but it
+// refuses it the read of a key.
+func (s *Sweep) hiddenWithoutToken(ctx context.Context) bool {
+	if s.r.Consul.HasToken() {
+		return false
+	}
+	return slices.ContainsFunc(s.roots, func(root string) bool {
+		_, err := s.r.Consul.Get(ctx, root+lockBase)
+		return consulkv.KindOf(err) == consulkv.Denied
+	})
 }
 
 // readSessions fails only if ctx ends or Consul does not answer: without sessions,

@@ -363,3 +363,55 @@ func TestSweepOfAConsulThatDoesNotAnswer(t *testing.T) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// Locks are said to be hidden where Consul left keys out, and not where there are
+// none.
+func TestSweepHidden(t *testing.T) {
+	for name, tc := range map[string]struct {
+		token    string
+		filtered bool // Consul says so, which it does to a token alone
+		denied   bool // a read of one key
+		root     string
+		want     bool
+	}{
+		"a management token, and no key":     {token: "boss"},
+		"a token that may not read all":      {token: "t", filtered: true, want: true},
+		"no token, and it may not read":      {denied: true, want: true},
+		"no token, and it may read":          {},
+		"no token, a root and no right":      {denied: true, root: "ops/", want: true},
+		"what is hidden is beside the locks": {token: "t", filtered: true, root: "ops/"},
+	} {
+		w := newWorld(t)
+		srv := w.handler
+		kv, err := consulkv.New(consulkv.Config{Address: "consul.test:8500", Token: tc.token, RetryFor: time.Nanosecond,
+			Wrap: consulkvtest.InProcess(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+				key, isKV := strings.CutPrefix(req.URL.Path, "/v1/kv/")
+				list := req.URL.Query().Has("recurse") || req.URL.Query().Has("keys")
+				switch {
+				case req.URL.Path == "/v1/acl/token/self":
+					_, _ = rw.Write([]byte("{}")) // ACLs are on
+					return
+				case isKV && !list && tc.denied:
+					http.Error(rw, "Permission denied", http.StatusForbidden)
+					return
+				case isKV && list && tc.filtered && (tc.root == "" || !strings.HasPrefix(key, tc.root)):
+					rw.Header().Set("X-Consul-Results-Filtered-By-ACLs", "true")
+				}
+				srv.ServeHTTP(rw, req)
+			}))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, held := range []bool{true, false} {
+			r := &evidence.Reader{Consul: kv, Keys: prefix, Self: w.self}
+			s := r.NewSweep([]string{tc.root})
+			s.HeldOnly = held
+			if list, err := s.Read(t.Context()); err != nil || len(list) != 0 {
+				t.Errorf("%s: %d locks, %v", name, len(list), err)
+			}
+			if s.Hidden != tc.want {
+				t.Errorf("%s, held only %t: hidden %t", name, held, s.Hidden)
+			}
+		}
+	}
+}
