@@ -138,4 +138,21 @@ func (c *Client) shown(op string, ops []Op, res Results) error {
 	return nil
 }
 
+// Needs is err, and names access as what the token lacks on a key if it is that key
+// which the token may not read: who also writes it is else told to add too little.
+func Needs(err error, key, access string) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return err
+	}
+	h, ok := isHidden(e.Err)
+	if !ok || h.prefix || h.name != key {
+		return err
+	}
+	out, lacks := *e, *h
+	lacks.access = access
+	out.Err = &lacks
+	return &out
+}
+
 func isHidden(err error) (*hiddenError, bool) { return errors.AsType[*hiddenError](err) }

@@ -1,8 +1,13 @@
 package witness_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"io"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,6 +19,7 @@ import (
 	"github.com/aim-control/aimlock/internal/consulkv/consulkvtest"
 	"github.com/aim-control/aimlock/internal/devconsul"
 	"github.com/aim-control/aimlock/internal/hostproc"
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/witness"
 )
 
@@ -58,6 +64,60 @@ func TestWatchedAgainIsTold(t *testing.T) {
 			if !strings.Contains(got, want) {
 				t.Fatalf("logged %q, not %q", got, want)
 			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("not told: %s", want)
+		}
+	}
+}
+
+// Of one lock it is told as well. What the token lacks is write on what the agent says
+// of the lock's holder, though the request that failed reads it.
+func TestLockWatchedAgainIsTold(t *testing.T) {
+	t.Parallel()
+	var hides atomic.Bool
+	hides.Store(true)
+	seen := prefix.Observed("a", "node-1")
+	log := make(lines, 10)
+	h := newHostVia(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.URL.Path != "/v1/txn" || !hides.Load() {
+				next.ServeHTTP(w, req)
+				return
+			}
+			// So Consul answers where the token may not read a key of a transaction.
+			body, err := io.ReadAll(req.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			req.Body = io.NopCloser(bytes.NewReader(body))
+			rec := httptest.NewRecorder()
+			next.ServeHTTP(rec, req)
+			var out map[string]any
+			if err := json.Unmarshal(rec.Body.Bytes(), &out); err != nil {
+				t.Error(err)
+			}
+			results, _ := out["Results"].([]any)
+			out["Results"] = slices.DeleteFunc(results, func(r any) bool {
+				kv, _ := r.(map[string]any)["KV"].(map[string]any)
+				return kv["Key"] == seen
+			})
+			w.Header().Set("Content-Type", "application/json")
+			if err := json.NewEncoder(w).Encode(out); err != nil {
+				t.Error(err)
+			}
+		})
+	}, hclog.New(&hclog.LoggerOptions{Output: log}))
+	h.hold(func(*records.Holder) {})
+	for _, want := range []string{"[WARN]  lock a is not watched now", "[INFO]  lock a is watched again"} {
+		select {
+		case got := <-log:
+			if !strings.Contains(got, want) {
+				t.Fatalf("logged %q, not %q", got, want)
+			}
+			if rule := `key \"` + seen + `\" { policy = \"write\" }`; hides.Load() && !strings.Contains(got, rule) {
+				t.Errorf("%s is not named: %s", rule, got)
+			}
+			hides.Store(false)
 		case <-time.After(20 * time.Second):
 			t.Fatalf("not told: %s", want)
 		}

@@ -71,12 +71,19 @@ func (f *follower) run(ctx context.Context) {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { f.followKey(kctx) })
+	lost := false
 	for ctx.Err() == nil {
 		l, err := f.read(ctx)
 		if err != nil {
-			f.w.say(f.key, "lock "+text.Printable(f.name)+" is not watched now", err)
+			// What it reads there it also writes.
+			err = consulkv.Needs(err, f.seen, "write")
+			lost = f.w.say(f.key, "lock "+text.Printable(f.name)+" is not watched now", err) || lost
 			f.wait(ctx, nil, lookAgain)
 			continue
+		}
+		if lost {
+			lost = false
+			f.w.cfg.Log.Info("lock " + text.Printable(f.name) + " is watched again")
 		}
 		if l.holder == nil {
 			f.tidy(ctx, l)

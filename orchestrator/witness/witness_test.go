@@ -2,11 +2,13 @@ package witness_test
 
 import (
 	"context"
+	"net/http"
 	"os/exec"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/consulkv/consulkvtest"
@@ -29,12 +31,18 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
+	return newHostVia(t, func(next http.Handler) http.Handler { return next }, nil)
+}
+
+// newHostVia has via stand before Consul, and what is logged written to log.
+func newHostVia(t *testing.T, via func(http.Handler) http.Handler, log hclog.Logger) *host {
+	t.Helper()
 	srv, err := devconsul.New(devconsul.Config{NodeName: "node-1"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = srv.Close() })
-	kv, err := consulkv.New(consulkv.Config{Address: "consul.test:8500", Wrap: consulkvtest.InProcess(srv.Handler())})
+	kv, err := consulkv.New(consulkv.Config{Address: "consul.test:8500", Token: "t", Wrap: consulkvtest.InProcess(via(srv.Handler()))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +55,7 @@ func newHost(t *testing.T) *host {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		witness.New(witness.Config{Consul: kv, Prefix: prefix, Self: self, Agent: "aimlock-agent-node-1"}).Run(ctx)
+		witness.New(witness.Config{Consul: kv, Prefix: prefix, Self: self, Agent: "aimlock-agent-node-1", Log: log}).Run(ctx)
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return h
