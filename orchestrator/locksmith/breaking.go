@@ -1,6 +1,7 @@
 package locksmith
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/keys"
@@ -357,7 +360,7 @@ func (b *breaking) attempt(ctx context.Context, t *target, epoch uint64) (int, e
 		if err != nil {
 			return 0, err
 		}
-		next, open := 1, map[string]uint64(nil)
+		next, open := 1, map[string]*api.KVPair(nil)
 		for _, p := range list {
 			e, token, n, ok := keys.ParseBreak(p.Key)
 			if !ok || e != epoch || token != s.Index() || n < next {
@@ -366,7 +369,7 @@ func (b *breaking) attempt(ctx context.Context, t *target, epoch uint64) (int, e
 			next, open = n+1, nil
 			var rec records.Break
 			if records.Decode(p.Key, p.Value, &rec) == nil && rec.Outcome == records.OutcomeIntent {
-				open = map[string]uint64{p.Key: p.ModifyIndex, s.Key: s.Index()}
+				open = map[string]*api.KVPair{p.Key: p, s.Key: s.Pair}
 			}
 		}
 		left := time.Until(deadline)
@@ -382,26 +385,21 @@ func (b *breaking) attempt(ctx context.Context, t *target, epoch uint64) (int, e
 	}
 }
 
-// await waits until one of the keys has another index than the one given, at
-// most d.
-func (c *Client) await(ctx context.Context, d time.Duration, indexes map[string]uint64) error {
+// await waits until one of the keys is not as it was read, at most d.
+func (c *Client) await(ctx context.Context, d time.Duration, read map[string]*api.KVPair) error {
 	if d <= 0 {
 		return nil
 	}
 	wctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	var wg sync.WaitGroup
-	for key, index := range indexes {
+	for key, was := range read {
 		wg.Go(func() {
 			defer cancel()
 			w := c.keyWatcher(key, 0)
 			for {
 				p, err := w.Next(wctx)
-				now := uint64(0)
-				if p != nil {
-					now = p.ModifyIndex
-				}
-				if wctx.Err() != nil || err == nil && now != index {
+				if wctx.Err() != nil || err == nil && !same(p, was) {
 					return
 				}
 				if err != nil && sleepAs(wctx, "await "+key, time.Second) != nil {
@@ -415,4 +413,13 @@ func (c *Client) await(ctx context.Context, d time.Duration, indexes map[string]
 		return context.Cause(ctx)
 	}
 	return nil
+}
+
+// same reports whether a key is as it was. A Consul that was restored gives indexes
+// out again, so the index alone does not tell.
+func same(p, was *api.KVPair) bool {
+	if p == nil || was == nil {
+		return p == was
+	}
+	return p.ModifyIndex == was.ModifyIndex && p.Session == was.Session && bytes.Equal(p.Value, was.Value)
 }

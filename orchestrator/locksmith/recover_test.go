@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/aim-control/aimlock/internal/devconsul"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
@@ -217,6 +219,37 @@ func TestRecoverOnABadNetwork(t *testing.T) {
 		w.net.before(txnWith("cas"), func() { w.put(w.keys.Epoch(), "77") })
 		if _, err := c.Recover(t.Context(), RecoverRequest{}); !errors.Is(err, ErrEpochMeanwhile) {
 			t.Fatal(err)
+		}
+	})
+}
+
+// A restored Consul gives indexes out again: what stands at the index that was read,
+// and is not what was read, ends the wait for a change.
+func TestAwaitAfterARestore(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		h := w.acquire(w.client(), unfenced("a"))
+		p, err := w.kv.Get(t.Context(), w.keys.Lock("a"))
+		if err != nil || p == nil || p.Session != h.Session() {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		for name, tc := range map[string]struct {
+			was  *api.KVPair
+			want time.Duration
+		}{
+			"the same":        {&api.KVPair{ModifyIndex: p.ModifyIndex, Session: p.Session, Value: p.Value}, time.Minute},
+			"another index":   {&api.KVPair{ModifyIndex: p.ModifyIndex + 1, Session: p.Session, Value: p.Value}, 0},
+			"another session": {&api.KVPair{ModifyIndex: p.ModifyIndex, Session: "old", Value: p.Value}, 0},
+			"another value":   {&api.KVPair{ModifyIndex: p.ModifyIndex, Session: p.Session, Value: []byte("{}")}, 0},
+			"not there":       {nil, 0},
+		} {
+			start := time.Now()
+			if err := h.c.await(t.Context(), time.Minute, map[string]*api.KVPair{p.Key: tc.was}); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if took := time.Since(start); took != tc.want {
+				t.Errorf("%s: waited %s, and not %s", name, took, tc.want)
+			}
 		}
 	})
 }

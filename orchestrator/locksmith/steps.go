@@ -129,7 +129,7 @@ func (b *breaking) step(ctx context.Context, g *group, st *policies.Step) error 
 		}
 	}
 	s := first.v.Snapshot
-	return b.c.await(ctx, st.Wait, map[string]uint64{s.Key: s.Index()})
+	return b.c.await(ctx, st.Wait, map[string]*api.KVPair{s.Key: s.Pair})
 }
 
 // applies reports whether a step is to be run, and why not.
