@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/charmbracelet/x/ansi"
+
 	"github.com/aim-control/aimlock/internal/journal"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
@@ -82,7 +84,8 @@ func (m *Meta) explainLock(ctx context.Context, c *locksmith.Client, name, dir s
 	if m.JSON {
 		return m.PrintJSON(explainView{withEvidence(st), orNull(story.Cause), append([]locksmith.Event{}, story.Events...)})
 	}
-	m.tell("%s", storyText(v, st, story))
+	width, _ := Terminal(m.Stdout)
+	m.tell("%s", storyText(v, st, story, width))
 	return nil
 }
 
@@ -96,10 +99,12 @@ func (m *Meta) explainText(ctx context.Context, c *locksmith.Client, name, dir s
 	if err != nil {
 		return "", err
 	}
-	return storyText(v, st, story), nil
+	return storyText(v, st, story, 0), nil
 }
 
-func storyText(v *locksmith.Verdict, st *locksmith.Status, story *locksmith.Story) string {
+// storyText is a lock's story. Its timeline is wrapped to width; 0: it is not, for who
+// wraps all of it.
+func storyText(v *locksmith.Verdict, st *locksmith.Status, story *locksmith.Story, width int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n", st.Name, st.State)
 	if story.Cause != "" {
@@ -108,7 +113,7 @@ func storyText(v *locksmith.Verdict, st *locksmith.Status, story *locksmith.Stor
 	b.WriteString(statusLines(st, "", "  "))
 	b.WriteString(rulesText(v))
 	b.WriteString(evidenceText(st))
-	b.WriteString(timelineText(story.Events))
+	b.WriteString(timelineText(story.Events, width))
 	return b.String()
 }
 
@@ -188,7 +193,7 @@ func evidenceText(st *locksmith.Status) string {
 // maxEvents bounds how much of a story is told to people; -json has all of it.
 const maxEvents = 100
 
-func timelineText(line []locksmith.Event) string {
+func timelineText(line []locksmith.Event, width int) string {
 	if len(line) == 0 {
 		return ""
 	}
@@ -199,16 +204,50 @@ func timelineText(line []locksmith.Event) string {
 		line = line[more:]
 	}
 	for _, e := range line {
-		fmt.Fprintf(&b, "  %s  %s", text.Time(e.At), e.What)
+		what := plainEnd(e)
 		if e.By != "" {
-			fmt.Fprintf(&b, " by %s", whoSays(e.By, e.Who))
+			what += " by " + whoSays(e.By, e.Who)
 		}
 		if e.Detail != "" {
-			fmt.Fprintf(&b, ": %s", e.Detail)
+			what += ": " + e.Detail
 		}
-		fmt.Fprintf(&b, "  [%s]\n", e.Clock)
+		b.WriteString(hanging("  "+text.Time(e.At)+"  ", fmt.Sprintf("%s  [%s]", what, e.Clock), width))
 	}
 	return b.String()
+}
+
+// plainEnd is what happened, for people: the outcome of a break in plain words.
+func plainEnd(e locksmith.Event) string {
+	before, outcome, ok := strings.Cut(e.What, "break ")
+	words := map[string]string{
+		records.OutcomeTaken:    "broken, and the lock taken over",
+		records.OutcomeUnlocked: "broken, and the lock freed",
+		records.OutcomeEnded:    "broken, by a step that ended the hold",
+		records.OutcomeReleased: "break called off, since the hold was over already",
+		records.OutcomeAborted:  "break given up",
+	}[outcome]
+	if !ok || words == "" {
+		return e.What
+	}
+	return before + words
+}
+
+// leastHanging is the least room that text is wrapped to.
+const leastHanging = 20
+
+// hanging puts text behind head, and its further lines below it; at width 0 there are
+// none.
+func hanging(head, words string, width int) string {
+	indent := ansi.StringWidth(head)
+	if width > 0 && width-indent < leastHanging {
+		indent = 4
+		head += "\n" + strings.Repeat(" ", indent)
+	}
+	if width > 0 {
+		lines := ansi.Wrap(words, max(leastHanging, width-indent), "")
+		words = strings.ReplaceAll(lines, "\n", "\n"+strings.Repeat(" ", indent))
+	}
+	return head + words + "\n"
 }
 
 // whoSays is by with the accessor of the token, which only some records have.

@@ -1,0 +1,63 @@
+package command
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/charmbracelet/x/ansi"
+
+	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
+)
+
+// How a break ended is told in plain words; what is no outcome stands as it is.
+func TestBreakEndsInPlainWords(t *testing.T) {
+	t.Parallel()
+	for what, want := range map[string]string{
+		"break " + records.OutcomeTaken:             "broken, and the lock taken over",
+		"break " + records.OutcomeUnlocked:          "broken, and the lock freed",
+		"break " + records.OutcomeEnded:             "broken, by a step that ended the hold",
+		"break " + records.OutcomeReleased:          "break called off, since the hold was over already",
+		"break " + records.OutcomeAborted:           "break given up",
+		"dry run: break " + records.OutcomeUnlocked: "dry run: broken, and the lock freed",
+		"break begun":    "break begun",
+		"break approved": "break approved",
+		"released":       "released",
+	} {
+		if got := plainEnd(locksmith.Event{What: what}); got != want {
+			t.Errorf("%s: %q, and not %q", what, got, want)
+		}
+	}
+}
+
+// On a terminal the timeline is no wider than that, and what is wrapped stands below
+// its line; elsewhere an event is a line.
+func TestTimelineIsWrapped(t *testing.T) {
+	t.Parallel()
+	line := []locksmith.Event{{
+		At: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), What: "acquired", By: "root@n1", Detail: "lock exec " + strings.Repeat("word ", 30) + strings.Repeat("x", 200), Clock: "the holder's, n1",
+	}}
+	words := func(s string) string { return strings.Join(strings.Fields(s), "") }
+	whole := timelineText(line, 0)
+	if n := strings.Count(whole, "\n"); n != 3 {
+		t.Errorf("%d lines:\n%s", n, whole)
+	}
+	for _, width := range []int{120, 80, 60, 30} {
+		got := timelineText(line, width)
+		if words(got) != words(whole) {
+			t.Errorf("width %d: it is not the same:\n%s", width, got)
+		}
+		for i, l := range strings.Split(strings.TrimRight(got, "\n"), "\n") {
+			if i < 2 {
+				continue // the heading
+			}
+			if ansi.StringWidth(l) > width {
+				t.Errorf("width %d: a line of %d:\n%s", width, ansi.StringWidth(l), l)
+			}
+			if !strings.HasPrefix(l, "  ") {
+				t.Errorf("width %d: %q is not below its line", width, l)
+			}
+		}
+	}
+}
