@@ -16,7 +16,7 @@ import (
 // Outcomes of an attempt at a HOT lock, as metrics and -once name them.
 const (
 	ActBroken   = "broken"
-	ActLetGo    = "let_go"  // its holder let go
+	ActLetGo    = "let_go"  // its hold ended without a break: its holder let go, or Consul ended its session
 	ActWould    = "would"   // a dry run
 	ActRefused  = "refused" // a brake, or an approval that is missing
 	ActCooled   = "cooled"  // it is not HOT any more
@@ -151,6 +151,22 @@ func (r *result) sort(ctx context.Context, err error, dry bool) {
 	}
 }
 
+// letGo tells of an attempt whose outcome is ActLetGo whether the holder itself is
+// known to have ended its hold.
+func (r *result) letGo() bool {
+	switch b := r.broken; {
+	case b == nil:
+		return false
+	case b.Record != nil:
+		return b.Dismissed == ""
+	case b.Verdict == nil:
+		return false
+	default:
+		h := b.Verdict.Snapshot.Holder
+		return h != nil && h.Released && h.Broken == ""
+	}
+}
+
 // finished takes how an attempt came out.
 func (g *Guard) finished(r result) {
 	<-g.tokens
@@ -170,7 +186,11 @@ func (g *Guard) finished(r result) {
 		g.log.Warn("broke a HOT lock", "lock", name, "outcome", r.outcome, "rule", l.rule, "policy", r.policy, "token", r.token, "took", r.took.Round(time.Millisecond).String())
 	case ActLetGo:
 		l.ended = r.hold
-		g.log.Info("the holder of a HOT lock let go before it was broken", "lock", name, "token", r.token, "policy", r.policy, "rule", l.rule, "took", r.took.Round(time.Millisecond).String())
+		what := "the hold of a HOT lock ended before it was broken"
+		if r.letGo() {
+			what = "the holder of a HOT lock let go before it was broken"
+		}
+		g.log.Info(what, "lock", name, "token", r.token, "policy", r.policy, "rule", l.rule, "took", r.took.Round(time.Millisecond).String())
 	case ActWould:
 		l.askAt = now.Add(refusedPauseMax)
 		if told := r.outcome + l.rule; l.told != told {

@@ -375,11 +375,15 @@ func (g *Guard) judge(l *lock, now time.Time) {
 		look = l.obs.Judge // it keeps every fact
 	}
 	v := look(l.snap, now)
+	l.cools(v)
 	g.judged++
 	g.metrics.judgements.Inc()
 	g.note(l, v)
 	g.record(v)
 	due := time.Time{}
+	if v.State == locksmith.Cooling {
+		due = l.cool
+	}
 	if v.Policy != nil && v.Snapshot.Held() {
 		if d, ok := v.Policy.Steady(v.Facts, &v.Judgement, now); ok {
 			due = now.Add(d)

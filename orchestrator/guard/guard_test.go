@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator/evidence"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -151,6 +152,68 @@ func TestStalled(t *testing.T) {
 			t.Error("a holder at work was broken")
 		}
 	})
+}
+
+// A lock whose holder is gone without letting go of it is COOLING for as long as Consul
+// keeps it, and only then FREE; one that was let go is FREE at once.
+func TestCooling(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		s := w.start(always, func(c *Config) { c.DryRun = true })
+		hold := func(name string) *locksmith.Hold {
+			h, err := w.client(asElsewhere).Acquire(t.Context(), locksmith.Request{Names: []string{name}, Operation: "test", Quiesce: locksmith.DefaultQuiesce})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = h.Release(context.Background()) })
+			return h
+		}
+		gone, left := hold("job-gone"), hold("job-left")
+		w.until(10*time.Second, "both are HOT", func() bool { return s.log.count("lock is HOT") == 2 })
+		if err := left.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.kv.API().Session().Destroy(gone.Session(), nil); err != nil {
+			t.Fatal(err)
+		}
+		w.until(5*time.Second, "one is COOLING", func() bool { return s.log.has("lock is COOLING: lock=job-gone") })
+		w.until(5*time.Second, "one is FREE", func() bool { return s.log.has("lock is FREE: lock=job-left") })
+		if h := s.Health(); h.States[locksmith.Cooling] != 1 || h.States[locksmith.Free] != 1 {
+			t.Errorf("states: %v", h.States)
+		}
+		w.stays(10*time.Second, "it is COOLING", func() bool { return !s.log.has("lock is FREE: lock=job-gone") })
+		w.until(10*time.Second, "it is FREE", func() bool { return s.log.has("lock is FREE: lock=job-gone") })
+		if !s.log.has("was=COOLING") {
+			t.Error("it does not say what it was")
+		}
+		if h, err := w.client(asElsewhere).Acquire(t.Context(), locksmith.Request{Names: []string{"job-gone"}, Try: true}); err != nil {
+			t.Errorf("it is not: %v", err)
+		} else {
+			_ = h.Release(context.Background())
+		}
+	})
+}
+
+// That a holder let go is only said where its record, or the end of the break, shows it.
+func TestWhoEndedAHold(t *testing.T) {
+	seen := func(h *records.Holder) *locksmith.Broken {
+		return &locksmith.Broken{Verdict: &locksmith.Verdict{Snapshot: &evidence.Snapshot{Holder: h}}}
+	}
+	for name, tc := range map[string]struct {
+		broken *locksmith.Broken
+		want   bool
+	}{
+		"nothing is known":          {nil, false},
+		"released":                  {seen(&records.Holder{Released: true}), true},
+		"not released":              {seen(&records.Holder{}), false},
+		"broken by somebody":        {seen(&records.Holder{Released: true, Broken: "aimlock/breaks/a/0-1-1"}), false},
+		"of another tool":           {seen(nil), false},
+		"asked, and released":       {&locksmith.Broken{Record: &records.Break{}}, true},
+		"ended while it was broken": {&locksmith.Broken{Record: &records.Break{}, Dismissed: "its hold is over"}, false},
+	} {
+		if got := (&result{broken: tc.broken}).letGo(); got != tc.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
 }
 
 // A reload keeps what was seen: a rule that says the same goes on counting. A

@@ -216,6 +216,9 @@ func (o *once) detail() string {
 	case ActRefused:
 		return o.r.refusal.Why
 	case ActLetGo:
+		if !o.r.letGo() {
+			return "its hold ended before it was broken"
+		}
 		return "its holder let go"
 	case ActCooled:
 		return "it is not HOT any more"

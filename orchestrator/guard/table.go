@@ -19,6 +19,8 @@ type lock struct {
 	state, policy, rule, reason string
 	// since is when state began, as seen here.
 	since time.Time
+	// cool is until when a lock that nobody holds is COOLING; see cools.
+	cool time.Time
 
 	// due is when it is to be judged again though nothing changed; zero: never.
 	due time.Time
@@ -38,6 +40,23 @@ type lock struct {
 	told string
 	// procs are the holder's processes, where they are of this host.
 	procs []records.Process
+}
+
+// cools makes COOLING of the FREE of a lock whose holder was seen to go without
+// letting go of it: Consul ended its session, and keeps the lock for as long as the
+// holder's record asked. Consul tells that to no read, and to ask for each lock by a
+// write is not worth it here; of another tool's lock nothing tells whether it was let go.
+func (l *lock) cools(v *locksmith.Verdict) {
+	switch h := v.Snapshot.Holder; {
+	case v.State != locksmith.Free, h == nil, h.Released:
+		l.cool = time.Time{}
+	case l.state != "" && l.state != locksmith.Free && l.state != locksmith.Cooling:
+		delay := time.Duration(h.Quiesce * float64(time.Second))
+		l.cool = v.Snapshot.ReadAt.Add(min(max(0, delay), locksmith.MaxQuiesce))
+	}
+	if v.At.Before(l.cool) {
+		v.State = locksmith.Cooling
+	}
 }
 
 // table holds the locks by key, and those that are due at some time in a heap.
