@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -22,7 +23,8 @@ func newLockList(m *Meta) *command {
 		Description: `Lists every key that a session holds, with the verdict of the policies in force.
 Without a PREFIX it looks at all of Consul's KV store, so that the locks of other
 tools are shown as well. With one it shows the keys that begin so, and, where it
-has no slash, aimlock's own locks whose names do.
+has no slash, aimlock's own locks whose names do. Which of aimlock's own are COOLING
+is told below, on stderr.
 
 It changes nothing and exits 0 whatever the locks' states are.`,
 		Examples: []example{
@@ -47,7 +49,12 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 				prefixes = lockPrefixes(m.Prefix, in.Args[0])
 			}
 			list, held := []*locksmith.Status{}, []*locksmith.Status{}
-			hidden, err := c.EachLock(ctx, prefixes, all, func(v *locksmith.Verdict) {
+			var cooling []string
+			take := func(v *locksmith.Verdict) {
+				if !all && v.State == locksmith.Cooling {
+					cooling = append(cooling, v.Snapshot.Name)
+					return
+				}
 				st := c.Status(v)
 				st.Next = c.Next(v, nil)
 				if !verbose {
@@ -57,7 +64,13 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 				if v.Occupied() {
 					held = append(held, st)
 				}
-			})
+			}
+			hidden := false
+			if all || m.JSON {
+				hidden, err = c.EachLock(ctx, prefixes, all, take)
+			} else {
+				hidden, err = c.EachTaken(ctx, prefixes, take)
+			}
 			if err != nil {
 				return err
 			}
@@ -84,7 +97,8 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 			if suspended != nil {
 				m.tell("All automatic breaking is suspended %s\n", suspensionText(suspended))
 			}
-			return m.lockTable(list, hidden)
+			slices.Sort(cooling)
+			return m.lockTable(list, cooling, hidden)
 		},
 	}
 }
@@ -99,9 +113,26 @@ func lockPrefixes(p keys.Prefix, given string) []string {
 	return []string{key, p.Locks() + keys.Escape(key)}
 }
 
-// lockTable prints the locks. hidden: there may be more, which the token may not read.
-func (m *Meta) lockTable(list []*locksmith.Status, hidden bool) error {
+// someNames are the first of names, and how many more there are.
+func someNames(names []string) string {
+	const most = 5
+	out := make([]string, min(len(names), most))
+	for i := range out {
+		out[i] = text.Clip(text.Printable(names[i]), 60)
+	}
+	if more := len(names) - len(out); more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(out, ", "), more)
+	}
+	return strings.Join(out, ", ")
+}
+
+// lockTable prints the locks, and below them which are cooling. hidden: there may be
+// more, which the token may not read.
+func (m *Meta) lockTable(list []*locksmith.Status, cooling []string, hidden bool) error {
 	switch {
+	case len(list) == 0 && len(cooling) > 0:
+		m.Notef("No locks held; %d cooling: %s\n", len(cooling), someNames(cooling))
+		return nil
 	case len(list) == 0 && hidden:
 		m.Notef("No locks that this token may read.\n")
 		return nil
@@ -131,7 +162,13 @@ func (m *Meta) lockTable(list []*locksmith.Status, hidden bool) error {
 		}
 		_, _ = fmt.Fprint(w, m.plain(fmt.Sprintf("%s\t%s\t%s\t%s\t%s\n", text.Printable(st.Name), st.State, held, text.Printable(who), text.Clip(text.Printable(first(why, "-")), 100))))
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if len(cooling) > 0 {
+		m.Notef("Not held, and cooling: %s\n", someNames(cooling))
+	}
+	return nil
 }
 
 // shortHolder names who holds a lock in a column of a table: what a record says
