@@ -170,7 +170,7 @@ func guarded(allow func(answer) bool) func(*Config) {
 // A token that may not write policies/active breaks nothing while none are applied.
 func TestNoPoliciesForThisToken(t *testing.T) {
 	t.Parallel()
-	for says, may := range map[string]bool{"this token breaks nothing": false, "anybody's may break": true} {
+	for says, may := range map[string]bool{"this token breaks nothing": false, "anybody may break": true} {
 		synctest.Test(t, func(t *testing.T) {
 			f := examine(t, 0, guarded(func(a answer) bool { return may || a.Segment != keys.DefaultPrefix+"policies/active" }))["policies"]
 			if f.Result != Note || !strings.Contains(f.Detail, says) || !strings.Contains(f.Mend, "aimlock policy apply") {

@@ -125,7 +125,7 @@ func (e *examination) policies(ctx context.Context) bool {
 		if may, known := e.may(ctx, right{Resource: "key", Access: "write", Segment: key}); known && !may {
 			return e.note("policies", "`aimlock policy apply PATH`, with a token of the role admin", "none are applied, and to check that, Consul asks for write on %s: this token breaks nothing until policies are applied", key)
 		}
-		return e.note("policies", "`aimlock policy apply PATH`", "none are applied: anybody's may break aimlock's own locks, and nobody's those of other tools")
+		return e.note("policies", "`aimlock policy apply PATH`", "none are applied: anybody may break aimlock's own locks by policies of his own, and nobody those of other tools")
 	case why != "":
 		return e.warn("policies", "`aimlock policy apply PATH` again", "%s", text.Printable(why))
 	case v.Hash != mine.Hash:

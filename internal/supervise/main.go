@@ -447,7 +447,7 @@ func lookPath(name string, env []string) (string, error) {
 			break
 		}
 	}
-	err := fmt.Errorf("%q is not in PATH: %w", name, fs.ErrNotExist)
+	err := error(notInPath(name))
 	for dir := range strings.SplitSeq(path, string(filepath.ListSeparator)) {
 		file := filepath.Join(dir, name)
 		if dir == "" {
@@ -464,6 +464,13 @@ func lookPath(name string, env []string) (string, error) {
 	}
 	return "", err
 }
+
+// notInPath is the error for a program of that name.
+type notInPath string
+
+func (n notInPath) Error() string { return fmt.Sprintf("%q is not in PATH", string(n)) }
+
+func (notInPath) Unwrap() error { return fs.ErrNotExist }
 
 func startCode(err error) int {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
