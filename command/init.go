@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/scaffold"
 	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/policies"
 )
 
 // initTime bounds what init waits for Consul: it goes on without.
@@ -125,10 +127,20 @@ func (m *Meta) initFiles(ctx context.Context, dir string, p scaffold.Params, off
 	for _, f := range files {
 		m.Printf("  %-*s  %s\n", width, filepath.Join(dir, f.Name), f.About)
 	}
+	applied := ""
+	if p.Cluster != nil {
+		actx, cancel := context.WithTimeout(ctx, initTime)
+		applied = m.otherPolicies(actx, dir)
+		cancel()
+	}
 	m.Printf("\nNext:\n")
 	in := ""
 	if dir != "." {
 		in = "cd " + dir + "; "
+	}
+	if applied != "" {
+		m.Printf("  %saimlock policy show -active > policy.hcl   # %s\n", in, applied)
+		in = ""
 	}
 	for _, line := range []string{
 		in + "aimlock doctor -config aimlock.hcl",
@@ -139,6 +151,24 @@ func (m *Meta) initFiles(ctx context.Context, dir string, p scaffold.Params, off
 		m.Printf("  %s\n", line)
 	}
 	return nil
+}
+
+// otherPolicies says why the policies that were written into dir break nothing in this
+// Consul; "" where they may, or where that is not known.
+func (m *Meta) otherPolicies(ctx context.Context, dir string) string {
+	set, diags := policies.Load([]string{filepath.Join(dir, "policy.hcl")})
+	if diags.HasErrors() {
+		return ""
+	}
+	c, err := m.locksmithWith(set)
+	if err != nil {
+		return ""
+	}
+	v, _, err := c.ActivePolicies(ctx)
+	if err != nil || v == nil || v.Hash == set.Hash {
+		return ""
+	}
+	return fmt.Sprintf("others are applied here, serial %d: those written break nothing", v.Serial)
 }
 
 // sayCluster tells what the files are fitted to.
