@@ -351,11 +351,13 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 	st := c.Status(v)
 	var p *locksmith.Permit
 	if v.State == locksmith.Hot {
-		if p, err = c.Permit(ctx, v); err != nil {
+		if p, err = c.Outlook(ctx, v); err != nil {
 			return nil, nil, err
 		}
 	}
-	st.Next = c.Next(v, p)
+	if st.Next = c.Next(v, p); v.Unheard() {
+		st.Next += "; there is no such key"
+	}
 	if v.Occupied() {
 		st.Suspended = m.suspended(ctx, c)
 	}

@@ -225,6 +225,11 @@ type checker struct {
 }
 
 func (t *checker) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Path == AuthorizePath && req.Method == http.MethodPut {
+		// All that the library writes by hand is a PUT, and this takes POST alone.
+		req = req.Clone(req.Context())
+		req.Method = http.MethodPost
+	}
 	resp, err := t.next.RoundTrip(req)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/aim-control/aimlock/internal/text"
 )
 
@@ -31,6 +33,22 @@ func (r right) rule() string {
 		block += "_prefix"
 	}
 	return fmt.Sprintf("%s %q { policy = %q }", block, text.Printable(r.name), r.access)
+}
+
+// AuthorizePath asks which rights a token has. Consul's own UI uses it; found in
+// agent/http_register.go of Consul 1.14.11.
+const AuthorizePath = "/v1/internal/acl/authorize"
+
+// May asks whether the client's token has a right; known is false where that cannot
+// be asked, as where Consul's ACLs are off.
+func (c *Client) May(ctx context.Context, resource, access, segment string) (may, known bool) {
+	ask := []struct{ Resource, Access, Segment string }{{resource, access, segment}}
+	var got []struct{ Allow bool }
+	_, err := c.api.Raw().Write(AuthorizePath, ask, &got, (&api.WriteOptions{}).WithContext(ctx))
+	if err != nil || len(got) != 1 {
+		return false, false
+	}
+	return got[0].Allow, true
 }
 
 // lacking is how Consul 1.12 and later say what a token lacks; before, they said

@@ -108,12 +108,7 @@ func (e *examination) orAsk(mend string) string {
 // may asks whether the token has one right; known is false where that cannot be
 // asked, as where Consul's ACLs are off.
 func (e *examination) may(ctx context.Context, r right) (may, known bool) {
-	var got []answer
-	_, err := e.Consul.API().Raw().Write(authorizePath, []right{r}, &got, (&api.WriteOptions{}).WithContext(ctx))
-	if err != nil || len(got) != 1 {
-		return false, false
-	}
-	return got[0].Allow, true
+	return e.Consul.May(ctx, r.Resource, r.Access, r.Segment)
 }
 
 // lacks tells what a token lacks for a role: right by right, or together where they

@@ -4,11 +4,11 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/aim-control/aimlock/internal/consulkv"
 )
 
-// authorizePath asks which rights a token has. Consul's own UI uses it; found in
-// agent/http_register.go of Consul 1.14.11.
-const authorizePath = "/v1/internal/acl/authorize"
+const authorizePath = consulkv.AuthorizePath
 
 // Transport stands between the client of an examination and the network, and notes
 // what the library does not hand on.
@@ -35,12 +35,6 @@ func (t *Transport) Wrap(next http.RoundTripper) http.RoundTripper {
 
 // RoundTrip sends a request.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Path == authorizePath && req.Method == http.MethodPut {
-		// All that the library writes by hand is a PUT, and this takes POST alone.
-		post := req.Clone(req.Context())
-		post.Method = http.MethodPost
-		req = post
-	}
 	begun := t.Now()
 	resp, err := t.Next.RoundTrip(req)
 	if err != nil {

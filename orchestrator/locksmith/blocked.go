@@ -158,7 +158,7 @@ func (w *waiter) breakAndTake(ctx context.Context, all []*Verdict) (*Hold, time.
 	if err := w.c.permitted(ctx, held); err != nil {
 		return nil, 0, err
 	}
-	w.refusal = nil
+	w.refusal, w.powerless = nil, w.c.powerless(ctx, held[0].permit, accessorGrace)
 	w.tell(held[0].v)
 	att, err := w.attempt(ctx)
 	if err != nil {

@@ -204,7 +204,7 @@ func TestUnappliedIsTold(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		c := w.client()
 		denied := func(key string) error {
-			return &consulkv.Error{Kind: consulkv.Denied, Op: "transaction", Err: errors.New("check-not-exists " + key + ": Permission denied")}
+			return &consulkv.Error{Kind: consulkv.Denied, Op: "transaction", Err: errors.New("check-not-exists " + key + ": Permission denied: token lacks permission 'key:write' on \"" + key + "\"")}
 		}
 		for err, told := range map[error]bool{
 			denied(w.keys.PolicyActive()): true,
@@ -214,6 +214,9 @@ func TestUnappliedIsTold(t *testing.T) {
 			got := c.unapplied(err)
 			if !errors.Is(got, err) || strings.HasPrefix(got.Error(), "apply policies first: `aimlock policy apply`") != told {
 				t.Errorf("%v: %v", err, got)
+			}
+			if told && strings.Contains(got.Error(), "key:write") {
+				t.Errorf("a second way out, to a right that nobody should have: %v", got)
 			}
 		}
 		if err := c.unapplied(nil); err != nil {

@@ -297,7 +297,33 @@ func (c *Client) unapplied(err error) error {
 	if consulkv.KindOf(err) != consulkv.Denied || !strings.Contains(err.Error(), "check-not-exists "+c.keys.PolicyActive()+":") {
 		return err
 	}
-	return fmt.Errorf("apply policies first: `%s`: this token breaks no lock while none are applied: %w", c.flags.Judging("policy apply"), err)
+	return &unappliedError{err: err, way: c.flags.Judging("policy apply"), key: c.keys.PolicyActive()}
+}
+
+// unappliedError names one way out. That of the refusal, the right that the token
+// lacks, is none: it is the right to replace the policies.
+type unappliedError struct {
+	err      error
+	way, key string
+}
+
+func (e *unappliedError) Error() string {
+	return fmt.Sprintf("apply policies first: `%s`, with a token of the role admin: this token breaks no lock while none are applied, as Consul does not let it check that there is no %s",
+		e.way, e.key)
+}
+
+func (e *unappliedError) Unwrap() error { return e.err }
+
+// powerless tells whether it is known that this client's token breaks nothing, as no
+// policies are applied: see unapplied. It waits no longer than patience for an answer.
+func (c *Client) powerless(ctx context.Context, p *Permit, patience time.Duration) bool {
+	if !p.unapplied || !c.consul.HasToken() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	may, known := c.consul.May(ctx, "key", "write", c.keys.PolicyActive())
+	return known && !may
 }
 
 func (b *breaking) resolveIntent(ctx context.Context, cause error) error {

@@ -118,6 +118,8 @@ func (in *told) causeFree(t *storyteller) string {
 	switch {
 	case last != nil:
 		return state + ": the last hold was broken: " + brokenText(t, &last.rec)
+	case h == nil && unheardOf(s) && len(in.breaks)+len(in.lost)+len(in.seen) == 0:
+		return state + "; there is no such key"
 	case h == nil:
 		return state
 	case h.Released && h.Broken != "":

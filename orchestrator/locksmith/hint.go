@@ -27,6 +27,20 @@ func (f Flags) Looking(verb string, args ...string) string {
 	return typed(verb, f.Where, args)
 }
 
+// same says which flags somebody else needs to judge as the caller does; "" if none.
+func (f Flags) same() string {
+	var names []string
+	for _, w := range f.Judge {
+		if strings.HasPrefix(w, "-") && !slices.Contains(names, w) {
+			names = append(names, w)
+		}
+	}
+	if names == nil {
+		return ""
+	}
+	return " with the same " + strings.Join(names, ", ")
+}
+
 func typed(verb string, args ...[]string) string {
 	words := []string{"aimlock", verb}
 	for _, w := range slices.Concat(args...) {

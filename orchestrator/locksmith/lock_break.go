@@ -278,10 +278,22 @@ func (c *Client) Next(v *Verdict, p *Permit) string {
 			return "it is not broken now: " + p.Why + endsAnyway(s, p)
 		case p == nil && s.Silence.Stands(v.At):
 			return "it is not broken now: " + silencedText(s.Silence, v.At)
+		case p != nil && p.Powerless:
+			return fmt.Sprintf("it is broken once policies are applied, and before only with a token that may apply them (role admin): `%s`", c.flags.Judging("policy apply"))
 		}
-		return fmt.Sprintf("the next one who wants it breaks it (%s); or now: `%s`", stepsText(v.Policy.Break.Steps), c.flags.Judging("lock break", s.Name))
+		return fmt.Sprintf("the next one who wants it%s breaks it (%s); or now: `%s`", c.flags.same(), stepsText(v.Policy.Break.Steps), c.flags.Judging("lock break", s.Name))
 	}
 	return c.nextHeld(v)
+}
+
+// Unheard tells of a lock that nothing in Consul shows to have been held ever; who
+// named it may have mistyped.
+func (v *Verdict) Unheard() bool { return v.State == Free && unheardOf(v.Snapshot) }
+
+// unheardOf tells of a lock that nothing in Consul shows to have been held ever, of
+// which the name may be a typing error.
+func unheardOf(s *evidence.Snapshot) bool {
+	return s.Pair == nil && s.Progress == nil && s.Fence == nil && s.FenceErr == nil
 }
 
 // ttlText is a session's TTL as its maker gave it, without needless noughts: some
@@ -318,19 +330,35 @@ func (c *Client) nextHeld(v *Verdict) string {
 	if left := pendingHot(v); left > 0 {
 		return fmt.Sprintf("it becomes HOT in %s if nothing changes", round(left))
 	}
-	text := "it ends when its holder lets go"
-	switch {
-	case s.Checked():
-		text += fmt.Sprintf(", or about %s after it was last heard of", CheckTTL)
-	case s.Session != nil && s.Session.TTL != "":
-		text += fmt.Sprintf(", or up to twice its session's TTL of %s after it was last heard of", ttlText(s.Session.TTL))
-	case s.Session != nil:
-		text += ", or when its node fails: its session has no TTL"
-	}
+	next := "it is free when its holder lets go" + gone(s)
 	if s.Holder != nil {
-		return text + fmt.Sprintf("; to ask it: `%s`", c.flags.Judging("lock request", s.Name))
+		return next + fmt.Sprintf("; to ask it: `%s`", c.flags.Judging("lock request", s.Name))
 	}
-	return text
+	return next
+}
+
+// gone says when Consul gives out the lock of a holder that is not heard of any more:
+// the lock-delay comes after the end of its hold.
+func gone(s *evidence.Snapshot) string {
+	if s.Session == nil {
+		return ""
+	}
+	delay := s.Session.LockDelay.Round(time.Second)
+	after := fmt.Sprintf("then %s of lock-delay", text.Duration(delay))
+	ttl, err := time.ParseDuration(s.Session.TTL)
+	switch {
+	case s.Checked() && delay > 0:
+		return fmt.Sprintf(", or about %s after it was last heard of (%s, %s)", text.Duration(CheckTTL+delay), text.Duration(CheckTTL), after)
+	case s.Checked():
+		return fmt.Sprintf(", or about %s after it was last heard of", text.Duration(CheckTTL))
+	case s.Session.TTL == "" && delay > 0:
+		return ", or when its node fails, " + after + ": its session has no TTL"
+	case s.Session.TTL == "":
+		return ", or when its node fails: its session has no TTL"
+	case err == nil && delay > 0:
+		return fmt.Sprintf(", or up to %s after it was last heard of (twice its session's TTL of %s, %s)", text.Duration(2*ttl+delay), ttlText(s.Session.TTL), after)
+	}
+	return fmt.Sprintf(", or up to twice its session's TTL of %s after it was last heard of", ttlText(s.Session.TTL))
 }
 
 func stepsText(steps []*policies.Step) string {

@@ -23,7 +23,13 @@ type Permit struct {
 	// Next is the command that would change it, if there is one.
 	Next string
 
+	// Powerless: it is known that this client's token breaks nothing before policies are
+	// applied. Only Outlook asks.
+	Powerless bool
+
 	guards []consulkv.Op
+	// unapplied: no policies are applied.
+	unapplied bool
 	// brake names what refused, where Why changes from moment to moment.
 	brake string
 	// budget is the policy's budget record as it was read.
@@ -37,6 +43,15 @@ const (
 	brakeUnknown = "unknown freeze"
 	brakeBudget  = "budget"
 )
+
+// Outlook is Permit for who tells people what happens next, and breaks nothing.
+func (c *Client) Outlook(ctx context.Context, v *Verdict) (*Permit, error) {
+	p, err := c.Permit(ctx, v)
+	if err == nil && p.OK {
+		p.Powerless = c.powerless(ctx, p, 2*time.Second)
+	}
+	return p, err
+}
 
 // Permit asks whether the policy lets the HOT lock of v be broken now. It
 // changes nothing. The error is about Consul.
@@ -66,6 +81,7 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 		return nil, err
 	}
 	active, suspended, budget, silence := res.Find(kActive), res.Find(kSuspended), res.Find(kBudget), res.Find(kSilence)
+	p.unapplied = active.ModifyIndex == 0
 	p.guards = append(p.guards, consulkv.CheckIndex(kActive, active.ModifyIndex), consulkv.CheckIndex(kSuspended, suspended.ModifyIndex),
 		consulkv.CheckIndex(kSilence, silence.ModifyIndex))
 

@@ -178,6 +178,7 @@ func (in *told) story() *Story {
 	}
 	in.consul(t)
 	in.journal(t)
+	in.left(t)
 	in.stalls(t)
 	for _, key := range in.lost {
 		t.add("lost "+key, Event{At: in.verdict.At, What: "unreadable record of a break", Detail: key, Clock: "this host", Source: sourceConsul, phase: phaseEnded})
@@ -192,7 +193,7 @@ func (t *storyteller) holder(h *records.Holder, token, hold uint64) {
 	who := h.User + "@" + h.Host
 	t.holders[token] = holderName(h.Operation, h.PID, h.Host)
 	t.add(fmt.Sprintf("taken %s", h.Session), Event{At: h.AcquiredAt, What: "acquired", By: who, Token: token, Clock: "the holder's, " + h.Host, Source: sourceConsul,
-		Detail: joinWords(h.Operation, number64("token", token), number64("pid", uint64(max(0, h.PID)))), hold: hold, phase: phaseTaken})
+		Detail: joinWords(h.Operation, first(number64("token", token), "token not on record"), number64("pid", uint64(max(0, h.PID)))), hold: hold, phase: phaseTaken})
 }
 
 func holderName(operation string, pid int, host string) string {
@@ -302,11 +303,29 @@ func (in *told) consul(t *storyteller) {
 	}
 }
 
+// left tells of a last hold that nobody let go of and nobody broke, where nothing else
+// tells of its end.
+func (in *told) left(t *storyteller) {
+	s := in.verdict.Snapshot
+	h := s.Holder
+	if s.Held() || h == nil || h.Released || h.Broken != "" {
+		return
+	}
+	token := cmp.Or(h.Token, in.lastToken(h.Session))
+	t.add(fmt.Sprintf("over %d", token), Event{At: in.verdict.At, What: "not held any more", Token: token, Clock: "this host", Source: sourceConsul, hold: s.Index(), phase: phaseEnded,
+		Detail: "its holder did not let go of it; when its session ended is not on record"})
+}
+
 // lastToken is the token of an ended session's hold whose record does not name it,
 // as it was not released; 0 if nothing tells.
 func (in *told) lastToken(session string) uint64 {
 	if p := in.verdict.Snapshot.Progress; p != nil && p.Session == session {
 		return p.Token
+	}
+	for i := range slices.Backward(in.breaks) {
+		if b := &in.breaks[i].rec; b.Session == session {
+			return b.Token
+		}
 	}
 	for i := range slices.Backward(in.seen) {
 		if h := in.seen[i].Observation.Hold; h != nil && h.Session == session {

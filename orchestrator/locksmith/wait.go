@@ -184,6 +184,8 @@ type waiter struct {
 	free map[string]freeSince
 	// refusal is why a HOT lock was last not broken.
 	refusal *NotPermittedError
+	// powerless: it is known that this token breaks nothing before policies are applied.
+	powerless bool
 	// failed are the holds that could not be broken, so that they are not
 	// tried without end.
 	failed map[string]failure
@@ -466,6 +468,9 @@ func (w *waiter) expired(v *Verdict) error {
 func (w *waiter) status(v *Verdict) *Status {
 	st := w.c.Status(v)
 	var p *Permit
+	if w.powerless {
+		p = &Permit{OK: true, Powerless: true}
+	}
 	if w.refusal != nil && w.refusal.Lock == v.Snapshot.Name {
 		p = w.refusal.Permit
 	}
