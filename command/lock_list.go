@@ -65,7 +65,7 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 					held = append(held, st)
 				}
 			}
-			hidden := false
+			var hidden bool
 			if all || m.JSON {
 				hidden, err = c.EachLock(ctx, prefixes, all, take)
 			} else {
