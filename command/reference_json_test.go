@@ -150,6 +150,10 @@ func (ty *typed) named(name string) types.Type {
 // comment is that of the field at a place.
 func (ty *typed) comment(o types.Object) string {
 	pos := ty.fset.Position(o.Pos())
+	// With -trimpath that is a path of the module, and no folder's.
+	if rest, ok := strings.CutPrefix(pos.Filename, "github.com/aim-control/aimlock/"); ok {
+		pos.Filename = filepath.Join("..", rest)
+	}
 	lines, ok := ty.comments[pos.Filename]
 	if !ok {
 		lines = map[int]string{}
