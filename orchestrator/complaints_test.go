@@ -384,8 +384,53 @@ func TestSkipStage(t *testing.T) {
 	}
 }
 
-// TestProblemsAreOfNow: of a node that has applied it no problem is left in the
-// header, and a long one keeps its end, where an output says why.
+// TestNoCanaryIsLeft: whoever skips the canary, or goes on without it, is told which
+// nodes are then the first; who has its order is not skipped, and the way on is named.
+func TestNoCanaryIsLeft(t *testing.T) {
+	spec := testSpec(Stage{Name: "canary", Nodes: 1}, Stage{Name: "half", Percent: 50, Bake: time.Hour}, Stage{Name: "rest", Percent: 100})
+	told := func(w *world, c OperatorCommand, ok bool, result string) {
+		t.Helper()
+		c.By = "sam"
+		w.step(c, -1)
+		if c := w.s.Header().Command; c.OK != ok || c.Result != result {
+			t.Errorf("%s: %t, %q, want %t, %q", c.Verb, c.OK, c.Result, ok, result)
+		}
+	}
+
+	w := complaint(t, spec, 4)
+	told(w, OperatorCommand{N: 1, Verb: Skip, Nodes: []string{"n1"}}, false, `node "n1" has its order already, which skip does not take back: leave it out; its answer is waited for no longer than 2m0s`)
+	told(w, OperatorCommand{N: 2, Verb: Skip, Nodes: []string{"n4"}}, true, "done")
+	w.now = w.now.Add(3 * time.Minute)
+	w.step(Tick{}, -1)
+	w.wants(t, Paused, `no node of stage "canary" has applied it`)
+	told(w, OperatorCommand{N: 3, Verb: Skip, Nodes: []string{"n1"}}, false, "node \"n1\" has its order already, which skip does not take back: leave it out; `aimlock rollout resume` goes on without it")
+	told(w, OperatorCommand{N: 4, Verb: Resume}, true, `done; no canary is left: the nodes of stage "half" are the first to get it`)
+	w.answerAll()
+	told(w, OperatorCommand{N: 5, Verb: Skip, Nodes: []string{"n2"}}, false, `node "n2" has its order already, which skip does not take back: leave it out`)
+
+	// The agent of n2 is down when its turn comes, so it gets no order.
+	spec.Stages = []Stage{{Name: "canary", Nodes: 2, MaxParallel: 1}, {Name: "rest", Percent: 100}}
+	w = complaint(t, spec, 4)
+	w.step(Health{Down: []int{1}}, -1)
+	w.now = w.now.Add(3 * time.Minute)
+	w.step(Tick{}, -1)
+	w.step(Tick{}, -1)
+	w.wants(t, Paused, `no node of stage "canary" has applied it`)
+	of := func(node string) bool {
+		return slices.ContainsFunc(w.s.Header().Problems, func(p Problem) bool { return p.Node == node })
+	}
+	if !of("n1") || !of("n2") {
+		t.Errorf("problems: %+v", w.s.Header().Problems)
+	}
+	told(w, OperatorCommand{N: 1, Verb: Skip, Nodes: []string{"n2"}}, true, `done; no canary is left: the nodes of stage "rest" are the first to get it`)
+	if !of("n1") || of("n2") {
+		t.Errorf("problems after the skip of n2: %+v", w.s.Header().Problems)
+	}
+	told(w, OperatorCommand{N: 2, Verb: Skip, Stage: "rest"}, true, "skipped: 2 nodes")
+}
+
+// TestProblemsAreOfNow: of a node that has applied it or was skipped no problem is
+// left in the header, and a long one keeps its end, where an output says why.
 func TestProblemsAreOfNow(t *testing.T) {
 	spec := testSpec(Stage{Name: "all", Percent: 100, Bake: time.Hour})
 	spec.Failure.MaxFailed = 2

@@ -317,6 +317,7 @@ func (s *State) obey(c OperatorCommand) {
 			return
 		}
 		s.unpause("resumed " + by)
+		s.command.Result += s.uncanaried()
 	case Abort:
 		s.setStatus(Aborted, by)
 	case MakeRoom:
@@ -354,6 +355,9 @@ func (s *State) obey(c OperatorCommand) {
 			s.skipStage(c.Stage, no)
 		}
 		s.skip(c.Nodes, no)
+		if s.command.OK {
+			s.command.Result += s.uncanaried()
+		}
 	default:
 		no("%q is no command that this version knows", c.Verb)
 	}
@@ -408,7 +412,7 @@ func (s *State) skip(names []string, no func(string, ...any)) {
 			no("node %q is not in this rollout", n)
 			return
 		case !s.nodes[i].order.IsZero():
-			no("node %q has its order already", n)
+			no("node %q has its order already, which skip does not take back: leave it out%s", n, s.without(i))
 			return
 		case s.nodes[i].class == ClassApplied:
 			no("node %q has this revision already", n)
@@ -420,6 +424,37 @@ func (s *State) skip(names []string, no func(string, ...any)) {
 		s.unready(i)
 		s.setClass(i, ClassSkipped)
 	}
+}
+
+// without says how the rollout goes on without node i, which has its order.
+func (s *State) without(i int) string {
+	switch n := &s.nodes[i]; {
+	case n.flying:
+		return fmt.Sprintf("; its answer is waited for no longer than %s", s.deadline())
+	case s.status == Paused && n.class != ClassApplied:
+		return fmt.Sprintf("; `aimlock rollout %s` goes on without it", s.pause.Cause.Way())
+	}
+	return ""
+}
+
+// uncanaried tells of a stage whose nodes are the first to get the content although
+// there are nodes before it: none of those has it, or is still to get it.
+func (s *State) uncanaried() string {
+	if s.counts[ClassApplied] > 0 {
+		return ""
+	}
+	before := 0
+	for i := range s.stages {
+		if s.stages[i][ClassPending] > 0 {
+			if before == 0 {
+				return ""
+			}
+			return fmt.Sprintf("; no canary is left: the nodes of stage %q are the first to get it", s.plan.Spec.Stages[i].Name)
+		}
+		from, end := s.plan.Stage(i)
+		before += end - from
+	}
+	return ""
 }
 
 // skipStage takes all nodes of a stage out that have no order yet. A stage all
