@@ -23,6 +23,7 @@ func TestStory(t *testing.T) {
 		"B | ERROR: " + demo.Lock + ": HOT",
 		"C | ERROR: " + demo.Lock + ": HOT",
 		"B | ERROR: " + demo.Lock + ": LOST",
+		", which this node has accepted: refused",
 	} {
 		if !strings.Contains(out.String(), line) {
 			t.Errorf("nobody was told %q:\n%s", line, out.String())

@@ -1,11 +1,12 @@
 // Package demo tells aimlock's whole story with real processes on this
 // machine: a fleet of agents, a rollout, its orchestrator killed in the middle
 // of a stage, a HOT lock that is explained, broken and taken, a stopped
-// orchestrator that is refused when it wakes, and the timeline of it all. It
-// checks the outcome itself, by reading the files.
+// orchestrator that gives up when it wakes, an order of its that a node refuses,
+// and the timeline of it all. It checks the outcome itself, by reading the files.
 //
-// Nothing in it is staged: the programs are this very binary, run as anybody
-// would run it, against package devconsul or a Consul of the caller's.
+// The programs are this very binary, run as anybody would run it, against package
+// devconsul or a Consul of the caller's. Staged is one thing: the late order, which
+// the story writes itself.
 package demo
 
 import (
@@ -14,9 +15,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	"github.com/aim-control/aimlock/internal/devconsul"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator"
 )
 
 //go:embed files
@@ -121,6 +123,11 @@ func (s *story) tell() error {
 		return err
 	}
 
+	first, err := s.desired()
+	if err != nil {
+		return err
+	}
+
 	s.chapter("Revision 2 goes out in stages; its orchestrator A dies by SIGKILL in the middle of one")
 	a, err := s.run("A", "rollout", "start", "second.hcl", "-policy", "demo-policy.hcl")
 	if err != nil {
@@ -149,7 +156,11 @@ func (s *story) tell() error {
 
 	s.chapter("B hangs: it is stopped by SIGSTOP, alive and silent, and holds the lock")
 	b.signal(syscall.SIGSTOP)
-	s.line("`consul lock` would wait for ever. The demo's policy calls a holder without progress for 3 s HOT")
+	s.line("with `consul lock` the next one would wait some 40 s, until Consul has ended B's session. The demo's policy calls a holder without progress for 3 s HOT")
+	stopped, err := s.desired()
+	if err != nil {
+		return err
+	}
 	s.line("nodes that B has ordered to change do so without it: more of them are done than B has counted")
 	c, err := s.run("C", "rollout", "start", "second.hcl", "-policy", "demo-policy.hcl")
 	if err != nil {
@@ -166,7 +177,7 @@ func (s *story) tell() error {
 		return err
 	}
 
-	s.chapter("B wakes, still believing that it holds the lock, and is refused by its token")
+	s.chapter("B wakes, still believing that it holds the lock, finds that its lease is over, and gives up")
 	before, err := s.desired()
 	if err != nil {
 		return err
@@ -179,10 +190,18 @@ func (s *story) tell() error {
 	if err != nil {
 		return err
 	}
-	if before != after {
+	if !maps.EqualFunc(before, after, sameOrder) {
 		return errors.New("B changed what the nodes shall have after it had lost the lock")
 	}
-	s.line("B exited with 7 (the lock was lost while working); no order of its reached a node any more")
+	s.line("B exited with 7 (the lock was lost while working), and has given no order since it woke")
+
+	s.chapter("An order of B that was still on its way would be refused by the node, by its token")
+	if err := s.late(first, stopped, after); err != nil {
+		return err
+	}
+	if err := s.allHave("v2.conf"); err != nil {
+		return err
+	}
 
 	s.chapter("What caused it? The lock tells its story")
 	if err := s.finishes("", "lock", "explain", Lock); err != nil {
@@ -312,19 +331,64 @@ func (s *story) allHave(name string) error {
 	return nil
 }
 
-// desired is what all nodes shall have, as one text.
-func (s *story) desired() (string, error) {
+// desired is what each node shall have.
+func (s *story) desired() (map[string]records.Desired, error) {
 	list, err := s.kv.List(s.ctx, keys.Prefix(keys.DefaultPrefix).DesiredAll(Lock))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	var b strings.Builder
+	all := map[string]records.Desired{}
 	for _, p := range list {
 		var d records.Desired
 		if err := records.Decode(p.Key, p.Value, &d); err != nil {
-			return "", err
+			return nil, err
 		}
-		fmt.Fprintf(&b, "%s %s %s\n", p.Key, d.Order, d.Revision)
+		all[keys.LastSegment(p.Key)] = d
 	}
-	return b.String(), nil
+	return all, nil
+}
+
+func sameOrder(a, b records.Desired) bool { return a.Order == b.Order && a.Revision == b.Revision }
+
+// late writes an order of the stopped B past its lock, to a node that C has given
+// one since: back to what it had at first. stopped is what stood when B was
+// stopped, now what stands. The node is to refuse it.
+func (s *story) late(first, stopped, now map[string]records.Desired) error {
+	var last orchestrator.Order
+	for _, d := range stopped {
+		if last.Less(d.Order) {
+			last = d.Order
+		}
+	}
+	last.Seq++
+	node := ""
+	for _, n := range nodes {
+		if last.Less(now[n].Order) {
+			node = n
+		}
+	}
+	if node == "" {
+		return errors.New("C gave no node an order, and was to finish the rollout")
+	}
+	d, prefix := first[node], keys.Prefix(keys.DefaultPrefix)
+	d.Order, d.Rollout, d.After = last, now[node].Rollout, nil
+	s.line("the story writes one in B's name, with B's token %d, into Consul: %s back to revision 1. C has given it one with token %d", last.Token, node, now[node].Token)
+	if err := s.kv.Put(s.ctx, prefix.Desired(Lock, node), records.Encode(&d)); err != nil {
+		return err
+	}
+	var answer records.Actual
+	err := s.until(node+" to refuse the order", func() (bool, error) {
+		p, err := s.kv.Get(s.ctx, prefix.Actual(Lock, node))
+		if err != nil || p == nil {
+			return false, err
+		}
+		answer = records.Actual{}
+		err = records.Decode(p.Key, p.Value, &answer)
+		return answer.Refused != nil && *answer.Refused == last, err
+	}, s.agents...)
+	if err != nil {
+		return err
+	}
+	s.line("%s answers: %s", node, answer.Error)
+	return nil
 }

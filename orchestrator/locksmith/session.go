@@ -237,7 +237,7 @@ func (s *session) guard(ctx context.Context) {
 	for {
 		left := s.leaseLeft()
 		if left <= 0 {
-			s.die(fmt.Errorf("could not be kept alive: no answer from Consul at %s within the lease", s.c.consul.Addr()))
+			s.die(fmt.Errorf("could not be kept alive: within the lease Consul at %s did not answer, or this process did not run", s.c.consul.Addr()))
 			return
 		}
 		if sleepAs(ctx, "lease", left) != nil {
