@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/aim-control/aimlock/internal/board"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/runner"
 )
@@ -29,23 +30,33 @@ type planEstimate struct {
 
 // foresee adds to a plan how long it takes and which agents are down now.
 func (v *planView) foresee(ctx context.Context, r *runner.Runner, p *orchestrator.Plan) error {
-	a, rollouts, err := r.Measured(ctx, &p.Spec)
+	past, err := r.Past(ctx, &p.Spec)
 	if err != nil {
 		return err
 	}
+	a := past.Answers
 	e := orchestrator.EstimateNew(p, &a)
 	v.Estimate = &planEstimate{
 		Known: e.Known, Seconds: e.Total().Seconds(), Nodes: e.Nodes.Seconds(), Bakes: e.Bakes.Seconds(), Gates: e.Asking.Seconds(),
-		Measured: a.N, Rollouts: rollouts, Manual: e.Manual, words: board.EstimateText(e, &a),
+		Measured: a.N, Rollouts: past.Measured, Manual: e.Manual, words: board.EstimateText(e, &a),
 	}
 	if v.NothingToDo {
 		return nil
+	}
+	if h := past.RolledBack; h != nil {
+		v.Warnings = append(v.Warnings, fmt.Sprintf("rollout %s brought this content, and was rolled back: %s", h.ID, text.Clip(first(h.Reason, "no reason is known"), 200)))
 	}
 	down, absent, err := r.AgentsDown(ctx, p.Nodes)
 	if err != nil {
 		return err
 	}
 	v.Warnings = append(v.Warnings, agentWords(down, absent, len(p.Nodes), p.Spec.Failure.MaxUnreachablePercent)...)
+	switch n := len(down) + len(absent); {
+	case n == len(p.Nodes):
+		v.Estimate.words = "unknown: no agent is up"
+	case n > 0:
+		v.Estimate.words += fmt.Sprintf(", without %s whose agents are not up", text.Count(n, "node"))
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"slices"
 
 	"github.com/hashicorp/consul/api"
 
@@ -12,20 +13,41 @@ import (
 // measuredFrom is how many of a config's last rollouts an estimate rests on.
 const measuredFrom = 10
 
-// Measured is how long nodes took in the last rollouts of a spec's configs; of
-// none, where nothing was measured yet.
-func (r *Runner) Measured(ctx context.Context, spec *orchestrator.Spec) (a orchestrator.Answers, rollouts int, err error) {
+// Past is what former rollouts tell of one to come.
+type Past struct {
+	// Answers is how long nodes took in the last Measured rollouts of its configs.
+	Answers  orchestrator.Answers
+	Measured int
+	// RolledBack is the last rollout of its very contents, if that was rolled back.
+	RolledBack *orchestrator.Header
+}
+
+// Past reads what former rollouts tell of a spec.
+func (r *Runner) Past(ctx context.Context, spec *orchestrator.Spec) (p Past, err error) {
 	heads, err := r.Headers(ctx)
 	if err != nil {
-		return a, 0, err
+		return p, err
 	}
+	latest := true
 	for _, h := range heads { // the newest first
-		if h.Answers != nil && sharesConfig(h, spec) && rollouts < measuredFrom {
-			a.Merge(*h.Answers)
-			rollouts++
+		if h.Answers != nil && sharesConfig(h, spec) && p.Measured < measuredFrom {
+			p.Answers.Merge(*h.Answers)
+			p.Measured++
+		}
+		if latest && sameContents(h, spec) {
+			if latest = false; h.State == orchestrator.RolledBack {
+				p.RolledBack = h
+			}
 		}
 	}
-	return a, rollouts, nil
+	return p, nil
+}
+
+// sameContents reports whether the rollout of h brought what spec has, of every config.
+func sameContents(h *orchestrator.Header, spec *orchestrator.Spec) bool {
+	return !slices.ContainsFunc(spec.Configs, func(c orchestrator.Config) bool {
+		return !slices.ContainsFunc(h.Configs, func(o orchestrator.HeaderConfig) bool { return o.Name == c.Name && o.SHA256 == c.SHA256 })
+	})
 }
 
 // AgentsDown names the nodes of a plan whose agents are down now, and those for which

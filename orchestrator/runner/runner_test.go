@@ -226,7 +226,8 @@ func TestFailureRollsBack(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 4)
 	r := f.runner()
-	if _, err := r.Start(t.Context(), f.input("one", rest)); err != nil {
+	first := f.input("one", rest)
+	if _, err := r.Start(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
 	in := f.input("two", canary, orchestrator.Stage{Name: "two", Nodes: 2}, rest)
@@ -243,10 +244,50 @@ func TestFailureRollsBack(t *testing.T) {
 	if n := f.count("one"); n != 4 {
 		t.Fatalf("%d of 4 nodes are back", n)
 	}
+	// Who plans it again is told.
+	for spec, want := range map[*orchestrator.Spec]string{&in.Spec: out.ID, &first.Spec: ""} {
+		got := ""
+		past, err := r.Past(t.Context(), spec)
+		if past.RolledBack != nil {
+			got = past.RolledBack.ID
+		}
+		if err != nil || got != want || past.Measured == 0 {
+			t.Errorf("rolled back: %q and %d measured, %v, want %q", got, past.Measured, err, want)
+		}
+	}
 	c := out.Header.Counts
 	if c.Total() != 4 || c[orchestrator.ClassFailed] != 1 || c[orchestrator.ClassRolledBack] != 2 || c[orchestrator.ClassSkipped] != 1 {
 		t.Fatalf("counts %v", c)
 	}
+}
+
+// A plan is compared with what those have that are to change, however few they are.
+func TestPreviewComparesWithWhatChanges(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	r := f.runner()
+	shows := func(in runner.Input, want string) {
+		t.Helper()
+		if p, err := r.Preview(t.Context(), in); err != nil || string(p.Now[config]) != want {
+			t.Errorf("%q, %v, want %q", p.Now[config], err, want)
+		}
+	}
+	most := orchestrator.Stage{Name: "most", Nodes: 2, Bake: time.Hour}
+	in := f.input("one", most, rest)
+	if out, err := r.Tick(t.Context(), in); err != nil || out.Header.State != orchestrator.Baking {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	shows(in, "") // the third has nothing that is known
+	all := f.input("one", rest)
+	if _, err := r.Start(t.Context(), all); err != nil {
+		t.Fatal(err)
+	}
+	shows(all, "one")
+	in = f.input("two", most, rest)
+	if out, err := r.Tick(t.Context(), in); err != nil || out.Header.State != orchestrator.Baking {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	shows(in, "one")
 }
 
 func TestTickDoesWhatItCanAndLeaves(t *testing.T) {

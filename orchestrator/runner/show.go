@@ -190,8 +190,9 @@ type Preview struct {
 	// NothingToDo: every node has this revision.
 	NothingToDo bool
 	Note        string
-	// Now are the contents that most nodes have now, by config; nil where
-	// there is none or it is not known.
+	// Now are the contents, by config, that most of the nodes have now which have
+	// another one than the plan's; where there are no such nodes, the plan's. Nil
+	// where there is none or it is not known.
 	Now map[string][]byte
 	// Revisions counts, for each config, how many nodes of the plan have which
 	// revision; "" is none.
@@ -274,11 +275,15 @@ func (r *Runner) compare(ctx context.Context, p *Preview) error {
 		if err := r.nowOf(ctx, p.Plan, ci, p.Renderings[c.Name], have); err != nil {
 			return err
 		}
-		most := ""
+		// Of a template any content may be one of the plan's.
+		most, template := "", len(p.Renderings[c.Name]) > 0
 		for rev, n := range count {
-			if rev != "" && (most == "" || n > count[most] || n == count[most] && rev < most) {
+			if rev != "" && (rev != c.Revision || template) && (most == "" || n > count[most] || n == count[most] && rev < most) {
 				most = rev
 			}
+		}
+		if most == "" && count[""] == 0 {
+			most = c.Revision
 		}
 		if most == "" || sums[most] == "" {
 			continue
