@@ -263,9 +263,9 @@ func TestRestoredConsul(t *testing.T) {
 	for name, tc := range map[string]struct {
 		desired, actual, epoch, want string
 	}{
-		"an older one stands":                  {desired: order(300), actual: order(485), want: "n1 has accepted 0.485.1 of app.conf, where 0.300.1 stands"},
-		"none stands":                          {actual: order(485), want: "n1 has accepted 0.485.1 of app.conf, where none stands"},
-		"it refused what stands":               {desired: order(600) + `,"after":{"epoch":0,"token":300,"seq":1}`, actual: order(485) + `,"result":"refused","refused":{"epoch":0,"token":600,"seq":1}`, want: "n1 has accepted 0.485.1"},
+		"an older one stands":                  {desired: order(300), actual: order(485), want: "n1 has accepted order 0.485.1 of app.conf, and Consul has 0.300.1 for it"},
+		"none stands":                          {actual: order(485), want: "n1 has accepted order 0.485.1 of app.conf, and Consul has none for it"},
+		"it refused what stands":               {desired: order(600) + `,"after":{"epoch":0,"token":300,"seq":1}`, actual: order(485) + `,"result":"refused","refused":{"epoch":0,"token":600,"seq":1}`, want: "n1 has accepted order 0.485.1"},
 		"it has what stands":                   {desired: order(485), actual: order(485)},
 		"it has yet to answer":                 {desired: order(600), actual: order(485)},
 		"the epoch was raised since (recover)": {desired: order(300), actual: order(485), epoch: "1"},

@@ -158,7 +158,7 @@ func TestRestoredWithNothingToDo(t *testing.T) {
 	for _, n := range f.nodes {
 		f.said(n.Name)
 	}
-	if out, err := f.runner().Tick(t.Context(), one); !errors.Is(err, runner.ErrRestored) || !strings.Contains(err.Error(), "the newest rollout is of token") {
+	if out, err := f.runner().Tick(t.Context(), one); !errors.Is(err, runner.ErrRestored) || !strings.Contains(err.Error(), "the newest rollout in Consul is of token") {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	if p, err := f.runner().Preview(t.Context(), f.input("three", rest)); err != nil || !strings.Contains(p.Behind, "`aimlock recover`") {
@@ -268,7 +268,7 @@ func TestOrderThatWasGivenBeforeToAnother(t *testing.T) {
 			}
 			f.put(key, &a)
 			for range 2 {
-				if out, err := f.runner().Tick(t.Context(), in); !errors.Is(err, runner.ErrRestored) || !strings.Contains(err.Error(), "n00 has accepted") || !strings.Contains(err.Error(), "it stands for another entry") {
+				if out, err := f.runner().Tick(t.Context(), in); !errors.Is(err, runner.ErrRestored) || !strings.Contains(err.Error(), "n00 has accepted order") || !strings.Contains(err.Error(), "in Consul it is another one") {
 					t.Fatalf("%+v, %v", out, err)
 				}
 			}

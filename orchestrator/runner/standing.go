@@ -77,7 +77,7 @@ type witness struct {
 
 // ErrRestored: nodes have accepted orders that Consul does not have, or that no
 // hold up to the present one can have given.
-var ErrRestored = errors.New("Consul has lost orders, or was restored to an older state: nothing more is assigned; run `aimlock recover`")
+var ErrRestored = errors.New("Consul has lost orders, was restored to an older state, or began anew, as `aimlock dev` does: nothing more is assigned; run `aimlock recover`")
 
 // restored returns an error that wraps ErrRestored where a node tells of an order
 // that Consul has lost since the epoch of the hold began. One honest node is
@@ -119,16 +119,16 @@ func theirWord(told []witness) string {
 	slices.SortFunc(told, func(a, b witness) int { return strings.Compare(a.node+"/"+a.config, b.node+"/"+b.config) })
 	var some []string
 	for _, w := range told[:min(len(told), most)] {
-		stood := "none stands"
+		stood := "Consul has none for it"
 		switch {
 		case w.twin:
-			stood = "it stands for another entry"
+			stood = "in Consul it is another one"
 		case w.newest:
-			stood = fmt.Sprintf("the newest rollout is of token %d of epoch %d", w.stood.Token, w.stood.Epoch)
+			stood = fmt.Sprintf("the newest rollout in Consul is of token %d of epoch %d", w.stood.Token, w.stood.Epoch)
 		case !w.stood.IsZero():
-			stood = w.stood.String() + " stands"
+			stood = fmt.Sprintf("Consul has %s for it", w.stood)
 		}
-		some = append(some, fmt.Sprintf("%s has accepted %s of %s, where %s", text.Printable(w.node), w.mark, w.config, stood))
+		some = append(some, fmt.Sprintf("%s has accepted order %s of %s, and %s", text.Printable(w.node), w.mark, w.config, stood))
 	}
 	more := ""
 	if n := len(told) - most; n > 0 {
