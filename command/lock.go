@@ -251,7 +251,7 @@ func progressText(p *locksmith.ProgressView) string {
 		text = fmt.Sprintf("%d of %d %s", *p.Done, *p.Total, deref(p.Unit))
 	}
 	if p.Age != nil {
-		text += fmt.Sprintf(", last change %s ago", showSeconds(*p.Age))
+		text += fmt.Sprintf(", last written %s ago", showSeconds(*p.Age))
 	}
 	return text
 }

@@ -218,7 +218,7 @@ func rolloutText(h *orchestrator.Header) string {
 		line("in flight", "%s", text.Printable(words))
 	}
 	for i := range h.Gates {
-		line("gate", "%s", text.Printable(h.Gates[i].Stage+" "+board.GateText(&h.Gates[i])))
+		line("gate", "%s", text.Printable(fmt.Sprintf("%s of stage %s: %s", h.Gates[i].Name, h.Gates[i].Stage, board.GateState(&h.Gates[i]))))
 	}
 	for _, p := range h.Problems {
 		line("problem", "%s: %s: %s", p.Node, p.Class, text.Clip(text.Printable(p.Why), 400))

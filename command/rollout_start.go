@@ -95,7 +95,7 @@ func (m *Meta) runRollout(ctx context.Context, path, listen string, detailed, le
 	show.close()
 	if err != nil {
 		if out != nil {
-			m.Notef("rollout %s: nothing more is done here; what is left, if anything is, the next `%s` goes on with\n", out.ID, m.given.Judging("rollout start", path))
+			m.Notef("rollout %s: nothing more is done here; the next `%s` goes on with what is left\n", out.ID, m.given.Judging("rollout start", path))
 		}
 		return rolloutError(err)
 	}

@@ -252,7 +252,7 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 			case h.Command != nil && !h.Command.OK:
 				return screenNote{fmt.Sprintf("%s was refused: %s", verb, h.Command.Result)}
 			}
-			return screenNote{fmt.Sprintf("%s: the rollout is %s", verb, h.State)}
+			return screenNote{orderWords(ctx, r, h, verb)}
 		})
 	}
 	model.explain = func(h *orchestrator.Header) tea.Cmd {

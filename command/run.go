@@ -78,7 +78,7 @@ func runCLI(c *cli.CLI, args []string) (int, error) {
 			return 0, usagef("%q stands where a command is expected. Run \"aimlock help\" for the commands", args[0])
 		}
 		if len(args) == 0 {
-			_, _ = fmt.Fprintln(c.ErrorWriter, c.HelpFunc(topLevel(c.Commands)))
+			_, _ = fmt.Fprintln(c.ErrorWriter, c.HelpFunc(topLevel(c)))
 			return ExitUsage, nil
 		}
 	}
@@ -106,10 +106,13 @@ func subcommands(all map[string]cli.CommandFactory, of string) []string {
 	return names
 }
 
-func topLevel(all map[string]cli.CommandFactory) map[string]cli.CommandFactory {
+// topLevel are the commands that the help lists.
+func topLevel(c *cli.CLI) map[string]cli.CommandFactory {
 	top := map[string]cli.CommandFactory{}
-	for _, name := range subcommands(all, "") {
-		top[name] = all[name]
+	for _, name := range subcommands(c.Commands, "") {
+		if !slices.Contains(c.HiddenCommands, name) {
+			top[name] = c.Commands[name]
+		}
 	}
 	return top
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -182,6 +183,19 @@ type GateStatus struct {
 	// PendingFrom is how long the stage had baked at the first of the pending
 	// answers that it gives: the bake's clock is the one that holders share.
 	PendingFrom time.Duration `json:"pending_from,omitempty"`
+}
+
+// LastWords is the last answer of a gate and what it rests on, for people. What was
+// measured is left out where the reason says it, as it does of every program.
+func (g *GateStatus) LastWords() string {
+	words := string(g.Last)
+	if g.Value != "" && !strings.Contains(g.Why, g.Value) && (g.Kind != GateKindExec || g.Why == "") {
+		words += " (" + g.Value + ")"
+	}
+	if g.Why != "" {
+		words += ": " + g.Why
+	}
+	return words
 }
 
 // Bounds of what is kept of gates.

@@ -54,6 +54,10 @@ func WriteDiagnostics(w io.Writer, files map[string]*hcl.File, diags hcl.Diagnos
 	var b bytes.Buffer
 	dw := hcl.NewDiagnosticTextWriter(&b, files, width, color)
 	for _, d := range shown {
+		if d.Subject == nil {
+			_, _ = fmt.Fprintln(&b, oneLine(d))
+			continue
+		}
 		w := dw
 		if longLine(files, d) {
 			w = hcl.NewDiagnosticTextWriter(&b, nil, width, color)
@@ -75,6 +79,20 @@ func WriteDiagnostics(w io.Writer, files map[string]*hcl.File, diags hcl.Diagnos
 		rest = rest[at[1]:]
 	}
 	_, _ = w.Write(append(out, cleanBytes(rest)...))
+}
+
+// oneLine is a diagnostic of no place in a file, such as of one that cannot be read:
+// it has nothing to quote, and is written as any other error.
+func oneLine(d *hcl.Diagnostic) string {
+	kind := "Error"
+	if d.Severity == hcl.DiagWarning {
+		kind = "Warning"
+	}
+	words := kind + ": " + d.Summary
+	if d.Detail != "" {
+		words += ": " + strings.TrimSuffix(d.Detail, ".")
+	}
+	return strings.Join(strings.Fields(words), " ")
 }
 
 // distinct leaves out what was said before of the same line: a slip of paste brings

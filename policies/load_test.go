@@ -82,7 +82,7 @@ func TestLoadReportsEverythingAtOnce(t *testing.T) {
 	}
 	var out bytes.Buffer
 	WriteDiagnostics(&out, set.Files, diags, 0, false)
-	for _, text := range []string{missing + ": no such file or directory", "   4:     when = holdr.alive", `Did you mean "holder"?`} {
+	for _, text := range []string{"Error: Cannot read policies: ", missing + ": no such file or directory\n", "   4:     when = holdr.alive", `Did you mean "holder"?`} {
 		if !strings.Contains(out.String(), text) {
 			t.Errorf("the report lacks %q:\n%s", text, out.String())
 		}

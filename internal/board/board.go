@@ -412,9 +412,12 @@ func passed(h *orchestrator.Header, stage string) bool {
 	return n > 0
 }
 
-// GateText says how a gate stands, with its counts.
-func GateText(g *orchestrator.GateStatus) string {
-	words := fmt.Sprintf("%s: %s, %d of %d passes", g.Name, g.State, g.Passed, g.Needs)
+// GateText says how a gate stands.
+func GateText(g *orchestrator.GateStatus) string { return g.Name + ": " + GateState(g) }
+
+// GateState is that with its counts and its last answer, without its name.
+func GateState(g *orchestrator.GateStatus) string {
+	words := fmt.Sprintf("%s, %d of %d passes", g.State, g.Passed, g.Needs)
 	for _, c := range []struct {
 		n    int
 		name string
@@ -423,12 +426,8 @@ func GateText(g *orchestrator.GateStatus) string {
 			words += fmt.Sprintf(", %d %s", c.n, c.name)
 		}
 	}
-	sep := "; last: "
-	for _, s := range []string{string(g.Last), g.Value, g.Why} {
-		if s != "" {
-			words += sep + s
-			sep = " "
-		}
+	if last := g.LastWords(); last != "" {
+		words += "; last: " + last
 	}
 	return words
 }

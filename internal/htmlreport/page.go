@@ -121,7 +121,7 @@ func newPage(s *runner.Story, now time.Time) *page {
 	for _, g := range h.Gates {
 		row := gateRow{Stage: text.Printable(g.Stage), Name: text.Printable(g.Name), Kind: text.Printable(g.Kind), State: string(g.State), StateClass: gateClass(string(g.State))}
 		row.Answers = fmt.Sprintf("%d pass of %d needed, %d fail, %d unknown, %d errors in a row", g.Passed, g.Needs, g.Failed, g.Unknown, g.Errors)
-		row.Last = text.Printable(strings.TrimSpace(strings.Join([]string{string(g.Last), g.Value, g.Why}, " ")))
+		row.Last = text.Printable(g.LastWords())
 		if g.At != nil {
 			row.At = stamp(*g.At)
 		}

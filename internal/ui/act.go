@@ -123,7 +123,11 @@ func (o *order) obey(ctx context.Context, a *Actor) (string, error) {
 		if c := h.Command; c != nil && !c.OK {
 			return "", fmt.Errorf("%s was refused: %s", o.Do, c.Result)
 		}
-		return fmt.Sprintf("%s: done; the rollout is %s", o.Do, h.State), nil
+		result := "done"
+		if c := h.Command; c != nil && c.Result != "" {
+			result = c.Result
+		}
+		return fmt.Sprintf("%s: %s; the rollout is %s", o.Do, result, h.State), nil
 	}
 	switch o.Do {
 	case "request":

@@ -159,15 +159,26 @@ func notTaken(id string, ref *locksmith.RefusedError) error {
 // driven reports whether the lock of the rollout's first config is held for
 // this very rollout.
 func (r *Runner) driven(ctx context.Context, h *orchestrator.Header) bool {
+	driven, err := r.drivenNow(ctx, h)
+	return err == nil && driven
+}
+
+// Undriven reports whether nobody drives the rollout; false where that is not known.
+func (r *Runner) Undriven(ctx context.Context, h *orchestrator.Header) bool {
+	driven, err := r.drivenNow(ctx, h)
+	return err == nil && !driven
+}
+
+func (r *Runner) drivenNow(ctx context.Context, h *orchestrator.Header) (bool, error) {
 	if len(h.Configs) == 0 {
-		return false
+		return false, nil
 	}
 	p, err := r.consul.Get(ctx, r.keys.Lock(h.Configs[0].Name))
 	if err != nil || p == nil || p.Session == "" {
-		return false
+		return false, err
 	}
 	var rec records.Holder
-	return records.Decode(p.Key, p.Value, &rec) == nil && rec.RolloutID == h.ID
+	return records.Decode(p.Key, p.Value, &rec) == nil && rec.RolloutID == h.ID, nil
 }
 
 // writeCommand writes the next command once the one before it was taken: no

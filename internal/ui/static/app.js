@@ -409,7 +409,7 @@
         if (c) g.count.textContent = d.nodes.length ? stageText(c, s.end - s.from) : "its nodes are not kept any more";
       }
       look();
-      renew(gates, v.gates || [], () => (v.gates || []).length ? [el("h2", {}, "Gates"), table(["Stage", "Gate", "State", "Answers", "Last"], v.gates.map((g) => [g.stage, g.name, words(g.state || ""), (g.passed || 0) + " pass, " + (g.failed || 0) + " fail, " + (g.unknown || 0) + " unknown", [g.last, g.value, g.why].filter(Boolean).join(" ")]))] : []);
+      renew(gates, v.gates || [], () => (v.gates || []).length ? [el("h2", {}, "Gates"), table(["Stage", "Gate", "State", "Answers", "Last"], v.gates.map((g) => [g.stage, g.name, words(g.state || ""), (g.passed || 0) + " pass, " + (g.failed || 0) + " fail, " + (g.unknown || 0) + " unknown", (g.last || "") + (g.value && !(g.why || "").includes(g.value) && (g.kind !== "exec" || !g.why) ? " (" + g.value + ")" : "") + (g.why ? ": " + g.why : "")]))] : []);
       renew(failures, [d.failures, d.failures_more], () => d.failures.length ? [el("h2", {}, "Failures"), table(["Node", "Stage", "Class", "Why"], d.failures.map((f) => [f.node, f.stage, words(f.class), output(f.why || "")])), d.failures_more ? el("p", { class: "soft" }, "And " + d.failures_more + " more: they are in the grid above, and in the report.") : ""] : []);
       renew(breaks, d.breaks, () => d.breaks.length ? [el("h2", {}, "Breaks of its locks"), table(["Lock", "At", "By", "Rule", "Outcome"], d.breaks.map((b) => [b.lock, stamp(b.at), b.by, b.rule + ": " + b.reason, b.outcome]))] : []);
       renew(log, d.events, () => [el("h2", {}, "Log"),
