@@ -177,7 +177,7 @@ func (s *story) tell() error {
 		return err
 	}
 
-	s.chapter("B wakes, still believing that it holds the lock, finds that its lease is over, and gives up")
+	s.chapter("B wakes, still believing that it holds the lock, finds that it has lost it, and gives up")
 	before, err := s.desired()
 	if err != nil {
 		return err
