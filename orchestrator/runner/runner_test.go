@@ -274,15 +274,18 @@ func TestPreviewComparesWithWhatChanges(t *testing.T) {
 	}
 	most := orchestrator.Stage{Name: "most", Nodes: 2, Bake: time.Hour}
 	in := f.input("one", most, rest)
-	if out, err := r.Tick(t.Context(), in); err != nil || out.Header.State != orchestrator.Baking {
+	out, err := r.Tick(t.Context(), in)
+	if err != nil || out.Header.State != orchestrator.Baking {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	shows(in, "") // the third has nothing that is known
-	all := f.input("one", rest)
-	if _, err := r.Start(t.Context(), all); err != nil {
+	if _, err := r.Command(t.Context(), runner.Order{ID: out.ID, Verb: orchestrator.Promote}); err != nil {
 		t.Fatal(err)
 	}
-	shows(all, "one")
+	if out, err := r.Start(t.Context(), in); err != nil || out.Header.State != orchestrator.Succeeded {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	shows(in, "one")
 	in = f.input("two", most, rest)
 	if out, err := r.Tick(t.Context(), in); err != nil || out.Header.State != orchestrator.Baking {
 		t.Fatalf("%+v, %v", out, err)
