@@ -22,8 +22,9 @@ rolls a config out in stages, kills the orchestrator with SIGKILL in the middle
 of one, and lets the next one find the lock HOT, explain it, break it and go on;
 stops that one with SIGSTOP and wakes it after a third has finished, to see it
 give up; and writes an order in its name, to see a node refuse it by its token.
-It then reads every node's file and exits 0 only if all is as it should be. It takes less than a minute and needs nothing installed. It needs
-Linux, as the proof that a killed process is dead does.`,
+It then reads every node's file and exits 0 only if all is as it should be. It
+takes less than a minute and needs nothing installed. It needs Linux, as the
+proof that a killed process is dead does.`,
 		Examples: []example{{"See it", "aimlock demo"}, {"Keep the files to look at", "aimlock demo -dir /tmp/aimlock-demo"}},
 		Groups:   0,
 		Flags: func(fs *flag.FlagSet) {
