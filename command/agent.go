@@ -130,8 +130,7 @@ const rightsPatience = 10 * time.Second
 func (m *Meta) tellAgentLacks(ctx context.Context, f *agentFlags) {
 	ctx, cancel := context.WithTimeout(ctx, rightsPatience)
 	defer cancel()
-	via := &doctor.Transport{Now: time.Now}
-	client, err := m.consulVia(via.Wrap)
+	client, err := m.Consul()
 	if err != nil {
 		return // the agent was told
 	}

@@ -45,8 +45,8 @@ func (l *AgentLack) String() string {
 
 // AgentLacks asks what the token lacks for the agent of p.Node, whose configs are
 // p.Configs: where there are none, it asks about those whose names the token may
-// list. The client goes through a Transport. nil: nothing is missing, or that cannot
-// be told, as where Consul's ACLs are off or it does not answer.
+// list. nil: nothing is missing, or that cannot be told, as where Consul's ACLs are
+// off or it does not answer.
 func AgentLacks(ctx context.Context, c *consulkv.Client, p acl.Params) *AgentLack {
 	roles, err := acl.Roles()
 	if err != nil {

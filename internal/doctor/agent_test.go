@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -115,10 +116,12 @@ func answering(t *testing.T, answer func(*http.Request) *http.Response) *consulk
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = srv.Close() })
-	via := &Transport{Now: time.Now}
 	c, err := consulkv.New(consulkv.Config{Address: "consul.test:8500", Wrap: func(rt http.RoundTripper) http.RoundTripper {
 		next := consulkvtest.InProcess(srv.Handler())(rt)
-		return via.Wrap(roundTrip(func(req *http.Request) (*http.Response, error) {
+		return roundTrip(func(req *http.Request) (*http.Response, error) {
+			if req.URL.Path == consulkv.AuthorizePath && req.Method != http.MethodPost {
+				return nil, errors.New("Consul takes it by POST alone")
+			}
 			if resp := answer(req); resp != nil {
 				return resp, nil
 			}
@@ -126,7 +129,7 @@ func answering(t *testing.T, answer func(*http.Request) *http.Response) *consulk
 				return nil, err
 			}
 			return next.RoundTrip(req)
-		}))
+		})
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -142,7 +145,7 @@ func guardedClient(t *testing.T, allow func(answer) bool, denied string) *consul
 		w := httptest.NewRecorder()
 		w.Header().Set("Content-Type", "application/json")
 		switch {
-		case req.URL.Path == authorizePath:
+		case req.URL.Path == consulkv.AuthorizePath:
 			var questions []answer
 			if err := json.NewDecoder(req.Body).Decode(&questions); err != nil || len(questions) > maxQuestions {
 				t.Errorf("%d questions, %v", len(questions), err)

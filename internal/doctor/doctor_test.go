@@ -145,7 +145,7 @@ func guarded(allow func(answer) bool) func(*Config) {
 				return next.RoundTrip(req)
 			case "/v1/acl/token/self":
 				body = api.ACLToken{AccessorID: "a"}
-			case authorizePath:
+			case consulkv.AuthorizePath:
 				var questions []answer
 				if err := json.NewDecoder(req.Body).Decode(&questions); err != nil {
 					return nil, err

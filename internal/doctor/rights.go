@@ -145,13 +145,12 @@ func (e *examination) missing(ctx context.Context, role acl.Role) ([]right, erro
 	return missing(ctx, e.Consul, want)
 }
 
-// missing are those of want that the token does not have. The client goes through a
-// Transport.
+// missing are those of want that the token does not have.
 func missing(ctx context.Context, c *consulkv.Client, want []right) ([]right, error) {
 	var out []right
 	for part := range slices.Chunk(want, maxQuestions) {
 		var got []answer
-		if _, err := c.API().Raw().Write(authorizePath, part, &got, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
+		if _, err := c.API().Raw().Write(consulkv.AuthorizePath, part, &got, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
 			return nil, c.Classify("ask for the token's rights", err)
 		}
 		if len(got) != len(part) {

@@ -4,11 +4,7 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	"github.com/aim-control/aimlock/internal/consulkv"
 )
-
-const authorizePath = consulkv.AuthorizePath
 
 // Transport stands between the client of an examination and the network, and notes
 // what the library does not hand on.
