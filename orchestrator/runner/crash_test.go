@@ -31,6 +31,7 @@ type mortal struct {
 	mu     sync.Mutex
 	writes int
 	dead   bool
+	died   context.CancelFunc
 	given  map[string]map[string]int // node → action → orders that stand
 }
 
@@ -95,7 +96,9 @@ func (h *mortalHold) Progress(ctx context.Context, done, total int64, unit, note
 // dies counts a write, and tells whether the process dies at it. mu is held.
 func (l *mortal) dies() bool {
 	l.writes++
-	l.dead = l.writes == l.at
+	if l.dead = l.writes == l.at; l.dead {
+		l.died()
+	}
 	return l.dead
 }
 
@@ -152,11 +155,13 @@ func TestCrashAtEveryBoundary(t *testing.T) {
 				}
 				for at := 1; ; at++ {
 					in := tc.in(f, fmt.Sprintf("content %d", at))
-					l := &mortal{Locker: runner.Locksmith(f.locks()), kv: f.kv, at: at, after: after, given: map[string]map[string]int{}}
+					ctx, cancel := context.WithCancel(t.Context())
+					l := &mortal{Locker: runner.Locksmith(f.locks()), kv: f.kv, at: at, after: after, died: cancel, given: map[string]map[string]int{}}
 					r := runner.New(runner.Config{Consul: f.kv, Prefix: prefix, Locks: l, By: "tester"})
-					first, err := r.Start(t.Context(), in)
-					died := errors.Is(err, errCrash)
-					if err != nil && !died {
+					first, err := r.Start(ctx, in)
+					died := ctx.Err() != nil
+					cancel()
+					if (err != nil) != died {
 						t.Fatalf("at %d: %v", at, err)
 					}
 					if !died {

@@ -19,6 +19,7 @@ import (
 type loseOnce struct {
 	next  http.RoundTripper
 	match func(body string) bool
+	never bool // it delivers none of them at all, and counts them
 	lost  atomic.Int32
 }
 
@@ -31,6 +32,10 @@ func (l *loseOnce) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	req.Body = io.NopCloser(bytes.NewReader(body))
+	if l.never && l.match(string(body)) {
+		l.lost.Add(1)
+		return nil, errors.New("the connection broke")
+	}
 	resp, err := l.next.RoundTrip(req)
 	if err == nil && l.match(string(body)) && l.lost.CompareAndSwap(0, 1) {
 		_, _ = io.Copy(io.Discard, resp.Body)
@@ -40,15 +45,18 @@ func (l *loseOnce) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
+// firstHeader tells the transaction that takes a rollout out of the queue.
+func firstHeader(body string) bool {
+	return strings.Contains(body, "/queue/") && strings.Contains(body, `"check-index"`) && strings.Contains(body, `"delete"`) && strings.Contains(body, "/rollouts/")
+}
+
 // The answer to the header that takes a rollout out of the queue is lost: the
 // rollout has begun, and its plan stands. To ask again would find the place in the
 // queue gone, as if somebody else had ended it.
 func TestAnswerToTheFirstHeaderIsLost(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
-	l := &loseOnce{match: func(body string) bool {
-		return strings.Contains(body, "/queue/") && strings.Contains(body, `"check-index"`) && strings.Contains(body, `"delete"`) && strings.Contains(body, "/rollouts/")
-	}}
+	l := &loseOnce{match: firstHeader}
 	kv, err := consulkv.New(consulkv.Config{Address: f.kv.Addr(), Wrap: func(next http.RoundTripper) http.RoundTripper { l.next = next; return l }})
 	if err != nil {
 		t.Fatal(err)
@@ -64,6 +72,26 @@ func TestAnswerToTheFirstHeaderIsLost(t *testing.T) {
 	}
 	if _, err := f.runner().PlanOf(t.Context(), heads[0]); err != nil {
 		t.Error(err)
+	}
+}
+
+// The header never arrives while all else does: it is tried again with pauses, and
+// not as fast as Consul answers, until the bound is over.
+func TestFirstHeaderNeverArrives(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	l := &loseOnce{match: firstHeader, never: true}
+	kv, err := consulkv.New(consulkv.Config{Address: f.kv.Addr(), RetryFor: time.Second, Wrap: func(next http.RoundTripper) http.RoundTripper { l.next = next; return l }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.kv = kv
+	if _, err := f.runner().Start(t.Context(), f.queued("first", "one", rest)); err == nil || !strings.Contains(err.Error(), "the connection broke") {
+		t.Fatalf("%v", err)
+	}
+	// 50 ms, doubled: five pauses are longer than the bound.
+	if n := l.lost.Load(); n < 2 || n > 6 {
+		t.Errorf("it was tried %d times in a second", n)
 	}
 }
 

@@ -117,7 +117,8 @@ func (r *Runner) writePlan(ctx context.Context, h Hold, plan *orchestrator.Plan,
 // to the header is lost, the place that is gone may have been taken by this very
 // header.
 func (r *Runner) begin(ctx context.Context, h Hold, plan *orchestrator.Plan, head *orchestrator.Header, q *place) error {
-	for deadline := time.Now().Add(r.consul.RetryFor()); ; {
+	delay, deadline := 50*time.Millisecond, time.Now().Add(r.consul.RetryFor())
+	for {
 		err := r.writePlan(ctx, h, plan, head, q.claim()...)
 		lost := q != nil && consulkv.Ambiguous(err) && !errors.Is(err, locksmith.ErrLost)
 		if err == nil || !lost && !q.refusedClaim(err) {
@@ -135,6 +136,8 @@ func (r *Runner) begin(ctx context.Context, h Hold, plan *orchestrator.Plan, hea
 			return err
 		}
 		// What was sent before cannot land any more once the next try is under way.
+		pause(ctx, delay)
+		delay = min(2*delay, time.Second)
 	}
 }
 
