@@ -12,7 +12,7 @@ func (e *env) external(node, zone, status string) {
 	name := e.name + "-" + node
 	_, err := e.c.Catalog().Register(&api.CatalogRegistration{
 		Node: name, Address: "192.0.2.1", NodeMeta: map[string]string{"zone": zone},
-		Service: &api.AgentService{ID: "web", Service: e.name, Port: 80, Tags: []string{"t-" + node}},
+		Service: &api.AgentService{ID: "web", Service: e.name, Port: 80, Tags: []string{"t-" + node}, Meta: map[string]string{"the-zone": zone}},
 		Checks:  api.HealthChecks{{Node: name, CheckID: "web", Name: "web", ServiceID: "web", Status: status}},
 	}, e.w())
 	e.must(err)
@@ -96,9 +96,23 @@ var catalogTests = []test{
 		same(e, "health by tag", healthy(`"t-a" in Service.Tags`), "-a")
 		same(e, "health by the metadata of the node", healthy(`Node.Meta.zone == "west"`), "-b")
 		same(e, "health by metadata that is not there", healthy(`Service.Meta.zone == "west"`), "")
+		services := func(filter string) int {
+			e.Helper()
+			q := e.q()
+			q.Filter = filter
+			n, _, err := e.c.Catalog().Node(e.name+"-a", q)
+			e.must(err)
+			return len(n.Services)
+		}
+		same(e, "the services of a node by name", services(`Service == "`+e.name+`"`), 1)
+		same(e, "the services of a node by another name", services(`Service == "none"`), 0)
+		same(e, "the services of a node by metadata", services(`Meta["the-zone"] == "east"`), 1)
+		same(e, "the services of a node by metadata that is not there", services(`Meta["the-zone"] == ""`), 0)
 		q := e.q()
 		q.Filter = "Nope =="
-		_, _, err := e.c.Catalog().Nodes(q)
+		_, _, err := e.c.Catalog().Node(e.name+"-a", q)
+		e.mustFail(err, "Failed to create boolean expression evaluator")
+		_, _, err = e.c.Catalog().Nodes(q)
 		e.mustFail(err, "Failed to create boolean expression evaluator")
 		_, _, err = e.c.Catalog().Service(e.name, "", q)
 		e.mustFail(err, "Failed to create boolean expression evaluator")

@@ -312,15 +312,25 @@ func (s *Server) catalogNode(w http.ResponseWriter, r *http.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
+	expr, err := filterOf(r)
+	if err != nil {
+		return nil, err
+	}
 	var out *nodeServicesJSON
 	err = s.serve(w, r, func(ws memdb.WatchSet) (uint64, error) {
 		idx, node, services, err := s.store.NodeServices(ws, name)
 		out = nil
-		if err == nil && node != nil {
-			out = &nodeServicesJSON{Node: node, Services: map[string]nodeServiceJSON{}}
-			for _, svc := range services {
-				out.Services[svc.ID] = showService(svc)
-			}
+		if err != nil || node == nil {
+			return idx, err
+		}
+		out = &nodeServicesJSON{Node: node, Services: map[string]nodeServiceJSON{}}
+		shown := make([]nodeServiceJSON, len(services))
+		for i, svc := range services {
+			shown[i] = showService(svc)
+		}
+		shown, err = filtered(expr, shown)
+		for _, svc := range shown {
+			out.Services[svc.ID] = svc
 		}
 		return idx, err
 	})

@@ -10,7 +10,7 @@ import (
 
 // servesFilter tells which endpoints take ?filter=.
 func servesFilter(path string) bool {
-	for _, p := range []string{"/v1/health/node/", "/v1/health/checks/", "/v1/health/state/", "/v1/catalog/nodes", "/v1/catalog/service/", "/v1/health/service/"} {
+	for _, p := range []string{"/v1/health/node/", "/v1/health/checks/", "/v1/health/state/", "/v1/catalog/nodes", "/v1/catalog/node/", "/v1/catalog/service/", "/v1/health/service/"} {
 		if strings.HasPrefix(path, p) {
 			return true
 		}

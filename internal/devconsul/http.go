@@ -157,7 +157,7 @@ func (s *Server) commonParams(r *http.Request) error {
 		return errors.New("No path to datacenter")
 	}
 	if q.Get("filter") != "" && !servesFilter(r.URL.Path) {
-		return badRequest("the embedded Consul serves filter expressions for health checks, nodes and instances of a service only: filter the answer, or use a real Consul")
+		return badRequest("the embedded Consul serves filter expressions for health checks, nodes and instances of a service or on a node only: filter the answer, or use a real Consul")
 	}
 	return nil
 }

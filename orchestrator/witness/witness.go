@@ -3,6 +3,7 @@ package witness
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -106,6 +107,8 @@ func (w *Witness) watch(ctx context.Context, wg *sync.WaitGroup, good func()) er
 	w.mu.Unlock()
 	services := consulkv.NewWatcher(w.cfg.Consul, consulkv.WatchOptions{Name: "services of node " + node, MinInterval: leastServices, Wait: blockFor},
 		func(q *api.QueryOptions) (map[string]*api.AgentService, *api.QueryMeta, error) {
+			// A node may run hundreds of other services, and each change to one answers.
+			q.Filter = fmt.Sprintf("Service == %q and Meta[%q] == %q", records.HolderService, records.MetaPrefix, w.cfg.Prefix)
 			n, meta, err := w.cfg.Consul.API().Catalog().Node(node, q)
 			if err != nil || n == nil {
 				return nil, meta, err
@@ -120,9 +123,6 @@ func (w *Witness) watch(ctx context.Context, wg *sync.WaitGroup, good func()) er
 		good()
 		named := map[string]bool{}
 		for _, s := range list {
-			if s.Service != records.HolderService || s.Meta[records.MetaPrefix] != string(w.cfg.Prefix) {
-				continue
-			}
 			for _, lock := range records.LocksOf(s.Meta) {
 				named[lock] = true
 			}
