@@ -122,22 +122,8 @@ func (m *Meta) showOrder(ctx context.Context, r *runner.Runner, h *orchestrator.
 	if m.JSON {
 		return m.PrintJSON(viewRollout(h, ""))
 	}
-	m.Printf("%s: %s\n", h.ID, orderWords(ctx, r, h, verb))
+	m.Printf("%s: %s\n", h.ID, r.Became(ctx, h, verb))
 	return nil
-}
-
-// orderWords says what became of an order that was taken, and who acts on it.
-func orderWords(ctx context.Context, r *runner.Runner, h *orchestrator.Header, verb orchestrator.Verb) string {
-	result := "done"
-	if h.Command != nil && h.Command.Result != "" {
-		result = h.Command.Result
-	}
-	words := fmt.Sprintf("%s: %s; the rollout is %s", verb, text.Printable(result), h.State)
-	// A start that waits for the window drives it, and has let go of the locks.
-	if !h.State.Terminal() && h.State != orchestrator.Paused && h.State != orchestrator.Waiting && r.Undriven(ctx, h) {
-		words += ", and nobody drives it now: `aimlock rollout start SPEC`, or the next tick, goes on with it"
-	}
-	return words
 }
 
 // printLine writes one JSON object on one line.

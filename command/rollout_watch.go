@@ -252,7 +252,7 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 			case h.Command != nil && !h.Command.OK:
 				return screenNote{fmt.Sprintf("%s was refused: %s", verb, h.Command.Result)}
 			}
-			return screenNote{orderWords(ctx, r, h, verb)}
+			return screenNote{r.Became(ctx, h, verb)}
 		})
 	}
 	model.explain = func(h *orchestrator.Header) tea.Cmd {

@@ -123,11 +123,7 @@ func (o *order) obey(ctx context.Context, a *Actor) (string, error) {
 		if c := h.Command; c != nil && !c.OK {
 			return "", fmt.Errorf("%s was refused: %s", o.Do, c.Result)
 		}
-		result := "done"
-		if c := h.Command; c != nil && c.Result != "" {
-			result = c.Result
-		}
-		return fmt.Sprintf("%s: %s; the rollout is %s", o.Do, result, h.State), nil
+		return a.Rollouts.Became(ctx, h, verb), nil
 	}
 	switch o.Do {
 	case "request":

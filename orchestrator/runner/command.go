@@ -11,6 +11,7 @@ import (
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/fate"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
@@ -163,12 +164,6 @@ func (r *Runner) driven(ctx context.Context, h *orchestrator.Header) bool {
 	return err == nil && driven
 }
 
-// Undriven reports whether nobody drives the rollout; false where that is not known.
-func (r *Runner) Undriven(ctx context.Context, h *orchestrator.Header) bool {
-	driven, err := r.drivenNow(ctx, h)
-	return err == nil && !driven
-}
-
 func (r *Runner) drivenNow(ctx context.Context, h *orchestrator.Header) (bool, error) {
 	if len(h.Configs) == 0 {
 		return false, nil
@@ -179,6 +174,22 @@ func (r *Runner) drivenNow(ctx context.Context, h *orchestrator.Header) (bool, e
 	}
 	var rec records.Holder
 	return records.Decode(p.Key, p.Value, &rec) == nil && rec.RolloutID == h.ID, nil
+}
+
+// Became says what became of an order that was taken, and who acts on it.
+func (r *Runner) Became(ctx context.Context, h *orchestrator.Header, verb orchestrator.Verb) string {
+	result := "done"
+	if h.Command != nil && h.Command.Result != "" {
+		result = h.Command.Result
+	}
+	words := fmt.Sprintf("%s: %s; the rollout is %s", verb, text.Printable(result), h.State)
+	if h.State.Terminal() || h.State == orchestrator.Paused || h.State == orchestrator.Waiting {
+		return words // a start that waits for the window drives it, and has let go of the locks
+	}
+	if driven, err := r.drivenNow(ctx, h); err == nil && !driven {
+		words += ", and nobody drives it now: `aimlock rollout start SPEC`, or the next tick, goes on with it"
+	}
+	return words
 }
 
 // writeCommand writes the next command once the one before it was taken: no
