@@ -476,6 +476,14 @@ func TestNomadDeviceEnds(t *testing.T) {
 	p := harness.Start(t, harness.Spec{Path: bin, Args: []string{"nomad-device-plugin"}, Env: []string{cookie}})
 	harness.Eventually(t, deviceLimit, "the handshake is written", func() bool { return strings.HasPrefix(p.Stdout(), "1|2|unix|") })
 	p.Signal(syscall.SIGINT)
+	// Two signals that are sent at once may arrive the other way round.
+	harness.Eventually(t, deviceLimit, "the interrupt has arrived", func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(b), "\nShdPnd:\t0000000000000000\n")
+	})
 	p.Signal(syscall.SIGTERM)
 	if code := p.Wait(deviceLimit); code != 0 && code != 143 {
 		t.Errorf("exit %d", code)
