@@ -384,8 +384,11 @@ func (g *Guard) judge(l *lock, now time.Time) {
 	if v.State == locksmith.Cooling {
 		due = l.cool
 	}
+	if at := g.doubts(l, now); !at.IsZero() {
+		due = at
+	}
 	if v.Policy != nil && v.Snapshot.Held() {
-		if d, ok := v.Policy.Steady(v.Facts, &v.Judgement, now); ok {
+		if d, ok := v.Policy.Steady(v.Facts, &v.Judgement, now); ok && (due.IsZero() || now.Add(d).Before(due)) {
 			due = now.Add(d)
 		}
 		if soon := now.Add(filesEvery); v.Policy.ReadsFile() && (due.IsZero() || soon.Before(due)) {
@@ -395,41 +398,6 @@ func (g *Guard) judge(l *lock, now time.Time) {
 	g.table.schedule(l, due)
 	if v.State == locksmith.Hot {
 		g.consider(l, v, now)
-	}
-}
-
-// note keeps what is new in a verdict and tells of it.
-func (g *Guard) note(l *lock, v *locksmith.Verdict) {
-	policy, rule, reason := "", "", ""
-	if v.Policy != nil {
-		policy = v.Policy.Name
-	}
-	if r := v.Judgement.Result; r != nil {
-		rule, reason = r.Rule.Name, r.Reason
-		if v.State == locksmith.Unknown && r.Why != "" {
-			reason = r.Why
-		}
-	}
-	if l.state == v.State && l.rule == rule && l.policy == policy {
-		l.reason = reason
-		return
-	}
-	before := l.state
-	l.state, l.policy, l.rule, l.reason = v.State, policy, rule, reason
-	if before != v.State {
-		l.since = v.At
-		g.board.change(v.Snapshot.Name, before, v.State)
-		if before != "" || v.State == locksmith.Hot {
-			g.metrics.changes.WithLabelValues(v.State).Inc()
-		}
-	}
-	switch {
-	case v.State == locksmith.Hot:
-		g.log.Warn("lock is HOT", "lock", printable(v.Snapshot.Name), "token", v.Snapshot.Index(), "rule", rule, "policy", policy, "reason", reason)
-	case v.State == locksmith.Unknown && before != v.State:
-		g.log.Warn("lock is UNKNOWN: it is not broken on unknown evidence", "lock", printable(v.Snapshot.Name), "token", v.Snapshot.Index(), "rule", rule, "policy", policy, "reason", reason)
-	case before != "" && before != v.State:
-		g.log.Info("lock is "+v.State, "lock", printable(v.Snapshot.Name), "token", v.Snapshot.Index(), "was", before, "rule", rule, "reason", reason)
 	}
 }
 

@@ -19,6 +19,10 @@ type lock struct {
 	state, policy, rule, reason string
 	// since is when state began, as seen here.
 	since time.Time
+	// doubt is when it is told that the lock is UNKNOWN; zero: it is told, or the lock
+	// is not. shown is the state before that.
+	doubt time.Time
+	shown string
 	// cool is until when a lock that nobody holds is COOLING; see cools.
 	cool time.Time
 
