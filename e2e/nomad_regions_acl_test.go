@@ -86,6 +86,10 @@ func TestNomadRegionsACL(t *testing.T) {
 		p, _, err := kv.Get(keys.Prefix("aimlock/").Lock("app.conf"), nil)
 		return err == nil && p != nil && p.Session != "" && json.Unmarshal(p.Value, &rec) == nil
 	})
+	harness.Eventually(t, nomadLimit, "the servers of west have heard that it runs", func() bool {
+		var alloc struct{ ClientStatus string }
+		return west.get("/v1/allocation/"+id, &alloc) == nil && alloc.ClientStatus == "running"
+	})
 	if rec.AllocID != id || rec.AllocRegion != "west" {
 		t.Errorf("the holder record names %+v, want allocation %s of west", rec, id)
 	}
