@@ -142,11 +142,15 @@ func (m *Meta) initFiles(ctx context.Context, dir string, p scaffold.Params, off
 		m.Printf("  %saimlock policy show -active > policy.hcl   # %s\n", in, applied)
 		in = ""
 	}
+	bakes := ""
+	if d := p.Bakes(); d > 0 {
+		bakes = "   # the bakes of its stages take " + text.Duration(d) + ": see rollout.hcl"
+	}
 	for _, line := range []string{
 		in + "aimlock doctor -config aimlock.hcl",
 		"aimlock policy check policy.hcl",
 		"aimlock rollout plan -config aimlock.hcl rollout.hcl",
-		"aimlock rollout start -config aimlock.hcl rollout.hcl",
+		"aimlock rollout start -config aimlock.hcl rollout.hcl" + bakes,
 	} {
 		m.Printf("  %s\n", line)
 	}

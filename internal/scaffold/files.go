@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"text/template"
+	"time"
 
 	"github.com/hashicorp/hcl/v2/hclwrite"
 
@@ -51,6 +52,7 @@ type File struct {
 type stage struct {
 	Name    string
 	Lines   []string
+	Bake    time.Duration
 	Comment string
 }
 
@@ -60,15 +62,24 @@ func (p *Params) stages() []stage {
 	if p.Cluster != nil {
 		n = len(p.Cluster.Agents)
 	}
-	canary := stage{"canary", []string{"nodes = 1", `bake  = "5m"`}, "One node, and five minutes in which something may show."}
-	rest := stage{"rest", []string{"percent      = 100", "max_parallel = 50"}, "A percentage is of the whole fleet: at 100 no node is left out."}
+	canary := stage{"canary", []string{"nodes = 1"}, 5 * time.Minute, "One node, then five minutes, which run on though nobody drives the rollout. To try it: 10s."}
+	rest := stage{"rest", []string{"percent      = 100", "max_parallel = 50"}, 0, "A percentage is of the whole fleet: at 100 no node is left out."}
 	switch {
 	case n == 1:
-		return []stage{{"all", []string{"percent = 100"}, "There is one node now: put a canary before this when there are more."}}
+		return []stage{{"all", []string{"percent = 100"}, 0, "There is one node now: put a canary before this when there are more."}}
 	case n > 1 && n < 10:
 		return []stage{canary, rest}
 	}
-	return []stage{canary, {"tenth", []string{"percent      = 10", "max_parallel = 10", `bake         = "10m"`}, "A tenth of the fleet, ten nodes at a time."}, rest}
+	return []stage{canary, {"tenth", []string{"percent      = 10", "max_parallel = 10"}, 10 * time.Minute, "A tenth of the fleet, ten nodes at a time."}, rest}
+}
+
+// Bakes is how long the stages bake, all together.
+func (p *Params) Bakes() time.Duration {
+	var sum time.Duration
+	for _, s := range p.stages() {
+		sum += s.Bake
+	}
+	return sum
 }
 
 // Files makes them all. It fails where Params make no sense.

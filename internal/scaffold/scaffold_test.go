@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/hcl/v2/hclwrite"
@@ -85,6 +86,13 @@ func TestFilesAreValid(t *testing.T) {
 			last := loaded.Spec.Stages[len(loaded.Spec.Stages)-1]
 			if last.Percent != 100 {
 				t.Errorf("the last stage is not the whole fleet: %+v", last)
+			}
+			var bakes time.Duration
+			for _, st := range loaded.Spec.Stages {
+				bakes += st.Bake
+			}
+			if p.Bakes() != bakes {
+				t.Errorf("the stages are said to bake %s, and do so for %s", p.Bakes(), bakes)
 			}
 			if _, diags := policies.Load([]string{filepath.Join(dir, "policy.hcl")}); len(diags) > 0 {
 				t.Error(diags)
