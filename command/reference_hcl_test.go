@@ -249,7 +249,7 @@ rollouts rollout.stage percent: So much of the whole fleet is done when the stag
 rollouts rollout.stage select: Only nodes that match: an expression over ` + "`node` and `meta`" + `.
 rollouts rollout.stage order: These nodes first; alone, exactly these.
 rollouts rollout.stage max_parallel: At most so many in flight at a time. All unless set.
-rollouts rollout.stage bake: How long it is watched after its last node.
+rollouts rollout.stage bake: How long to wait after its last node. It runs on while the rollout is paused or nobody drives it.
 rollouts rollout.stage gate: List of names of gates; all must pass.
 rollouts rollout.stage promote: ` + "`\"manual\"`: waits at its end for `aimlock rollout promote`" + `.
 rollouts rollout.stage failure: A budget of this stage's own.
