@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"testing"
 	"text/tabwriter"
 	"time"
 )
@@ -49,7 +50,11 @@ func table(all []measured) string {
 	return b.String()
 }
 
+// quantiles is "-" of no rounds: a story may have ended before its first.
 func quantiles(ms []measured, of func(measured) time.Duration) string {
+	if len(ms) == 0 {
+		return "-"
+	}
 	var ds []time.Duration
 	for _, m := range ms {
 		ds = append(ds, of(m))
@@ -62,4 +67,21 @@ func quantiles(ms []measured, of func(measured) time.Duration) string {
 		out = append(out, fmt.Sprintf("%.1f", ds[min(i, len(ds)-1)].Seconds()))
 	}
 	return strings.Join(out, "/")
+}
+
+// The report of a story that broke off before anything was measured does not hide why.
+func TestTableOfNothing(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		all  []measured
+		want string
+	}{
+		"none": {nil, "all 0 - - - -"},
+		"one":  {[]measured{{fault: "kill", gap: time.Second}}, "all 1 1.0/1.0/1.0/1.0 0.0/0.0/0.0/0.0 0.0/0.0/0.0/0.0 0.0/0.0/0.0/0.0"},
+	} {
+		lines := strings.Split(strings.TrimSpace(table(tc.all)), "\n")
+		if got := strings.Join(strings.Fields(lines[len(lines)-1]), " "); got != tc.want {
+			t.Errorf("%s: the last line is %q, want %q", name, got, tc.want)
+		}
+	}
 }
