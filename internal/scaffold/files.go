@@ -3,6 +3,7 @@ package scaffold
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"embed"
 	"errors"
 	"fmt"
@@ -146,6 +147,7 @@ func (p *Params) job() ([]byte, error) {
 		{`file("rollout/rollout.hcl")`, `file("rollout.hcl")`},
 		{`file("rollout/aim_lock_config.conf")`, "file(" + quote(p.Source) + ")"},
 		{`"local/aim_lock_config.conf"`, quote("local/" + p.Source)},
+		{`job "aimlock-tick"`, "job " + quote(p.jobName())},
 		{`default     = "127.0.0.1:8500"`, "default     = " + quote(cmp.Or(p.Address, "127.0.0.1:8500"))},
 	} {
 		if strings.Count(s, r[0]) != 1 {
@@ -154,6 +156,31 @@ func (p *Params) job() ([]byte, error) {
 		s = strings.ReplaceAll(s, r[0], r[1])
 	}
 	return []byte(s), nil
+}
+
+// maxJobPart bounds what a job's name has of the config's: the ACL policy for the job is
+// called as the job is, by 128 letters, digits and dashes at most.
+const maxJobPart = 100
+
+// jobName is the config's own: a job of the same name would replace that of another
+// config. What a policy's name cannot hold is a dash, and where the config's name cannot
+// be told from that any more, a hash of it follows.
+func (p *Params) jobName() string {
+	lost := len(p.Config) > maxJobPart
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case r >= '0' && r <= '9', r >= 'A' && r <= 'Z', r >= 'a' && r <= 'z', r == '-':
+			return r
+		case r != '.' && r != '_':
+			lost = true
+		}
+		return '-'
+	}, p.Config)
+	if lost {
+		sum := sha256.Sum256([]byte(p.Config))
+		name = fmt.Sprintf("%s-%x", name[:min(len(name), maxJobPart)], sum[:4])
+	}
+	return "aimlock-" + name + "-tick"
 }
 
 // quote writes a text as a literal of HCL.

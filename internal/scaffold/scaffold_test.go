@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -106,5 +107,30 @@ func TestFilesAreValid(t *testing.T) {
 				t.Errorf("written over: %v", err)
 			}
 		})
+	}
+}
+
+// Each config has a job of its own, under a name that Nomad takes for an ACL policy as
+// well.
+func TestJobNames(t *testing.T) {
+	t.Parallel()
+	of := map[string]string{}
+	long := strings.Repeat("x", 199)
+	for _, name := range []string{"app.conf", "other.conf", "a b", "a/b", "конфиг", "конвой", `"${x}"`, long + "1", long + "2"} {
+		p := Params{Prefix: keys.DefaultPrefix, Config: name}
+		job := p.jobName()
+		if !regexp.MustCompile(`^aimlock-[A-Za-z0-9-]+-tick$`).MatchString(job) || len(job) > 128 {
+			t.Errorf("the job of %q is called %q", name, job)
+		}
+		if of[job] != "" {
+			t.Errorf("the jobs of %q and %q are both called %q", of[job], name, job)
+		}
+		of[job] = name
+		if p.Source = name; name == "app.conf" {
+			text, err := p.job()
+			if err != nil || job != "aimlock-app-conf-tick" || strings.Count(string(text), `job "aimlock-app-conf-tick" {`) != 1 {
+				t.Errorf("%q, %v, in %s", job, err, text)
+			}
+		}
 	}
 }
