@@ -9,7 +9,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
+	"github.com/agext/levenshtein"
 	"github.com/hashicorp/hcl/v2"
 
 	"github.com/aim-control/aimlock/internal/keys"
@@ -156,9 +158,9 @@ func (d *decoder) config(b *hcl.Block) (orchestrator.Config, *hcl.Attribute) {
 	cfg.Group, _, _ = d.text(c, "group")
 	d.templated(&cfg, c, src)
 	timeout, _, _ := d.duration(c, "timeout", time.Second, day)
-	cfg.Validate = d.command(c, "validate", timeout)
-	cfg.Reload = d.command(c, "reload", timeout)
-	cfg.Healthy = d.command(c, "healthy", timeout)
+	cfg.Validate = d.nodeCommand(c, "validate", timeout)
+	cfg.Reload = d.nodeCommand(c, "reload", timeout)
+	cfg.Healthy = d.nodeCommand(c, "healthy", timeout)
 	cfg.Target = d.target(c)
 	return cfg, at
 }
@@ -179,6 +181,32 @@ func (d *decoder) command(c *hcl.BodyContent, name string, timeout time.Duration
 		return &orchestrator.Command{Argv: argv, Timeout: timeout}
 	}
 	return nil
+}
+
+var placeholder = regexp.MustCompile(`\$\{([a-z_]+)\}`)
+
+// nodeCommand is a command in whose arguments the agent sets paths in. Another ${name}
+// may be meant for a shell, or for the program itself: only what is a slip or two from
+// one of the agent's is refused, and nothing in an argument of several words, which may
+// be a script with variables of its own.
+func (d *decoder) nodeCommand(c *hcl.BodyContent, name string, timeout time.Duration) *orchestrator.Command {
+	cmd := d.command(c, name, timeout)
+	if cmd == nil {
+		return nil
+	}
+	for _, arg := range cmd.Argv {
+		if strings.ContainsFunc(arg, unicode.IsSpace) {
+			continue
+		}
+		for _, m := range placeholder.FindAllStringSubmatch(arg, -1) {
+			for _, known := range []string{"staged", "destination"} {
+				if n := levenshtein.Distance(m[1], known, nil); n > 0 && n <= 2 {
+					d.bad(c.Attributes[name], "Unknown placeholder", "%q holds $${%s}, which the agent does not know. Did you mean $${%s}?", name, m[1], known)
+				}
+			}
+		}
+	}
+	return cmd
 }
 
 // destination must be an absolute path of a file, written in one way only: two
