@@ -20,6 +20,7 @@ import (
 	"github.com/aim-control/aimlock/internal/consulkv/consulkvtest"
 	"github.com/aim-control/aimlock/internal/devconsul"
 	"github.com/aim-control/aimlock/internal/keys"
+	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/orchestrator/runner"
 )
@@ -251,6 +252,49 @@ func TestVersionsAndPlugins(t *testing.T) {
 	}
 	if f := got["plugins"]; f.Result != Failed || !strings.Contains(f.Detail, "oncall: checksum") || !strings.Contains(f.Mend, "plugin verify oncall") {
 		t.Errorf("plugins: %+v", f)
+	}
+}
+
+// Nodes on which the newest rollout of a name failed, though it succeeded as a whole, are
+// told.
+func TestNodesLeftOut(t *testing.T) {
+	t.Parallel()
+	head := func(token uint64, name string, state orchestrator.Status, failed, unreachable int) *orchestrator.Header {
+		now := time.Now()
+		h := &orchestrator.Header{}
+		h.Version, h.ID, h.Name, h.State, h.Token, h.CreatedAt, h.FinishedAt = 1, fmt.Sprintf("%s-%d", name, token), name, state, token, now, &now
+		h.Counts[orchestrator.ClassFailed], h.Counts[orchestrator.ClassUnreachable], h.Total = failed, unreachable, 3
+		h.Counts[orchestrator.ClassApplied] = 3 - failed - unreachable
+		return h
+	}
+	ok, bad := orchestrator.Succeeded, orchestrator.Failed
+	for name, tc := range map[string]struct {
+		heads []*orchestrator.Header
+		want  string
+	}{
+		"all have it":            {[]*orchestrator.Header{head(5, "app", ok, 0, 0)}, ""},
+		"one failed":             {[]*orchestrator.Header{head(5, "app", ok, 1, 0), head(6, "web", ok, 0, 0)}, "app-5 failed on 1 of 3 nodes"},
+		"it was served since":    {[]*orchestrator.Header{head(5, "app", ok, 1, 0), head(6, "app", ok, 0, 0)}, ""},
+		"it is served on return": {[]*orchestrator.Header{head(5, "app", ok, 0, 1)}, ""},
+		"the rollout failed":     {[]*orchestrator.Header{head(5, "app", bad, 3, 0)}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := examine(t, 0, func(c *Config) {
+				for _, h := range tc.heads {
+					text, err := json.Marshal(h)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := c.Consul.Put(t.Context(), c.Keys.Rollout(h.ID), text); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})["rollouts"]
+			if tc.want == "" && f.Result != OK || tc.want != "" && (f.Result != Note || !strings.Contains(f.Detail, tc.want) || !strings.Contains(f.Mend, "rollout start")) {
+				t.Errorf("%+v", f)
+			}
+		})
 	}
 }
 

@@ -160,15 +160,17 @@ func (e *examination) locks(ctx context.Context) bool {
 
 // rollouts looks for those that stand.
 func (e *examination) rollouts(ctx context.Context) bool {
-	list, err := e.Rollouts.List(ctx, runner.Filter{Ended: 0})
+	// All headers are read in any case.
+	list, err := e.Rollouts.List(ctx, runner.Filter{Ended: -1})
 	if err != nil {
 		return e.unread("rollouts", err)
 	}
 	var paused, open []string
 	for _, h := range list.Headers {
-		if h.State == orchestrator.Paused {
+		switch {
+		case h.State == orchestrator.Paused:
 			paused = append(paused, h.ID)
-		} else {
+		case h.FinishedAt == nil:
 			open = append(open, h.ID)
 		}
 	}
@@ -178,7 +180,28 @@ func (e *examination) rollouts(ctx context.Context) bool {
 	case len(open)+len(list.Waiting) > 0:
 		return e.ok("rollouts", "unfinished: %s; %d waiting", some(open), len(list.Waiting))
 	}
+	if left := leftOut(list.Headers); len(left) > 0 {
+		return e.note("rollouts", "`aimlock rollout plan SPEC` shows which nodes lack it now, and `aimlock rollout start SPEC` serves them", "none is unfinished, but not all nodes got what succeeded: %s", some(left))
+	}
 	return e.ok("rollouts", "none is unfinished")
+}
+
+// leftOut are the rollouts, the newest of each name, that succeeded within their budget
+// without some of their nodes. Nodes that could not be reached do not count: their order
+// waits for them, and they follow it when they return.
+func leftOut(heads []*orchestrator.Header) []string {
+	var out []string
+	seen := map[string]bool{}
+	for _, h := range heads {
+		if seen[h.Name] {
+			continue
+		}
+		seen[h.Name] = true
+		if n := h.Counts[orchestrator.ClassFailed]; h.State == orchestrator.Succeeded && n > 0 {
+			out = append(out, fmt.Sprintf("%s failed on %d of %s", h.ID, n, text.Count(h.Total, "node")))
+		}
+	}
+	return out
 }
 
 // orders looks whether Consul has what it gave to the nodes: after a restore it has
