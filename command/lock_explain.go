@@ -11,7 +11,6 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"github.com/aim-control/aimlock/internal/journal"
-	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/policies"
@@ -204,32 +203,13 @@ func timelineText(line []locksmith.Event, width int) string {
 		line = line[more:]
 	}
 	for _, e := range line {
-		what := plainEnd(e)
-		if e.By != "" {
-			what += " by " + whoSays(e.By, e.Who)
-		}
+		what := e.Text()
 		if e.Detail != "" {
 			what += ": " + e.Detail
 		}
 		b.WriteString(hanging("  "+text.Time(e.At)+"  ", fmt.Sprintf("%s  [%s]", what, e.Clock), width))
 	}
 	return b.String()
-}
-
-// plainEnd is what happened, for people: the outcome of a break in plain words.
-func plainEnd(e locksmith.Event) string {
-	before, outcome, ok := strings.Cut(e.What, "break ")
-	words := map[string]string{
-		records.OutcomeTaken:    "broken, and the lock taken over",
-		records.OutcomeUnlocked: "broken, and the lock freed",
-		records.OutcomeEnded:    "broken, by a step that ended the hold",
-		records.OutcomeReleased: "break called off, since the hold was over already",
-		records.OutcomeAborted:  "break given up",
-	}[outcome]
-	if !ok || words == "" {
-		return e.What
-	}
-	return before + words
 }
 
 // leastHanging is the least room that text is wrapped to.
@@ -248,12 +228,4 @@ func hanging(head, words string, width int) string {
 		words = strings.ReplaceAll(lines, "\n", "\n"+strings.Repeat(" ", indent))
 	}
 	return head + words + "\n"
-}
-
-// whoSays is by with the accessor of the token, which only some records have.
-func whoSays(by string, who records.Who) string {
-	if who.Accessor == "" {
-		return by
-	}
-	return fmt.Sprintf("%s (token accessor %s)", by, text.Clip(text.Printable(who.Accessor), 60))
 }

@@ -7,29 +7,8 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
-	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 )
-
-// How a break ended is told in plain words; what is no outcome stands as it is.
-func TestBreakEndsInPlainWords(t *testing.T) {
-	t.Parallel()
-	for what, want := range map[string]string{
-		"break " + records.OutcomeTaken:             "broken, and the lock taken over",
-		"break " + records.OutcomeUnlocked:          "broken, and the lock freed",
-		"break " + records.OutcomeEnded:             "broken, by a step that ended the hold",
-		"break " + records.OutcomeReleased:          "break called off, since the hold was over already",
-		"break " + records.OutcomeAborted:           "break given up",
-		"dry run: break " + records.OutcomeUnlocked: "dry run: broken, and the lock freed",
-		"break begun":    "break begun",
-		"break approved": "break approved",
-		"released":       "released",
-	} {
-		if got := plainEnd(locksmith.Event{What: what}); got != want {
-			t.Errorf("%s: %q, and not %q", what, got, want)
-		}
-	}
-}
 
 // On a terminal the timeline is no wider than that, and what is wrapped stands below
 // its line; elsewhere an event is a line.

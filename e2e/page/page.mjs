@@ -149,7 +149,7 @@ try {
   await page.keyboard.press("Escape");
   await heading("FREE");
   await ask("lost doomed");
-  await page.locator("ol.line li", { hasText: "break unlocked" }).first().waitFor();
+  await page.locator("ol.line li", { hasText: "broken, and the lock freed" }).first().waitFor();
 
   // What is free again is still found, with its story.
   await page.getByRole("link", { name: "Locks", exact: true }).click();
@@ -157,7 +157,7 @@ try {
   await row("doomed").filter({ hasText: "broken" }).waitFor();
   await looks("locks-free");
   await row("doomed").getByRole("link").click();
-  await page.locator("ol.line li", { hasText: "break unlocked" }).first().waitFor();
+  await page.locator("ol.line li", { hasText: "broken, and the lock freed" }).first().waitFor();
 
   // An attack by a holder's record is text.
   await page.getByRole("link", { name: "Locks", exact: true }).click();

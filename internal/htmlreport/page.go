@@ -128,7 +128,7 @@ func newPage(s *runner.Story, now time.Time) *page {
 		p.Gates = append(p.Gates, row)
 	}
 	for _, b := range s.Breaks {
-		row := breakRow{Lock: text.Printable(b.Lock), At: stamp(b.StartedAt), By: text.Printable(b.By), Rule: text.Printable(b.Rule), Reason: text.Printable(b.Reason), Outcome: text.Printable(b.Outcome + " " + b.Detail)}
+		row := breakRow{Lock: text.Printable(b.Lock), At: stamp(b.StartedAt), By: text.Printable(b.By), Rule: text.Printable(b.Rule), Reason: text.Printable(b.Reason), Outcome: text.Printable(strings.TrimSuffix(records.OutcomeText(b.Outcome)+": "+b.Detail, ": "))}
 		if x := b.Holder; x != nil {
 			row.Holder = text.Printable(fmt.Sprintf("%s, pid %d on %s, token %d", x.Operation, x.PID, x.Host, b.Token))
 		}

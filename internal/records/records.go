@@ -316,6 +316,25 @@ const (
 	OutcomeAborted  = "aborted"
 )
 
+// OutcomeText is the outcome of a break in plain words; what is none stands as it is.
+func OutcomeText(outcome string) string {
+	switch outcome {
+	case OutcomeIntent:
+		return "begun; its end is not on record"
+	case OutcomeTaken:
+		return "broken, and the lock taken over"
+	case OutcomeUnlocked:
+		return "broken, and the lock freed"
+	case OutcomeEnded:
+		return "broken, by a step that ended the hold"
+	case OutcomeReleased:
+		return "called off: the hold was over before it was broken"
+	case OutcomeAborted:
+		return "break given up"
+	}
+	return outcome
+}
+
 // BreakStep is one step of a break as it went.
 type BreakStep struct {
 	Step   string    `json:"step"`

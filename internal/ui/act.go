@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/orchestrator/runner"
@@ -144,7 +146,10 @@ func (o *order) obey(ctx context.Context, a *Actor) (string, error) {
 		case err != nil:
 			return "", err
 		}
-		return fmt.Sprintf("%s by rule %s; %s", out.Record.Outcome, out.Record.Rule, out.Dismissed), nil
+		if out.Record.Outcome == records.OutcomeReleased {
+			return cmp.Or(out.Dismissed, "its holder let go"), nil
+		}
+		return fmt.Sprintf("broken by rule %s; %s", out.Record.Rule, out.Dismissed), nil
 	}
 	return "", fmt.Errorf("there is no order %q", o.Do)
 }

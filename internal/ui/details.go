@@ -24,10 +24,10 @@ type lockDetail struct {
 	lockView
 	Evidence []records.Evidence `json:"evidence"`
 	// Decisive is how many of Evidence the deciding rule read, from the first.
-	Decisive int               `json:"decisive"`
-	Rules    []ruleView        `json:"rules"`
-	Cause    string            `json:"cause"`
-	Timeline []locksmith.Event `json:"timeline"`
+	Decisive int         `json:"decisive"`
+	Rules    []ruleView  `json:"rules"`
+	Cause    string      `json:"cause"`
+	Timeline []eventView `json:"timeline"`
 	// Permitted is why a HOT lock is not broken now; empty: it may be, or it is
 	// not HOT.
 	Refused string `json:"refused,omitempty"`
@@ -39,6 +39,12 @@ type ruleView struct {
 	When  string `json:"when"`
 	Value string `json:"value"`
 	Why   string `json:"why,omitempty"`
+}
+
+// eventView is an event, and the words that the command line has for it.
+type eventView struct {
+	locksmith.Event
+	Text string `json:"text"`
 }
 
 // shownEvents bounds a story on the page; the command line has all of it.
@@ -71,7 +77,7 @@ func (s *Server) lockDetail(ctx context.Context, name, told string) (string, any
 		}
 	}
 	st := c.Status(v)
-	out := lockDetail{Evidence: append([]records.Evidence{}, st.Evidence...), Decisive: st.Decisive, Rules: []ruleView{}, Timeline: []locksmith.Event{}}
+	out := lockDetail{Evidence: append([]records.Evidence{}, st.Evidence...), Decisive: st.Decisive, Rules: []ruleView{}, Timeline: []eventView{}}
 	st.Evidence = nil
 	var permit *locksmith.Permit
 	if v.State == locksmith.Hot {
@@ -97,7 +103,9 @@ func (s *Server) lockDetail(ctx context.Context, name, told string) (string, any
 		return "", nil, err
 	}
 	out.Cause = story.Cause
-	out.Timeline = append(out.Timeline, story.Events[max(0, len(story.Events)-shownEvents):]...)
+	for _, e := range story.Events[max(0, len(story.Events)-shownEvents):] {
+		out.Timeline = append(out.Timeline, eventView{e, e.Text()})
+	}
 	return state, out, nil
 }
 
@@ -244,7 +252,7 @@ func (s *Server) viewRollout(story *runner.Story) *rolloutDetail {
 		}
 	}
 	for _, b := range story.Breaks {
-		out.Breaks = append(out.Breaks, breakView{b.Lock, b.StartedAt, b.By, b.Rule, b.Reason, b.Outcome})
+		out.Breaks = append(out.Breaks, breakView{b.Lock, b.StartedAt, b.By, b.Rule, b.Reason, records.OutcomeText(b.Outcome)})
 	}
 	return out
 }

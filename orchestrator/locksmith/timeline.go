@@ -12,6 +12,7 @@ import (
 	"github.com/aim-control/aimlock/internal/journal"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/policies"
 )
 
 // Event is one line of a lock's story.
@@ -32,6 +33,40 @@ type Event struct {
 	// hold stands for Token in the order of holds where the token is not known.
 	hold  uint64
 	phase int
+
+	// letGo is who let go of the hold that a break was about, where it is known, and
+	// asked that the break had asked for it.
+	letGo string
+	asked bool
+}
+
+// Text is what happened and by whom, for people: the outcome of a break in plain
+// words. Detail follows it.
+func (e *Event) Text() string {
+	by := ""
+	if e.By != "" {
+		by = " by " + e.By
+		if e.Accessor != "" {
+			by += fmt.Sprintf(" (token accessor %s)", text.Clip(printable(e.Accessor), 60))
+		}
+	}
+	before, outcome, ok := strings.Cut(e.What, "break ")
+	switch words := records.OutcomeText(outcome); {
+	case ok && outcome == records.OutcomeReleased && e.Detail == "":
+		holder := "its holder"
+		if e.letGo != "" {
+			holder += ", " + e.letGo + ","
+		}
+		if e.asked {
+			return before + "break over: " + holder + " let go, as asked" + by
+		}
+		return before + "break called off" + by + ": " + holder + " let go"
+	case ok && outcome == records.OutcomeReleased:
+		return before + "break called off" + by // Detail says why
+	case ok && words != outcome:
+		return before + words + by
+	}
+	return e.What + by
 }
 
 // of names the hold that an event is about, in the order of holds; 0 for none.
@@ -243,6 +278,10 @@ func (t *storyteller) breakRecord(key string, b *records.Break) {
 		end.phase = phaseEnded
 		t.known[fmt.Sprintf("over %d", b.Token)] = true
 	}
+	if h := b.Holder; h != nil {
+		end.letGo = printable(h.User + "@" + h.Host)
+	}
+	end.asked = slices.ContainsFunc(b.Steps, func(st records.BreakStep) bool { return st.Step == policies.StepRequest && st.Result == "done" })
 	t.add("ended "+key, end)
 }
 

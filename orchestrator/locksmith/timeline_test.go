@@ -13,6 +13,7 @@ import (
 	ctyjson "github.com/zclconf/go-cty/cty/json"
 
 	"github.com/aim-control/aimlock/internal/journal"
+	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator/evidence"
 	"github.com/aim-control/aimlock/policies"
 )
@@ -151,4 +152,38 @@ func showStory(s *Story) string {
 		fmt.Fprintf(&b, " [%s; %s]\n", e.Clock, e.Source)
 	}
 	return b.String()
+}
+
+// How a break ended is told in plain words; what is no outcome stands as it is.
+func TestBreakEndsInPlainWords(t *testing.T) {
+	t.Parallel()
+	for what, want := range map[string]string{
+		"break " + records.OutcomeTaken:             "broken, and the lock taken over by ann@n2",
+		"break " + records.OutcomeUnlocked:          "broken, and the lock freed by ann@n2",
+		"break " + records.OutcomeEnded:             "broken, by a step that ended the hold by ann@n2",
+		"break " + records.OutcomeReleased:          "break called off by ann@n2: its holder let go",
+		"break " + records.OutcomeAborted:           "break given up by ann@n2",
+		"dry run: break " + records.OutcomeUnlocked: "dry run: broken, and the lock freed by ann@n2",
+		"break begun":    "break begun by ann@n2",
+		"break approved": "break approved by ann@n2",
+		"released":       "released by ann@n2",
+	} {
+		e := Event{What: what, By: "ann@n2"}
+		if got := e.Text(); got != want {
+			t.Errorf("%s: %q, and not %q", what, got, want)
+		}
+	}
+	now := time.Date(2026, 3, 1, 13, 0, 0, 0, time.UTC)
+	for want, b := range map[string]records.Break{
+		"break over: its holder, bob@n1, let go, as asked by ann@n2": {Steps: []records.BreakStep{{Step: "request", Result: "done"}}},
+		"break called off by ann@n2: its holder, bob@n1, let go":     {Steps: []records.BreakStep{{Step: "request", Result: "failed"}}},
+		"break called off by ann@n2 (token accessor a-1)":            {Detail: "its hold is over", Who: records.Who{Accessor: "a-1"}},
+	} {
+		b.Outcome, b.By, b.EndedAt, b.Holder = records.OutcomeReleased, "ann@n2", &now, &records.Holder{User: "bob", Host: "n1"}
+		s := &storyteller{known: map[string]bool{}, holders: map[uint64]string{}}
+		s.breakRecord("key", &b)
+		if got := s.events[len(s.events)-1].Text(); got != want {
+			t.Errorf("%q, and not %q", got, want)
+		}
+	}
 }
