@@ -72,7 +72,7 @@ func notPermittedText(not *locksmith.NotPermittedError, st *locksmith.Status) st
 	if st != nil && st.State == locksmith.Hot {
 		text += statusLines(st, "", "  ")
 	}
-	text += fmt.Sprintf("  %-9s %s\n", "not now", not.Why)
+	text += fmt.Sprintf("  %-9s %s\n", "not now", not.Why+not.Anyway)
 	if not.Next != "" {
 		text += fmt.Sprintf("  %-9s %s\n", "to do", "`"+not.Next+"`")
 	}
@@ -248,7 +248,7 @@ func progressText(p *locksmith.ProgressView) string {
 	case *p.Total == 0: // nobody knows how much there is
 		text = strings.TrimSpace(fmt.Sprintf("%d %s", *p.Done, deref(p.Unit)))
 	default:
-		text = fmt.Sprintf("%d of %d %s", *p.Done, *p.Total, deref(p.Unit))
+		text = strings.TrimSpace(fmt.Sprintf("%d of %d %s", *p.Done, *p.Total, deref(p.Unit)))
 	}
 	if p.Age != nil {
 		text += fmt.Sprintf(", last written %s ago", showSeconds(*p.Age))
@@ -296,7 +296,11 @@ func (m *Meta) notices() func(locksmith.Notice) {
 			if n.Status.Session != nil {
 				who = " by " + holderText(n.Status)
 			}
-			m.Notef("%s: %s%s; %s\n", n.Lock, n.Status.State, who, first(n.Text, "waiting"))
+			what := "waiting"
+			if n.Status.State == locksmith.Cooling && n.Status.Next != "" {
+				what += ": " + n.Status.Next
+			}
+			m.Notef("%s: %s%s; %s\n", n.Lock, n.Status.State, who, first(n.Text, what))
 		case locksmith.NoticeQuiesce:
 			m.Notef("%s: taken; %s\n", n.Lock, n.Text)
 		case locksmith.NoticeBroken:

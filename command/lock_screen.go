@@ -128,11 +128,11 @@ func (v *lockScreen) move(by int) {
 func (v *lockScreen) View() tea.View {
 	now, hint := time.Now(), "^C leaves"
 	if v.keys {
-		hint = v.roomy("q quit, e explain, arrows choose, p hold still", "q quit, e explain, p hold still", "q, e, p")
+		hint = v.roomy("q quit, e explain, arrows choose, p freeze the view", "q quit, e explain, p freeze the view", "q, e, p")
 	}
 	if v.still != nil {
 		now = v.stillAt
-		hint = v.roomy("HELD STILL since "+v.stillAt.Format(time.TimeOnly)+"; p goes on, q quit, e explain", "HELD STILL: p goes on, q quit", "HELD STILL")
+		hint = v.roomy("FROZEN since "+v.stillAt.Format(time.TimeOnly)+"; p goes on, q quit, e explain", "FROZEN: p goes on, q quit", "FROZEN")
 	}
 	if v.Width <= 0 || v.Height <= 0 {
 		return v.frame(nil, hint)
@@ -161,13 +161,13 @@ func (v *lockScreen) table(rows []lockRow, now time.Time, height int) []string {
 	for i := range rows {
 		name = max(name, min(ansi.StringWidth(v.clean(rows[i].st.Name)), v.Width))
 	}
-	head := "  LOCK  STATE  HELD FOR"
+	last := ""
 	if each == 1 {
-		name = min(name, v.Width/3)
-		head = fmt.Sprintf("  %-*s %-8s %-9s %s", name, "LOCK", "STATE", "HELD FOR", "WHO AND WHY")
+		name, last = min(name, v.Width/3), "WHO AND WHY"
 	} else {
 		name = min(name, v.Width-21)
 	}
+	head := strings.TrimRight(fmt.Sprintf("  %-*s %-8s %-9s %s", max(0, name), "LOCK", "STATE", "HELD FOR", last), " ")
 	out := []string{v.cut(head, v.Width)}
 	room := max(1, (height-1)/each)
 	if len(rows) > room {
@@ -236,7 +236,7 @@ func (r *lockRow) text(now time.Time) (held, who string) {
 		who = shortHolder(st)
 	}
 	if p := st.Progress; p != nil && p.Done != nil && p.Total != nil {
-		who += fmt.Sprintf("  %d/%d %s", *p.Done, *p.Total, deref(p.Unit))
+		who += strings.TrimRight(fmt.Sprintf("  %d/%d %s", *p.Done, *p.Total, deref(p.Unit)), " ")
 	}
 	switch {
 	case st.Rule != "":

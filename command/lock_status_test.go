@@ -2,6 +2,7 @@ package command
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/aim-control/aimlock/internal/records"
@@ -36,5 +37,31 @@ func TestEvidenceHasEveryField(t *testing.T) {
 		if _, ok := got.Evidence[0][field]; !ok {
 			t.Errorf("a known fact has no field %q: %s", field, out)
 		}
+	}
+}
+
+func TestProgressText(t *testing.T) {
+	t.Parallel()
+	n := func(i int64) *int64 { return &i }
+	unit, age := "files", 7.2
+	for want, p := range map[string]*locksmith.ProgressView{
+		"1 of 2 files, last written 7.2s ago": {Done: n(1), Total: n(2), Unit: &unit, Age: &age},
+		"1 of 2, last written 7.2s ago":       {Done: n(1), Total: n(2), Age: &age},
+		"5, last written 7.2s ago":            {Done: n(5), Total: n(0), Age: &age},
+	} {
+		if got := progressText(p); got != want {
+			t.Errorf("%q, and not %q", got, want)
+		}
+	}
+}
+
+// Who waits for a lock that nobody holds is told for how long.
+func TestCoolingNoticeSaysHowLong(t *testing.T) {
+	t.Parallel()
+	var errs strings.Builder
+	m := newMeta(t.Context(), IO{Stderr: &errs})
+	m.notices()(locksmith.Notice{Kind: locksmith.NoticeWaiting, Lock: "a", Status: &locksmith.Status{Name: "a", State: locksmith.Cooling, Next: "Consul gives it out again in at most 15s (lock-delay)"}})
+	if want := "a: COOLING; waiting: Consul gives it out again in at most 15s (lock-delay)\n"; errs.String() != want {
+		t.Errorf("%q, and not %q", errs.String(), want)
 	}
 }

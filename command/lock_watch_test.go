@@ -112,6 +112,14 @@ func TestLockScreenFits(t *testing.T) {
 	}
 	v := testLockScreen(t, someLocks)
 	v.UTF8 = true
+	// The heading stands over its columns.
+	for _, width := range []int{40, 80} {
+		v.Update(tea.WindowSizeMsg{Width: width, Height: 24})
+		head, first := drawn(v)[0], drawn(v)[1]
+		if at := strings.Index(head, "STATE"); at < 0 || at != strings.Index(first, locksmith.Hot) || strings.Index(head, "HELD FOR") != strings.Index(first, "1m30s") {
+			t.Errorf("at %d columns the heading and the first lock are\n%s\n%s", width, head, first)
+		}
+	}
 	v.Update(tea.WindowSizeMsg{Width: 80, Height: 24})
 	if l := drawn(v)[1]; !strings.HasPrefix(l, "> z ") || !strings.Contains(l, "1m30s") {
 		t.Errorf("first comes %q", l)
@@ -144,12 +152,12 @@ func TestHintsFit(t *testing.T) {
 		}
 	}
 	for _, width := range []int{40, 80, 200} {
-		has(v, width, "q quit", "e explain", "p hold still")
+		has(v, width, "q quit", "e explain", "p freeze the view")
 		has(w, width, "q quit", "e explain", "p pause")
 	}
 	press(v, "p")
 	press(w, "p")
-	has(v, 40, "HELD STILL", "p goes on", "q quit")
+	has(v, 40, "FROZEN", "p goes on", "q quit")
 	has(w, 40, "pause", "y: yes", "no")
 	has(w, 80, "pause the rollout", "any other key")
 }
@@ -185,11 +193,11 @@ func TestLockScreenKeys(t *testing.T) {
 	press(v, "p")
 	delete(v.board.rows, "a")
 	v.board.rows["b"].st.State = locksmith.Held
-	if all := strings.Join(drawn(v), "\n"); !strings.Contains(all, "  a ") || !strings.Contains(all, "HELD STILL") {
+	if all := strings.Join(drawn(v), "\n"); !strings.Contains(all, "  a ") || !strings.Contains(all, "FROZEN") {
 		t.Errorf("it did not stand still:\n%s", all)
 	}
 	press(v, "p")
-	if all := strings.Join(drawn(v), "\n"); strings.Contains(all, "  a ") || strings.Contains(all, "HELD STILL") {
+	if all := strings.Join(drawn(v), "\n"); strings.Contains(all, "  a ") || strings.Contains(all, "FROZEN") {
 		t.Errorf("it still stands:\n%s", all)
 	}
 	v.Update(press(v, "enter")())

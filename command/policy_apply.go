@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,8 +43,9 @@ may break the locks that aimlock took; the locks of other tools need applied one
 
 It shows what was in force before and which policies and rules differ, keeps the
 sources in Consul (see "policy show -active"), and refuses policies that are
-invalid or whose test blocks fail. Without a PATH it takes what -policy or the
-config file name, or else the shipped default.`,
+invalid or whose test blocks fail. It warns of locks that are held now and that no
+policy of these matches: nobody breaks them. Without a PATH it takes what -policy or
+the config file name, or else the shipped default.`,
 		Examples: []example{
 			{"What would change?", "aimlock policy apply -dry-run policies/"},
 			{"Put them in force", "aimlock policy apply -reason 'CHG-1234: longer stall' policies/"},
@@ -84,11 +86,40 @@ config file name, or else the shipped default.`,
 				return err
 			}
 			if m.JSON {
-				return m.PrintJSON(applyReport(out, req.DryRun, tests))
+				err = m.PrintJSON(applyReport(out, req.DryRun, tests))
+			} else {
+				m.applyText(out, set, req.DryRun, testedText(tests, skip))
 			}
-			m.applyText(out, set, req.DryRun, testedText(tests, skip))
-			return nil
+			m.unmatched(ctx, c)
+			return err
 		},
+	}
+}
+
+// unmatchedPatience bounds the look at all locks once policies are applied.
+const unmatchedPatience = 30 * time.Second
+
+// unmatched warns of locks that are held and that no policy of the client's matches:
+// policies for some locks take all others out of breaking.
+func (m *Meta) unmatched(ctx context.Context, c *locksmith.Client) {
+	ctx, cancel := context.WithTimeout(ctx, unmatchedPatience)
+	defer cancel()
+	var names []string
+	hidden, err := c.EachLock(ctx, []string{""}, false, func(v *locksmith.Verdict) {
+		if v.Policy == nil {
+			names = append(names, v.Snapshot.Name)
+		}
+	})
+	if err != nil {
+		m.Notef("Warning: it is not known whether these policies match every lock that is held now: %s\n", text.Printable(err.Error()))
+		return
+	}
+	if hidden {
+		m.Log.Debug("the token may not read every lock: those that no policy matches may be more")
+	}
+	if len(names) > 0 {
+		slices.Sort(names)
+		m.Notef("Warning: no policy of these matches %s held now, and nobody breaks what none matches: %s\n", text.Count(len(names), "lock"), someNames(names))
 	}
 }
 

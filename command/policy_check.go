@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"slices"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -33,7 +34,8 @@ types, rules that can never hold, policies that can never match. Plugins whose
 facts are read or whose steps are taken are started, and asked.
 
 Without a PATH it checks what -policy or the config file name, or else the
-shipped default. Exit code 0 with warnings only, 2 with an error.`,
+shipped default. Exit code 0 with warnings only, 2 with an error. On stderr it also
+notes which policies never break a HOT lock, or only with a person's approval.`,
 		Examples: []example{
 			{"Before a merge", "aimlock policy check policies/"},
 			{"For a machine", "aimlock policy check -json policies/"},
@@ -57,9 +59,38 @@ shipped default. Exit code 0 with warnings only, 2 with an error.`,
 				rules += len(p.Rules())
 			}
 			m.Printf("OK: %s, %s, %s (hash %.12s)\n", text.Count(len(set.Policies), "policy"), text.Count(rules, "rule"), text.Count(len(set.Tests), "test"), set.Hash)
+			m.unbroken(set)
 			return nil
 		},
 	}
+}
+
+// unbroken notes the policies that call a lock HOT and do not break it by themselves:
+// it may be meant, and it may be a block or a line that was left out.
+func (m *Meta) unbroken(set *policies.Set) {
+	var never, asked []string
+	for _, p := range set.Policies {
+		switch {
+		case !slices.ContainsFunc(p.Rules(), func(r *policies.Rule) bool { return r.Hot }):
+		case p.Break == nil:
+			never = append(never, p.Name)
+		case p.Break.Approval == policies.ApprovalManual:
+			asked = append(asked, p.Name)
+		}
+	}
+	if len(never) > 0 {
+		m.Notef("Note: without a break block a HOT lock is never broken: %s\n", policyNames(never))
+	}
+	if len(asked) > 0 {
+		m.Notef("Note: without approval = \"auto\" each break waits for a person (aimlock lock approve): %s\n", policyNames(asked))
+	}
+}
+
+func policyNames(names []string) string {
+	if len(names) == 1 {
+		return "policy " + someNames(names)
+	}
+	return "policies " + someNames(names)
 }
 
 func (m *Meta) policyCheckJSON(set *policies.Set, diags hcl.Diagnostics) error {

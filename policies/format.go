@@ -29,7 +29,7 @@ func Format(filename string, src []byte) ([]byte, hcl.Diagnostics) {
 	}
 	if _, diags := hclsyntax.ParseConfig(src, filename, hcl.Pos{Line: 1, Column: 1}); diags.HasErrors() {
 		for i, d := range diags {
-			diags[i] = explainSyntax(d)
+			diags[i] = explainSyntax(d, src)
 		}
 		return nil, diags
 	}

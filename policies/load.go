@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
@@ -251,7 +252,7 @@ func (l *loader) parse(src source) (*hclsyntax.Body, hclsyntax.Tokens) {
 	}
 	file, diags := hclsyntax.ParseConfig(src.bytes, src.name, start)
 	for _, d := range diags {
-		l.diags = append(l.diags, explainSyntax(d))
+		l.diags = append(l.diags, explainSyntax(d, src.bytes))
 	}
 	if file != nil {
 		l.files[src.name] = file
@@ -263,16 +264,42 @@ func (l *loader) parse(src source) (*hclsyntax.Body, hclsyntax.Tokens) {
 }
 
 // explainSyntax adds the way out to the mistakes that are made most.
-func explainSyntax(d *hcl.Diagnostic) *hcl.Diagnostic {
+func explainSyntax(d *hcl.Diagnostic, src []byte) *hcl.Diagnostic {
 	const oneLine = "Write each argument, and each nested block, on a line of its own."
 	out := *d
 	switch d.Summary {
 	case "Invalid single-argument block definition", "Invalid argument definition":
 		out.Detail += " " + oneLine
 	case "Missing newline after argument", "Missing newline after block definition":
+		if hint := bareDuration(d.Subject, src); hint != "" {
+			out.Detail += hint
+			break
+		}
 		out.Detail += " Arguments are not separated by commas."
 	}
 	return &out
+}
+
+// bareDuration says how a duration is written, with a space before it, where at is the
+// unit of one without quotes: HCL takes it for a number, and for something after it.
+func bareDuration(at *hcl.Range, src []byte) string {
+	if at == nil || at.Start.Byte < 0 || at.End.Byte < at.Start.Byte || at.End.Byte > len(src) {
+		return ""
+	}
+	before := bytes.TrimRight(src[:at.Start.Byte], "0123456789.")
+	given := string(src[len(before):at.End.Byte])
+	if len(before) == at.Start.Byte {
+		return ""
+	}
+	if _, err := ParseDuration(given); err != nil {
+		return ""
+	}
+	before = bytes.TrimRight(before, " \t")
+	// An argument of its own is no expression with numbers.
+	if n := len(before); n > 1 && before[n-1] == '=' && !bytes.ContainsRune([]byte("=<>!"), rune(before[n-2])) {
+		return fmt.Sprintf(" Did you mean %q?", given)
+	}
+	return fmt.Sprintf(" Did you mean duration(%q)?", given)
 }
 
 // finish decodes what was added.

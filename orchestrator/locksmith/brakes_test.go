@@ -194,6 +194,10 @@ func TestSpentBudgetEndsAnyway(t *testing.T) {
 		if want := "1 break in 1h; the next one is free in 1h0m0s; if its process is gone, Consul frees it by itself within about 10s"; !ok || !strings.HasSuffix(ref.Status.Next, want) {
 			t.Fatalf("%v: next %q, not %q", err, ref.Status.Next, want)
 		}
+		_, err = c.Break(t.Context(), BreakRequest{Name: "a"})
+		if not, ok := errors.AsType[*NotPermittedError](err); !ok || not.Anyway != "; if its process is gone, Consul frees it by itself within about 10s" {
+			t.Fatalf("the break: %v", err)
+		}
 	})
 }
 

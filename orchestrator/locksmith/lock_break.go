@@ -275,7 +275,7 @@ func (c *Client) Next(v *Verdict, p *Permit) string {
 		case p != nil && !p.OK && p.Next != "":
 			return fmt.Sprintf("it is not broken now: %s; `%s`", p.Why, p.Next)
 		case p != nil && !p.OK:
-			return "it is not broken now: " + p.Why + endsAnyway(s, p)
+			return "it is not broken now: " + p.Why + p.Anyway
 		case p == nil && s.Silence.Stands(v.At):
 			return "it is not broken now: " + silencedText(s.Silence, v.At)
 		case p != nil && p.Powerless:

@@ -22,6 +22,9 @@ type Permit struct {
 	Why string
 	// Next is the command that would change it, if there is one.
 	Next string
+	// Anyway says when Consul frees the lock by itself, where Why is a budget that is
+	// spent; it follows Why.
+	Anyway string
 
 	// Powerless: it is known that this client's token breaks nothing before policies are
 	// applied. Only Outlook asks.
@@ -88,7 +91,7 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 	if p.Why = c.inForce(v, active); p.Why != "" {
 		if p.Next = c.flags.Judging("policy apply"); active.ModifyIndex != 0 {
 			// Not apply: these may be the stale ones.
-			p.Next = c.flags.Looking("policy show", "-active")
+			p.Next = c.flags.Looking("policy show", "-active") + " > applied.hcl"
 		}
 		return p, nil
 	}
@@ -129,6 +132,7 @@ func (c *Client) Permit(ctx context.Context, v *Verdict) (*Permit, error) {
 	p.budget, p.budgetIndex = budget.Value, budget.ModifyIndex
 	if _, why := c.spend(v.Policy, p, []*Verdict{v}, records.Who{}, time.Now()); why != "" {
 		p.Why, p.brake = why, brakeBudget
+		p.Anyway = endsAnyway(s, p)
 		return p, nil
 	}
 	p.OK = true
@@ -148,7 +152,7 @@ func (c *Client) inForce(v *Verdict, active *api.KVPair) string {
 		return err.Error()
 	}
 	if rec.Hash != c.set.Hash {
-		return fmt.Sprintf("these policies (%.12s) are not the ones applied (%.12s, serial %d%s)", c.set.Hash, printable(rec.Hash), rec.Serial, byText(rec.By))
+		return fmt.Sprintf("these policies (%.12s) are not the ones applied (%.12s, serial %d%s); save those to a file, and name it by -policy", c.set.Hash, printable(rec.Hash), rec.Serial, byText(rec.By))
 	}
 	return ""
 }
@@ -206,7 +210,9 @@ func (c *Client) charge(targets []*target, who records.Who, now time.Time) ([]co
 		}
 		op, why := c.spend(p, t.permit, verdicts, who, now)
 		if why != "" {
-			return nil, &NotPermittedError{Lock: t.name, Permit: &Permit{Why: why, brake: brakeBudget}}
+			refused := &Permit{Why: why, brake: brakeBudget}
+			refused.Anyway = endsAnyway(t.v.Snapshot, refused)
+			return nil, &NotPermittedError{Lock: t.name, Permit: refused}
 		}
 		if op != nil {
 			ops = append(ops, op)

@@ -227,7 +227,7 @@
         el("p", {}, "Next: ", prose(l.next)));
       const p = l.progress;
       const facts = [["Held for", age], ["Holder", holderText(l) || "nobody"], ["User", l.holder && l.holder.user], ["Token", l.token], ["Session", l.session],
-        ["Progress", p && p.total !== null && p.total !== undefined ? p.done + " of " + p.total + " " + (p.unit || "") + (p.age !== null ? ", last written " + span(p.age) + " before this was read" : "") : null],
+        ["Progress", p && p.total !== null && p.total !== undefined ? p.done + " of " + p.total + (p.unit ? " " + p.unit : "") + (p.age !== null ? ", last written " + span(p.age) + " before this was read" : "") : null],
         ["Policy", l.policy || "none matches: it has no rules"], ["Key", l.key],
         ["Pause owed by the next holder", l.quiesce_owed ? span(l.quiesce_owed) : null],
         ["Allocation", l.allocation ? l.allocation.id + ", job " + l.allocation.job : null]];
