@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -53,6 +54,9 @@ type command struct {
 	// CommandLine allows a command line after `--`. Without it, what stands
 	// after `--` counts as positional arguments.
 	CommandLine bool
+	// Elsewhere are flags that other tools have for what another command does here,
+	// with that command.
+	Elsewhere map[string]string
 	// Complete says what a shell proposes for the arguments; nil for nothing.
 	Complete completer
 	Hidden   bool
@@ -66,6 +70,8 @@ type input struct {
 	Args    []string // positional arguments
 	Command []string // what stood after `--`, untouched
 	set     map[string]bool
+	// behind are the arguments that stand right behind a switch, which takes no value.
+	behind map[int]string
 }
 
 // Set tells whether a flag was given, as against standing at its default.
@@ -90,6 +96,9 @@ func (v verb) Run(args []string) int {
 func (c *command) execute(args []string) error {
 	fs := c.flagSet()
 	in, err := parse(fs, args)
+	if unknown, ok := errors.AsType[*unknownFlagError](err); ok && c.Elsewhere[unknown.name] != "" {
+		return usagef("unknown flag -%s: %s", unknown.name, c.Elsewhere[unknown.name])
+	}
 	if err != nil {
 		end := "."
 		if strings.HasSuffix(err.Error(), "?") {
@@ -103,7 +112,7 @@ func (c *command) execute(args []string) error {
 	if n := len(in.Args); n < c.MinArgs || c.MaxArgs >= 0 && n > c.MaxArgs {
 		what := "is missing an argument"
 		if n > c.MinArgs {
-			what = fmt.Sprintf("has an argument too many: %q", in.Args[max(c.MaxArgs, 0)])
+			what = "has an argument too many: " + in.surplus(max(c.MaxArgs, 0))
 		}
 		return usagef("aimlock %s %s. Usage: aimlock %s %s", c.name, what, c.name, c.Usage)
 	}
@@ -115,6 +124,21 @@ func (c *command) execute(args []string) error {
 	defer c.closeHooks()
 	defer c.closeLocks()
 	return c.Run(c.ctx, in)
+}
+
+// surplus names argument n, which is one too many. One before it that stands behind a
+// switch may have been meant as its value.
+func (in *input) surplus(n int) string {
+	for i, arg := range in.Args[:n+1] {
+		name, ok := in.behind[i]
+		switch {
+		case ok && i == n:
+			return fmt.Sprintf("%q (-%s takes no value)", arg, name)
+		case ok:
+			return fmt.Sprintf("%q, or %q (-%s takes no value)", in.Args[n], arg, name)
+		}
+	}
+	return fmt.Sprintf("%q", in.Args[n])
 }
 
 func (c *command) flagSet() *flag.FlagSet {
@@ -132,7 +156,8 @@ func (c *command) flagSet() *flag.FlagSet {
 // flag at a time, because on its own it would stop at the first positional
 // argument and swallow the `--`.
 func parse(fs *flag.FlagSet, args []string) (*input, error) {
-	in := &input{set: map[string]bool{}}
+	in := &input{set: map[string]bool{}, behind: map[int]string{}}
+	lone := "" // the switch that stands before arg
 	for len(args) > 0 {
 		arg := args[0]
 		if arg == "--" {
@@ -140,8 +165,11 @@ func parse(fs *flag.FlagSet, args []string) (*input, error) {
 			break
 		}
 		if len(arg) < 2 || arg[0] != '-' {
+			if lone != "" {
+				in.behind[len(in.Args)] = lone
+			}
 			in.Args = append(in.Args, arg)
-			args = args[1:]
+			args, lone = args[1:], ""
 			continue
 		}
 		name, value, hasValue := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
@@ -152,6 +180,9 @@ func parse(fs *flag.FlagSet, args []string) (*input, error) {
 		n := 1
 		if b, ok := f.Value.(interface{ IsBoolFlag() bool }); !hasValue && (!ok || !b.IsBoolFlag()) {
 			n = min(2, len(args))
+		}
+		if lone = ""; n == 1 && !hasValue {
+			lone = name
 		}
 		if n == 2 {
 			value = args[1]
@@ -198,8 +229,13 @@ func unknownFlag(fs *flag.FlagSet, name string) error {
 	if s := suggest(name, names); s != "" {
 		return fmt.Errorf("unknown flag -%s. Did you mean -%s?", name, s)
 	}
-	return fmt.Errorf("unknown flag -%s", name)
+	return &unknownFlagError{name}
 }
+
+// unknownFlagError is for a flag that is like no other one.
+type unknownFlagError struct{ name string }
+
+func (e *unknownFlagError) Error() string { return "unknown flag -" + e.name }
 
 // suggest returns what given was probably meant to be, or "".
 func suggest(given string, candidates []string) string {

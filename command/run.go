@@ -73,6 +73,13 @@ func runCLI(c *cli.CLI, args []string) (int, error) {
 	if _, ok := c.Commands[sub]; sub != "" && !ok {
 		return 0, unknownCommand("", sub, subcommands(c.Commands, ""))
 	}
+	if c.IsHelp() && sub != "" {
+		// Help for what is no command is not the help of the one above it.
+		subs := subcommands(c.Commands, sub)
+		if rest := c.SubcommandArgs(); len(subs) > 0 && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+			return 0, unknownCommand(sub, rest[0], subs)
+		}
+	}
 	if sub == "" && !c.IsHelp() && !c.IsVersion() {
 		if len(args) > 0 {
 			return 0, usagef("%q stands where a command is expected. Run \"aimlock help\" for the commands", args[0])
