@@ -1,8 +1,13 @@
 package command
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/board"
@@ -12,29 +17,46 @@ import (
 )
 
 // progress shows how a rollout moves: bars that are redrawn in place on a
-// terminal, and plain lines elsewhere. It is used by one goroutine.
+// terminal, and plain lines elsewhere. While bars can stand, all that this process
+// writes to stderr passes through it: what it did not write itself it could not erase.
 type progress struct {
 	w      io.Writer
 	screen board.Screen
 	live   bool
-	drawn  int // lines of the bars on the screen
-	last   string
-	lastT  time.Time
+	// hidden tells that somebody else types on this terminal now.
+	hidden func() bool
+	// woken has a SIGCONT.
+	woken chan os.Signal
+	// giveBack ends the detour of stderr; nil: there is none.
+	giveBack func()
+
+	mu    sync.Mutex
+	bars  []string // as they stand, or stood before a line was written
+	drawn int      // lines of the bars on the screen
+	last  string
+	lastT time.Time
 }
 
-// progress makes the display of a command; it writes to Stderr.
+// progress makes the display of a command; it writes to Stderr. It must be closed.
 func (m *Meta) progress() *progress {
 	width, ok := Terminal(m.Stderr)
-	return &progress{
-		w: m.Stderr, live: ok && m.Env("TERM") != "dumb",
+	p := &progress{
+		w: m.Stderr, live: ok && m.Env("TERM") != "dumb", hidden: m.inBackground, woken: make(chan os.Signal, 1),
 		screen: board.Screen{Width: width - 1, Color: m.Color(m.Stderr), UTF8: m.UTF8()},
 	}
+	if p.live {
+		signal.Notify(p.woken, syscall.SIGCONT)
+		p.giveBack = m.stderr.divert(p)
+	}
+	return p
 }
 
 // plainEvery is the least time between two lines of mere numbers.
 const plainEvery = 2 * time.Second
 
 func (p *progress) tell(ev runner.Progress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if ev.Text != "" {
 		line := text.Printable(orchestrator.Ends(ev.Text, 400))
 		if ev.Node != "" {
@@ -44,13 +66,26 @@ func (p *progress) tell(ev runner.Progress) {
 	}
 	h := &ev.Header
 	if p.live {
-		p.draw(h)
+		p.bars = append(board.Bars(h, p.screen), text.Clip("  "+text.Printable(board.Headline(h)), max(10, p.screen.Width-4)))
+		p.draw()
 		return
 	}
 	if now := board.Headline(h); ev.Text == "" && now != p.last && time.Since(p.lastT) >= plainEvery {
 		p.last, p.lastT = now, time.Now()
 		p.line(now)
 	}
+}
+
+// Write puts what others write to stderr above the bars.
+func (p *progress) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.erase()
+	n, err := p.w.Write(b)
+	if err == nil && bytes.HasSuffix(b, []byte("\n")) {
+		p.draw()
+	}
+	return n, err
 }
 
 // line writes one line above the bars.
@@ -60,19 +95,42 @@ func (p *progress) line(s string) {
 }
 
 func (p *progress) erase() {
+	select {
+	case <-p.woken:
+		// The shell has written below the bars meanwhile, and its prompt may stand in
+		// this line: what stands is not ours to erase.
+		_, _ = fmt.Fprintln(p.w)
+		p.drawn = 0
+	default:
+	}
 	if p.drawn > 0 {
-		_, _ = fmt.Fprintf(p.w, "\x1b[%dA\x1b[J", p.drawn)
+		_, _ = fmt.Fprintf(p.w, "\r\x1b[%dA\x1b[J", p.drawn)
 		p.drawn = 0
 	}
 }
 
-func (p *progress) draw(h *orchestrator.Header) {
+func (p *progress) draw() {
 	p.erase()
-	lines := append(board.Bars(h, p.screen), text.Clip("  "+text.Printable(board.Headline(h)), max(10, p.screen.Width-4)))
-	for _, l := range lines {
+	if p.hidden() {
+		return
+	}
+	for _, l := range p.bars {
 		_, _ = fmt.Fprintln(p.w, l)
 	}
-	p.drawn = len(lines)
+	p.drawn = len(p.bars)
 }
 
-func (p *progress) close() { p.erase() }
+// close takes the bars away, for good.
+func (p *progress) close() {
+	p.mu.Lock()
+	p.erase()
+	p.bars = nil
+	back := p.giveBack
+	p.giveBack = nil
+	p.mu.Unlock()
+	// A write to stderr holds its lock before this one's.
+	if back != nil {
+		signal.Stop(p.woken)
+		back()
+	}
+}
