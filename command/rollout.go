@@ -98,7 +98,7 @@ func stateError(h *orchestrator.Header) error {
 	}
 	msg := fmt.Sprintf("rollout %s is %s: %s", h.ID, h.State, text.Printable(first(why, "no reason is known")))
 	if h.State == orchestrator.Paused {
-		msg += fmt.Sprintf(". `aimlock rollout %s %s` and start it again, or `aimlock rollout rollback %s`", h.WayOn(), h.ID, h.ID)
+		msg += ". " + board.WaysText(h)
 	}
 	return exitf(code, "%s", msg)
 }

@@ -19,7 +19,9 @@ func newRolloutPause(m *Meta) *command {
 func newRolloutResume(m *Meta) *command {
 	return rolloutOrder(m, orchestrator.Resume, "Resume a paused rollout",
 		`Goes on with a paused rollout. Failures that paused it are forgiven: the budget
-starts anew. Where no orchestrator runs, start it again afterwards.
+starts anew, and the rollout goes on without the nodes that failed, which are not
+tried again. To go back instead, use "rollout rollback". Where no orchestrator
+runs, start it again afterwards.
 
 Only the pause at which the rollout stands when the command begins is ended, or
 with -pause, as the rollout itself says it, only that one: whoever resumes after

@@ -427,6 +427,13 @@ func TestNoCanaryIsLeft(t *testing.T) {
 		t.Errorf("problems after the skip of n2: %+v", w.s.Header().Problems)
 	}
 	told(w, OperatorCommand{N: 2, Verb: Skip, Stage: "rest"}, true, "skipped: 2 nodes")
+
+	// A canary that failed is not tried again.
+	spec.Stages = []Stage{{Name: "canary", Nodes: 2}, {Name: "rest", Percent: 100}}
+	w = complaint(t, spec, 4)
+	w.answerAll(0, 1)
+	w.wants(t, Paused, "2 failed, and max_failed is")
+	told(w, OperatorCommand{N: 1, Verb: Resume}, true, `done; it goes on without 2 failed nodes, which are not tried again; no canary is left: the nodes of stage "rest" are the first to get it`)
 }
 
 // TestProblemsAreOfNow: of a node that has applied it or was skipped no problem is
@@ -454,6 +461,10 @@ func TestProblemsAreOfNow(t *testing.T) {
 	last := "Error: rollout app-20261126-223125-pkt7 is " + strings.Repeat("w", 190)
 	if p := Ends("reload: here ended with status 6: "+strings.Repeat("noise ", 100)+"\n"+last, 300); !strings.HasPrefix(p, "reload: here") || !strings.HasSuffix(p, " "+last) {
 		t.Errorf("a long last line: %q", p)
+	}
+	last = "Error: rollout app-20261126-223125-pkt7 is paused: 1 failed, and max_failed is 0. To go back: `" + strings.Repeat("w", 190) + "` then start it again"
+	if p := Ends("reload: here ended with status 6: "+strings.Repeat("noise ", 100)+"\n"+last, 300); len(p) > 310 || !strings.HasPrefix(p, "reload: here") || !strings.Contains(p, " … Error: rollout app-20261126-223125-pkt7 is paused: 1 failed, and max_failed is 0. ") || !strings.HasSuffix(p, "then start it again") {
+		t.Errorf("a last line that is too long: %q", p)
 	}
 	if p := why("n3"); !strings.Contains(p, "did not answer") {
 		t.Errorf("n3: %q", p)

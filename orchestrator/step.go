@@ -244,16 +244,23 @@ func (s *State) problem(i int, why string) {
 
 // Ends is at most n bytes of s, but for the mark between: its beginning, which says
 // what failed, and its end, where an output says why. The last line is whole where it
-// leaves a fifth to the beginning: of a child rollout it begins with the id.
+// leaves a fifth to the beginning, and else has both its own ends: of a child rollout
+// it begins with the id and the reason, and ends with the commands.
 func Ends(s string, n int) string {
+	const mark = " … "
 	if len(s) <= n {
 		return s
 	}
 	end := n - n*2/5
-	if last := len(s) - 1 - strings.LastIndexByte(s, '\n'); last > end && last <= n-n/5 {
+	last := len(s) - 1 - strings.LastIndexByte(s, '\n')
+	switch most := n - n/5; {
+	case last <= end || last == len(s):
+	case last <= most:
 		end = last
+	case most > len(mark):
+		return strings.ToValidUTF8(s[:n-most], "") + mark + Ends(s[len(s)-last:], most-len(mark))
 	}
-	return strings.ToValidUTF8(s[:n-end], "") + " … " + strings.ToValidUTF8(s[len(s)-end:], "")
+	return strings.ToValidUTF8(s[:n-end], "") + mark + strings.ToValidUTF8(s[len(s)-end:], "")
 }
 
 // clip is at most the first n bytes of s, and says so.
@@ -317,7 +324,7 @@ func (s *State) obey(c OperatorCommand) {
 			return
 		}
 		s.unpause("resumed " + by)
-		s.command.Result += s.uncanaried()
+		s.command.Result += s.leftBehind() + s.uncanaried()
 	case Abort:
 		s.setStatus(Aborted, by)
 	case MakeRoom:
@@ -435,6 +442,18 @@ func (s *State) without(i int) string {
 		return fmt.Sprintf("; `aimlock rollout %s` goes on without it", s.pause.Cause.Way())
 	}
 	return ""
+}
+
+// leftBehind tells of the nodes without which a rollout goes on that is resumed.
+func (s *State) leftBehind() string {
+	switch n := s.counts[ClassFailed]; n {
+	case 0:
+		return ""
+	case 1:
+		return "; it goes on without 1 failed node, which is not tried again"
+	default:
+		return fmt.Sprintf("; it goes on without %d failed nodes, which are not tried again", n)
+	}
 }
 
 // uncanaried tells of a stage whose nodes are the first to get the content although

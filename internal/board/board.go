@@ -40,6 +40,9 @@ type Model struct {
 	Events []records.RolloutEvent
 	// Note says what cannot be read now.
 	Note string
+	// Undriven says that nobody brings the rollout forward, and what does; "" while
+	// somebody does, or it is not known.
+	Undriven string
 	// Hint is the last line: the keys.
 	Hint string
 	Now  time.Time
@@ -213,7 +216,10 @@ func (p *painter) head() []string {
 	}
 	out := []string{p.fit(first, p.s.Width)}
 	if why := Why(h); why != "" {
-		out = append(out, p.wrap("  ", why, 2, StateColor(h.State))...)
+		out = append(out, p.words("  ", why, 2, StateColor(h.State))...)
+	}
+	if p.m.Undriven != "" {
+		out = append(out, p.words("  ", p.m.Undriven, p.few()+1, yellow)...)
 	}
 	for _, c := range h.Configs {
 		out = append(out, p.fit(p.clean(fmt.Sprintf("  %s %s", c.Name, c.Revision)), p.s.Width))
@@ -237,10 +243,20 @@ func (p *painter) few() int {
 	return 2
 }
 
-// wrap breaks a text into at most n lines.
+// wrap breaks a text into at most n lines, also at the hyphens in its words.
 func (p *painter) wrap(margin, s string, n int, c color.Color) []string {
 	w := max(8, p.s.Width-len(margin))
-	lines := strings.Split(ansi.Wrap(p.clean(s), w, ""), "\n")
+	return p.atMost(margin, strings.Split(ansi.Wrap(p.clean(s), w, ""), "\n"), n, c)
+}
+
+// words breaks a text that may name a command into at most n lines, at its blanks.
+func (p *painter) words(margin, s string, n int, c color.Color) []string {
+	return p.atMost(margin, wrapBlanks(p.clean(s), max(8, p.s.Width-len(margin))), n, c)
+}
+
+// atMost keeps n of a text's lines, and cuts the last one.
+func (p *painter) atMost(margin string, lines []string, n int, c color.Color) []string {
+	w := max(8, p.s.Width-len(margin))
 	if len(lines) > n {
 		rest := strings.Join(lines[n-1:], " ")
 		lines = append(lines[:n-1], p.fit(rest, w))
@@ -360,7 +376,7 @@ const labelWidth = 11
 
 // fact is a label and its value, over two lines where one is too short.
 func (p *painter) fact(name, value string) []string {
-	lines := p.wrap(strings.Repeat(" ", labelWidth), value, p.few(), nil)
+	lines := p.words(strings.Repeat(" ", labelWidth), value, p.few(), nil)
 	lines[0] = p.fit(fmt.Sprintf("%-*s", labelWidth, name)+strings.TrimLeft(lines[0], " "), p.s.Width)
 	return lines
 }
@@ -369,6 +385,9 @@ func (p *painter) fact(name, value string) []string {
 func (p *painter) facts() []string {
 	h := p.h
 	out := []string{""}
+	if h.State == orchestrator.Paused {
+		out = append(out, p.ways()...)
+	}
 	if h.Total > 0 {
 		out = append(out, p.fact("nodes", Counts(h))...)
 	}
@@ -388,7 +407,7 @@ func (p *painter) facts() []string {
 		}
 		out = append(out, p.fact("in flight", words)...)
 	}
-	if h.FinishedAt == nil && p.m.Spec != nil {
+	if h.FinishedAt == nil && h.State != orchestrator.Paused && p.m.Undriven == "" && p.m.Spec != nil {
 		out = append(out, p.fact("left", ETA(h, p.m.Spec, p.m.Now))...)
 	}
 	for i := range h.Gates {
@@ -436,11 +455,19 @@ func GateState(g *orchestrator.GateStatus) string {
 func ETA(h *orchestrator.Header, spec *orchestrator.Spec, now time.Time) string {
 	switch h.State {
 	case orchestrator.Paused:
+		if h.Paused != nil && h.Paused.Cause == orchestrator.CauseFailure {
+			ways := Ways(h)
+			return fmt.Sprintf("nothing happens before `%s` (%s) or `%s` (%s)", ways[0].Command, ways[0].What, ways[1].Command, ways[1].What)
+		}
 		return fmt.Sprintf("nothing happens before `aimlock rollout %s %s` or `rollback`", h.WayOn(), h.ID)
 	case orchestrator.RollingBack:
 		return "until every node is back"
 	}
-	return EstimateText(orchestrator.EstimateRest(h, spec, h.Answers, now), h.Answers)
+	e := orchestrator.EstimateRest(h, spec, h.Answers, now)
+	if e.Known && e.Total() <= 0 && e.Gates == 0 && e.Manual == 0 {
+		return "it should go on any moment"
+	}
+	return EstimateText(e, h.Answers)
 }
 
 // EstimateText says an estimate in words.
@@ -506,20 +533,19 @@ func (p *painter) log() []string {
 	return out
 }
 
-// Duration shows a duration as people say it: in two units at most.
+// Duration shows a duration as all of the program does, and none finer than people
+// say it.
 func Duration(d time.Duration) string {
 	d = max(0, d)
 	switch {
 	case d < 10*time.Second:
-		return d.Round(100 * time.Millisecond).String()
-	case d < time.Minute:
-		return d.Round(time.Second).String()
+		d = d.Round(100 * time.Millisecond)
 	case d < time.Hour:
 		d = d.Round(time.Second)
-		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
 	case d < 48*time.Hour:
 		d = d.Round(time.Minute)
-		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	default:
+		return fmt.Sprintf("%d days", int(d.Hours()/24))
 	}
-	return fmt.Sprintf("%d days", int(d.Hours()/24))
+	return d.String()
 }

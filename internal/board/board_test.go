@@ -195,6 +195,54 @@ func TestETANamesTheWayOn(t *testing.T) {
 	}
 }
 
+// However narrow the screen is, the commands that end a pause are broken at their
+// blanks only, and the one that sends nothing to anybody stands first after failures.
+func TestWaysAreWhole(t *testing.T) {
+	t.Parallel()
+	m := paused()
+	h := *m.Header
+	h.Paused = &orchestrator.PauseInfo{Cause: orchestrator.CauseFailure, Why: "1 failed, and max_failed is 0"}
+	m.Header = &h
+	const back, on = "aimlock rollout rollback aim-lock-config-20261125-194800-k3v9", "aimlock rollout resume -pause 1 aim-lock-config-20261125-194800-k3v9"
+	for width := 40; width <= 200; width++ {
+		lines := Render(m, Screen{Width: width, UTF8: true})
+		all := strings.Join(strings.Fields(strings.Join(lines, " ")), " ")
+		i, k := strings.Index(all, back), strings.Index(all, on)
+		if i < 0 || k < i || !strings.Contains(all, "without the failed nodes, which are not tried again") {
+			t.Errorf("width %d:\n%s", width, strings.Join(lines, "\n"))
+		}
+		if width >= 72 && !strings.Contains(strings.Join(lines, "\n"), on) {
+			t.Errorf("width %d: the command is broken where it has room:\n%s", width, strings.Join(lines, "\n"))
+		}
+	}
+}
+
+// What nobody drives does not go on by itself: that is said, and no time that is left.
+func TestUndriven(t *testing.T) {
+	t.Parallel()
+	m := baking()
+	m.Undriven = "nobody drives it now: `aimlock rollout start SPEC`, or the next tick, goes on with it"
+	for _, width := range []int{40, 80, 200} {
+		lines := Render(m, Screen{Width: width, Height: 24, UTF8: true})
+		all := strings.Join(strings.Fields(strings.Join(lines, " ")), " ")
+		if !strings.Contains(all, m.Undriven) || strings.Contains(all, " left ") {
+			t.Errorf("width %d:\n%s", width, strings.Join(lines, "\n"))
+		}
+	}
+}
+
+func TestDuration(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0s", 1234 * time.Millisecond: "1.2s", 61 * time.Second: "1m1s", 5 * time.Minute: "5m0s", time.Hour: "1h0m0s",
+		time.Hour + 2*time.Minute + 5*time.Second: "1h2m0s", 50 * time.Hour: "2 days",
+	} {
+		if got := Duration(d); got != want {
+			t.Errorf("%d: %s, want %s", d, got, want)
+		}
+	}
+}
+
 // A stage that no node is left for is full once its turn has come, and not before.
 func TestBarOfAnEmptyStage(t *testing.T) {
 	t.Parallel()

@@ -211,8 +211,12 @@ func (d *drive) begin(ctx context.Context) error {
 		return err
 	}
 	if p := d.header.Paused; p != nil && d.state.Status() == orchestrator.Paused {
-		d.r.tell(Progress{Kind: orchestrator.TellStatus, Header: d.present(),
-			Text: fmt.Sprintf("it is paused (%s); `aimlock rollout %s %s` lets it go on", p.Why, d.header.WayOn(), d.plan.ID)})
+		words := fmt.Sprintf("it is paused (%s)", p.Why)
+		if awaited(p.Cause) {
+			// Of any other pause the caller tells what each way out of it does.
+			words += fmt.Sprintf("; `aimlock rollout %s %s` lets it go on", d.header.WayOn(), d.plan.ID)
+		}
+		d.r.tell(Progress{Kind: orchestrator.TellStatus, Header: d.present(), Text: words})
 	}
 	return nil
 }
