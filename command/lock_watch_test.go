@@ -268,6 +268,23 @@ func TestWatchKeys(t *testing.T) {
 	if len(given) != 2 || given[1] != orchestrator.Resume {
 		t.Errorf("orders %v", given)
 	}
+	h.Paused.Cause, h.Counts[orchestrator.ClassFailed] = orchestrator.CauseFailure, 1
+	w.Update(watchHeader{h: h})
+	press(w, "p")
+	if !strings.Contains(last(), "go on without the failed nodes? y: yes") {
+		t.Errorf("it asks %q", last())
+	}
+	press(w, "n")
+	h.State, h.Paused = orchestrator.Baking, nil
+	w.nobody = "nobody drives it"
+	w.Update(watchHeader{h: h, undriven: true})
+	if all := strings.Join(drawn(w), "\n"); !strings.Contains(all, "nobody drives it") {
+		t.Errorf("it is not told that nobody drives it:\n%s", all)
+	}
+	w.Update(watchHeader{h: h})
+	if all := strings.Join(drawn(w), "\n"); strings.Contains(all, "nobody drives it") {
+		t.Errorf("it is still told that nobody drives it:\n%s", all)
+	}
 	w.Update(press(w, "e")())
 	if l := drawn(w); !strings.Contains(l[1], "because") {
 		t.Errorf("nothing is explained: %q", l)

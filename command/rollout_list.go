@@ -10,7 +10,6 @@ import (
 
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
-	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
@@ -143,15 +142,13 @@ const mostJudged = 10
 func (m *Meta) tellUndriven(ctx context.Context, heads []*orchestrator.Header) {
 	judged := 0
 	for _, h := range heads {
-		if h.State.Terminal() || h.State == orchestrator.Paused || h.State == orchestrator.Waiting {
+		if !h.AtWork() {
 			continue
 		}
 		if judged++; judged > mostJudged {
 			return
 		}
-		list := m.rolloutLocks(ctx, h)
-		if i := slices.IndexFunc(list, func(l rolloutLock) bool { return l.Session == nil || l.State == locksmith.Hot }); i >= 0 {
-			l := list[i]
+		if l, ok := undriven(h, m.rolloutLocks(ctx, h)); ok {
 			what := fmt.Sprintf("lock %s is %s", text.Printable(l.Name), l.State)
 			if l.Session == nil {
 				what = "nobody drives it now"

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/aim-control/aimlock/internal/text"
@@ -57,8 +58,8 @@ func (m *Meta) rolloutLocks(ctx context.Context, h *orchestrator.Header) (list [
 }
 
 // locksText says who has the locks of a rollout. Those that one hold has are
-// said once.
-func locksText(h *orchestrator.Header, list []rolloutLock) string {
+// said once. start is the command that starts it again.
+func locksText(h *orchestrator.Header, list []rolloutLock, start string) string {
 	var b strings.Builder
 	for i := 0; i < len(list); {
 		l := list[i]
@@ -70,6 +71,9 @@ func locksText(h *orchestrator.Header, list []rolloutLock) string {
 		switch {
 		case l.Session != nil && l.rollout == h.ID:
 			words += " by this rollout's orchestrator"
+			if l.State == locksmith.Hot && h.State != orchestrator.Paused {
+				words += fmt.Sprintf("; `%s` goes on with it, and breaks this lock where the policy lets it", start)
+			}
 		case l.Session != nil && l.rollout != "":
 			words += " by rollout " + text.Printable(l.rollout) + ", and not by this one"
 		case l.Session != nil:
@@ -77,6 +81,8 @@ func locksText(h *orchestrator.Header, list []rolloutLock) string {
 		case l.State == locksmith.Free && h.State == orchestrator.Waiting:
 			// A start that waits for the window has let go of the locks.
 			words += ": held again when the window opens, by the start that waits for it or by the next tick"
+		case l.State == locksmith.Free && h.State == orchestrator.Paused:
+			words += ": nobody drives this rollout now, since it is paused; once that is ended, starting it again, or the next tick, goes on with it"
 		case l.State == locksmith.Free:
 			words += ": nobody drives this rollout now; starting it again, or the next tick, goes on with it"
 		}
@@ -88,6 +94,22 @@ func locksText(h *orchestrator.Header, list []rolloutLock) string {
 	}
 	return b.String()
 }
+
+// undriven reports whether nobody brings a rollout forward now though it is at work:
+// nobody has one of its locks, or who has it may be dead. l is that lock.
+func undriven(h *orchestrator.Header, list []rolloutLock) (l rolloutLock, ok bool) {
+	if !h.AtWork() {
+		return rolloutLock{}, false
+	}
+	i := slices.IndexFunc(list, func(l rolloutLock) bool { return l.Session == nil || l.State == locksmith.Hot })
+	if i < 0 {
+		return rolloutLock{}, false
+	}
+	return list[i], true
+}
+
+// startAgain is the command that goes on with a rollout whose spec is not known here.
+func (m *Meta) startAgain() string { return m.given.Judging("rollout start", "SPEC") }
 
 func sameHold(a, b *locksmith.Status) bool {
 	if a.State != b.State || (a.Session == nil) != (b.Session == nil) {

@@ -3,8 +3,11 @@ package command
 import (
 	"context"
 	"flag"
+	"fmt"
+	"time"
 
 	"github.com/aim-control/aimlock/internal/metrics"
+	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
@@ -18,6 +21,11 @@ func newRolloutStart(m *Meta) *command {
 the locks go. It resumes the unfinished rollout of the same name and content,
 whatever its last orchestrator died of; where a finished one of the same content
 left nodes out that joined since, it serves those.
+
+Where the spec or a content is another one than an unfinished rollout of the same
+config was begun with, this one takes that one's place, also while an orchestrator
+is at work on it, which then makes room; with conflict = "queue" in the spec it
+waits for its end. "rollout plan" says which one that would be.
 
 While somebody else holds a lock it waits as the spec says, judges the holder by
 the policies in force, and breaks a HOT lock where they let it.
@@ -34,11 +42,18 @@ It ends when the rollout does, or when a failure or a gate pauses it (exit code
 			fs.StringVar(&listen, "listen", "", "Serve /metrics (Prometheus) on `ADDRESS` meanwhile, such as 127.0.0.1:9110.\nThere is no TLS and no password: keep it off the world.")
 		},
 		MinArgs: 1, MaxArgs: 1,
-		Complete: completeFiles("*.hcl"),
+		Complete:  completeFiles("*.hcl"),
+		Elsewhere: tryFirst(),
 		Run: func(ctx context.Context, in *input) error {
 			return m.runRollout(ctx, in.Args[0], listen, detailed, false, (*runner.Runner).Start)
 		},
 	}
+}
+
+// tryFirst are the flags by which other tools only show what they would do.
+func tryFirst() map[string]string {
+	const plan = `"aimlock rollout plan SPEC" shows what it would do, and changes nothing`
+	return map[string]string{"dry-run": plan, "dryrun": plan, "plan": plan, "check": plan, "noop": plan}
 }
 
 func newRolloutTick(m *Meta) *command {
@@ -63,7 +78,8 @@ With -detailed-exitcode it exits 3 where more is left to do, and 6 or 1 where
 			fs.BoolVar(&detailed, "detailed-exitcode", false, "Exit with 3 where more is left to do; 0 means converged.")
 		},
 		MinArgs: 1, MaxArgs: 1,
-		Complete: completeFiles("*.hcl"),
+		Complete:  completeFiles("*.hcl"),
+		Elsewhere: tryFirst(),
 		Run: func(ctx context.Context, in *input) error {
 			return m.runRollout(ctx, in.Args[0], "", detailed, !detailed, (*runner.Runner).Tick)
 		},
@@ -78,6 +94,7 @@ func (m *Meta) runRollout(ctx context.Context, path, listen string, detailed, le
 		return err
 	}
 	show := m.progress()
+	defer show.close()
 	numbers := metrics.NewRollout()
 	r, err := m.runner(func(ev runner.Progress) {
 		numbers.Tell(&ev.Header)
@@ -95,7 +112,7 @@ func (m *Meta) runRollout(ctx context.Context, path, listen string, detailed, le
 	show.close()
 	if err != nil {
 		if out != nil {
-			m.Notef("rollout %s: nothing more is done here; the next `%s` goes on with what is left\n", out.ID, m.given.Judging("rollout start", path))
+			m.Notef("rollout %s: nothing more is done here%s\n", out.ID, m.whatIsLeft(ctx, r, out.ID, path))
 		}
 		return rolloutError(err)
 	}
@@ -116,6 +133,24 @@ func (m *Meta) runRollout(ctx context.Context, path, listen string, detailed, le
 		return exit(ExitMore)
 	}
 	return nil
+}
+
+// lookBack is how long a process that can do no more looks what became of its rollout.
+const lookBack = 5 * time.Second
+
+// whatIsLeft says what becomes of a rollout that can be driven no more here. Of one
+// that has ended since, as when another one took its place, nothing is left.
+func (m *Meta) whatIsLeft(ctx context.Context, r *runner.Runner, id, path string) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookBack)
+	defer cancel()
+	if h, err := headerOf(ctx, r, id); err == nil && h.FinishedAt != nil {
+		words := fmt.Sprintf(", since it is %s", h.State)
+		if h.Reason != "" {
+			words += ": " + text.Printable(h.Reason)
+		}
+		return words
+	}
+	return fmt.Sprintf("; the next `%s` goes on with what is left", m.given.Judging("rollout start", path))
 }
 
 // busyView is what a tick reports that left the work to another copy.

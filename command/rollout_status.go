@@ -44,7 +44,7 @@ It changes nothing and exits 0 whatever the state is.`,
 				if m.JSON {
 					return m.PrintJSON(viewWaiting(w).withLocks(locks))
 				}
-				m.Printf("%s%s", waitingText(w), locksText(&orchestrator.Header{ID: id}, locks))
+				m.Printf("%s%s", waitingText(w), locksText(&orchestrator.Header{ID: id}, locks, m.startAgain()))
 				return nil
 			}
 			var events []records.RolloutEvent
@@ -63,10 +63,14 @@ It changes nothing and exits 0 whatever the state is.`,
 			if h.FinishedAt == nil && h.PlanChunks > 0 {
 				plan, err := r.PlanOf(ctx, h)
 				if err == nil {
-					m.Printf("  %-9s %s\n", "left", text.Printable(board.ETA(h, &plan.Spec, time.Now())))
+					left := text.Printable(board.ETA(h, &plan.Spec, time.Now()))
+					if _, ok := undriven(h, locks); ok {
+						left += ", once somebody drives it again"
+					}
+					m.Printf("  %-9s %s\n", "left", left)
 				}
 			}
-			m.Printf("%s%s", locksText(h, locks), driftedText(some, all))
+			m.Printf("%s%s", locksText(h, locks, m.startAgain()), driftedText(some, all))
 			for _, e := range events {
 				if e.Text != "" {
 					m.Printf("  %s  %-8s %s\n", e.At.UTC().Format("2006-01-02 15:04:05"), text.Printable(e.Kind), eventText(&e))

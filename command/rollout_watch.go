@@ -23,8 +23,9 @@ func newRolloutWatch(m *Meta) *command {
 		Usage:    "[options] [ID|NAME]",
 		Description: `Follows a rollout by blocking queries. On a terminal it shows the stages as bars,
 the nodes that have been in flight for longest, failures with their output, how
-long it still takes, and the log. There q leaves, and the rollout goes on; e
-explains the lock; p pauses the rollout or lets it go on, after a question.
+long it still takes or that nobody drives it, and the log. There q leaves, and the
+rollout goes on; e explains the lock; p pauses the rollout or lets it go on, after
+a question.
 Elsewhere it writes a plain line for each change, and with -json one object a line.
 
 It ends with the rollout, and changes nothing but by p.`,
@@ -37,12 +38,36 @@ It ends with the rollout, and changes nothing but by p.`,
 			if err != nil {
 				return err
 			}
-			if m.live() {
-				return m.watchLive(ctx, r, id)
+			if !m.live() {
+				return m.watchPlain(ctx, r, id)
 			}
-			return m.watchPlain(ctx, r, id)
+			h, err := headerOf(ctx, r, id)
+			if err != nil {
+				return rolloutError(err)
+			}
+			if h.FinishedAt != nil {
+				// There is nothing to follow: what is typed meanwhile is the shell's.
+				m.tell("%s", rolloutText(h))
+				return nil
+			}
+			return m.watchLive(ctx, r, id)
 		},
 	}
+}
+
+// headerOf reads the header of a rollout alone: the counts are those of its last
+// decision.
+func headerOf(ctx context.Context, r *runner.Runner, id string) (head *orchestrator.Header, err error) {
+	err = r.Watch(ctx, id, func(h *orchestrator.Header, _ bool) bool {
+		head = h
+		return false
+	})
+	return head, err
+}
+
+// nobodyDrives says that of a rollout that is at work, and what goes on with it.
+func (m *Meta) nobodyDrives() string {
+	return fmt.Sprintf("nobody drives it now: `%s`, or the next tick, goes on with it", m.startAgain())
 }
 
 // watchPlain writes a line for each change: what the log says, and how many
@@ -51,9 +76,16 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 	var end *orchestrator.Header
 	var failed error
 	last, log := "", eventLog{read: r.Events}
-	err := r.Watch(ctx, id, func(h *orchestrator.Header) bool {
+	err := r.Watch(ctx, id, func(h *orchestrator.Header, undriven bool) bool {
 		first := end == nil
 		end = h
+		if undriven {
+			last = "" // the numbers are told anew when it goes on
+			if !m.JSON {
+				m.tell("%s  %s\n", time.Now().UTC().Format("15:04:05"), m.nobodyDrives())
+			}
+			return true
+		}
 		if m.JSON {
 			failed = m.printLine(viewRollout(h, ""))
 			return failed == nil
@@ -120,9 +152,10 @@ func eventText(e *records.RolloutEvent) string {
 // Messages to the live display.
 type (
 	watchHeader struct {
-		h      *orchestrator.Header
-		events []records.RolloutEvent
-		err    error // of reading the events
+		h        *orchestrator.Header
+		undriven bool
+		events   []records.RolloutEvent
+		err      error // of reading the events
 	}
 	watchSpec struct{ spec *orchestrator.Spec }
 )
@@ -135,6 +168,8 @@ type watchModel struct {
 	asked orchestrator.Verb
 	// order gives it, and says how it went.
 	order func(orchestrator.Verb) tea.Cmd
+	// nobody says that nobody drives the rollout, and what goes on with it.
+	nobody string
 	// explain tells of the locks that the rollout needs.
 	explain func(*orchestrator.Header) tea.Cmd
 }
@@ -154,7 +189,10 @@ func (w *watchModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case watchSpec:
 		w.board.Spec = msg.spec
 	case watchHeader:
-		w.board.Header, w.board.Note = msg.h, ""
+		w.board.Header, w.board.Note, w.board.Undriven = msg.h, "", ""
+		if msg.undriven {
+			w.board.Undriven = w.nobody
+		}
 		w.board.Events = append(w.board.Events, msg.events...)
 		if n := len(w.board.Events); n > eventsKept {
 			w.board.Events = w.board.Events[n-eventsKept:]
@@ -199,6 +237,9 @@ func (w *watchModel) key(k string) tea.Cmd {
 
 // hint is the last line: what keys do.
 func (w *watchModel) hint() string {
+	if h := w.board.Header; w.asked == orchestrator.Resume && h.Paused != nil && h.Paused.Cause == orchestrator.CauseFailure && h.Counts[orchestrator.ClassFailed] > 0 {
+		return w.roomy("go on without the failed nodes? y: yes, any other key: no", "go on without failed? y: yes, others: no")
+	}
 	if w.asked != "" {
 		return w.roomy(fmt.Sprintf("%s the rollout? y: yes, any other key: no", w.asked), fmt.Sprintf("%s? y: yes, others: no", w.asked))
 	}
@@ -235,7 +276,7 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 	if err != nil {
 		return err
 	}
-	model := &watchModel{screen: m.newScreen()}
+	model := &watchModel{screen: m.newScreen(), nobody: m.nobodyDrives()}
 	model.order = func(verb orchestrator.Verb) tea.Cmd {
 		o := runner.Order{ID: id, Verb: verb, Reason: "by a key of rollout watch"}
 		if h := model.board.Header; h != nil {
@@ -276,6 +317,14 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 	}
 	if h := model.board.Header; h != nil {
 		m.tell("%s", rolloutText(h))
+		left := model.board.Undriven
+		if h.State == orchestrator.Paused {
+			left = board.ETA(h, nil, time.Now())
+		}
+		if left != "" {
+			// The commands are whole here, also where the screen was too narrow.
+			m.tell("  %-9s %s\n", "left", text.Printable(left))
+		}
 	}
 	return nil
 }
@@ -283,8 +332,8 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 // feedWatch tells the display what becomes of a rollout, until that ends.
 func feedWatch(ctx context.Context, r *runner.Runner, id string, send func(tea.Msg)) error {
 	log, stages := eventLog{read: r.Events}, false
-	return r.Watch(ctx, id, func(h *orchestrator.Header) bool {
-		msg := watchHeader{h: h}
+	return r.Watch(ctx, id, func(h *orchestrator.Header, undriven bool) bool {
+		msg := watchHeader{h: h, undriven: undriven}
 		msg.events, msg.err = log.next(ctx, h)
 		send(msg)
 		if !stages && h.PlanChunks > 0 {

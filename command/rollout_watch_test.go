@@ -64,16 +64,33 @@ func TestWatchReadsEachEventOnce(t *testing.T) {
 	}
 }
 
-// A start that waits for its window holds no lock, and is not nobody.
-func TestLocksOfARolloutThatWaitsForItsWindow(t *testing.T) {
+// Nobody has a lock: a start that waits for its window is not nobody, and a paused
+// rollout is not gone on with by starting it. Its orchestrator has one that is HOT:
+// the break is not all that there is to do.
+func TestLocksOfARolloutSayWhatGoesOn(t *testing.T) {
 	t.Parallel()
 	free := []rolloutLock{{Status: &locksmith.Status{Name: "a.conf", State: locksmith.Free}}}
-	for state, want := range map[orchestrator.Status]string{
-		orchestrator.Waiting: "a.conf: FREE: held again when the window opens, by the start that waits for it or by the next tick",
-		orchestrator.Baking:  "a.conf: FREE: nobody drives this rollout now; ",
+	session := "s"
+	hot := []rolloutLock{{Status: &locksmith.Status{Name: "a.conf", State: locksmith.Hot, Session: &session}, rollout: "r-1"}}
+	for _, tc := range []struct {
+		state      orchestrator.Status
+		list       []rolloutLock
+		want, not  string
+		isUndriven bool
+	}{
+		{orchestrator.Waiting, free, "a.conf: FREE: held again when the window opens, by the start that waits for it or by the next tick", "nobody", false},
+		{orchestrator.Baking, free, "a.conf: FREE: nobody drives this rollout now; starting it again", "paused", true},
+		{orchestrator.Paused, free, "a.conf: FREE: nobody drives this rollout now, since it is paused; once that is ended, starting it again", "now; starting it again", false},
+		{orchestrator.Baking, hot, "a.conf: HOT by this rollout's orchestrator; `aimlock rollout start SPEC` goes on with it, and breaks this lock", "nobody", true},
+		{orchestrator.Paused, hot, "a.conf: HOT by this rollout's orchestrator\n", "rollout start", false},
 	} {
-		if got := locksText(&orchestrator.Header{ID: "r-1", State: state}, free); !strings.Contains(got, want) {
-			t.Errorf("%s: %q, want %q in it", state, got, want)
+		h := &orchestrator.Header{ID: "r-1", State: tc.state}
+		got := locksText(h, tc.list, "aimlock rollout start SPEC")
+		if !strings.Contains(got, tc.want) || strings.Contains(got, tc.not) {
+			t.Errorf("%s: %q, want %q in it, and not %q", tc.state, got, tc.want, tc.not)
+		}
+		if _, ok := undriven(h, tc.list); ok != tc.isUndriven {
+			t.Errorf("%s: %s is undriven: %v", tc.state, tc.list[0].State, ok)
 		}
 	}
 }

@@ -191,6 +191,13 @@ func (h *Header) WayOn() string {
 	return string(Resume) // written by an aimlock that did not number them
 }
 
+// AtWork reports whether somebody should be bringing the rollout forward now: it has
+// not ended, is not paused, and waits neither for its turn nor for its window. A start
+// that waits for the window has let go of the locks.
+func (h *Header) AtWork() bool {
+	return h.FinishedAt == nil && !h.State.Terminal() && h.State != Paused && h.State != Waiting
+}
+
 // PauseInfo says why a rollout is paused.
 type PauseInfo struct {
 	Cause Cause     `json:"cause"`

@@ -183,8 +183,8 @@ func (r *Runner) Became(ctx context.Context, h *orchestrator.Header, verb orches
 		result = h.Command.Result
 	}
 	words := fmt.Sprintf("%s: %s; the rollout is %s", verb, text.Printable(result), h.State)
-	if h.State.Terminal() || h.State == orchestrator.Paused || h.State == orchestrator.Waiting {
-		return words // a start that waits for the window drives it, and has let go of the locks
+	if !h.AtWork() {
+		return words
 	}
 	if driven, err := r.drivenNow(ctx, h); err == nil && !driven {
 		words += ", and nobody drives it now: `aimlock rollout start SPEC`, or the next tick, goes on with it"

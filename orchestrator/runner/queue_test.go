@@ -157,7 +157,7 @@ func TestWatchFromTheQueue(t *testing.T) {
 	w := f.waiting(1)[0]
 	states, watched := make(chan orchestrator.Status, 100), make(chan error, 1)
 	go func() {
-		watched <- f.runner().Watch(t.Context(), w.ID, func(h *orchestrator.Header) bool {
+		watched <- f.runner().Watch(t.Context(), w.ID, func(h *orchestrator.Header, _ bool) bool {
 			states <- h.State
 			return true
 		})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -138,23 +139,52 @@ func (r *Runner) Find(ctx context.Context, ref string) (string, error) {
 	return "", fmt.Errorf("%w: there is none yet", ErrNotFound)
 }
 
+// lookEvery is how often Watch looks whether anybody drives a rollout that is at work
+// while its header stands still, and lookFirst how soon after the first header.
+const (
+	lookEvery = 5 * time.Second
+	lookFirst = time.Second
+)
+
 // Watch calls fn with the rollout's header, first and at each change, until it
 // has ended or fn returns false. Whoever drives the rollout writes the header at
 // every decision and, while nodes answer, every second: one query of a small key
-// follows it, whatever the fleet's size.
-func (r *Runner) Watch(ctx context.Context, id string, fn func(*orchestrator.Header) bool) error {
+// follows it, whatever the fleet's size. Where nobody drives a rollout that is at
+// work, its header tells nothing of that: fn is then called with the same header and
+// undriven, and once more when somebody does again.
+func (r *Runner) Watch(ctx context.Context, id string, fn func(h *orchestrator.Header, undriven bool) bool) error {
 	w := r.headerWatcher(id)
-	begun := true
+	var last *orchestrator.Header // nil: it has not begun, as far as is known
+	begun, undriven, look := true, false, lookFirst
 	for {
 		wctx, cancel := ctx, context.CancelFunc(func() {})
-		if !begun {
+		switch {
+		case !begun:
 			wctx, cancel = context.WithTimeout(ctx, blockerEvery)
+		case last != nil && last.AtWork():
+			wctx, cancel = context.WithTimeout(ctx, look)
 		}
 		h, err := w.Next(wctx)
-		if err != nil && wctx.Err() != nil && ctx.Err() == nil {
+		late := err != nil && wctx.Err() != nil && ctx.Err() == nil
+		cancel()
+		if late && begun {
+			look = lookEvery
+			now, err := r.undriven(ctx, last)
+			switch {
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
+			case err != nil:
+				return err
+			case now != undriven:
+				if undriven = now; !fn(last, now) {
+					return nil
+				}
+			}
+			continue // the next answer is what stands, changed or not
+		}
+		if late {
 			h, err = nil, nil // it is time to look into the queue
 		}
-		cancel()
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -170,14 +200,30 @@ func (r *Runner) Watch(ctx context.Context, id string, fn func(*orchestrator.Hea
 				if _, err := r.header(ctx, id); err != nil {
 					return err
 				}
-			case !fn(w.Header()):
+			case !fn(w.Header(), false):
 				return nil
 			}
-		case !fn(h) || h.FinishedAt != nil:
-			return nil
+		case last != nil && reflect.DeepEqual(h, last):
+			// Nothing has changed: it was asked again.
+		default:
+			undriven = false
+			if !fn(h, false) || h.FinishedAt != nil {
+				return nil
+			}
 		}
-		begun = h != nil
+		begun, last = h != nil, h
 	}
+}
+
+// undriven reports whether nobody holds the lock of a rollout that is at work. The
+// header is read after the lock: who ends or pauses a rollout writes that before he
+// lets the lock go.
+func (r *Runner) undriven(ctx context.Context, h *orchestrator.Header) (bool, error) {
+	if driven, err := r.drivenNow(ctx, h); err != nil || driven {
+		return false, err
+	}
+	now, err := r.header(ctx, h.ID)
+	return err == nil && now.AtWork(), err
 }
 
 // Preview is what a rollout would do.

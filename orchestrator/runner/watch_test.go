@@ -1,0 +1,76 @@
+package runner_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/aim-control/aimlock/orchestrator"
+	"github.com/aim-control/aimlock/orchestrator/runner"
+)
+
+// The header of a rollout whose orchestrator is gone stands still and tells nothing
+// of that: who watches it is told, and told again when somebody drives it.
+func TestWatchTellsThatNobodyDrives(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	all := orchestrator.Stage{Name: "all", Percent: 100, Bake: time.Hour}
+	in := f.input("one", all)
+	out, err := f.runner().Tick(t.Context(), in)
+	if err != nil || out.Header.State != orchestrator.Baking {
+		t.Fatalf("%+v %v", out, err)
+	}
+
+	type seen struct {
+		state    orchestrator.Status
+		undriven bool
+	}
+	told := make(chan seen, 100)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- f.runner().Watch(ctx, out.ID, func(h *orchestrator.Header, undriven bool) bool {
+			told <- seen{h.State, undriven}
+			return true
+		})
+	}()
+	until := func(what string, ok func(seen) bool) {
+		t.Helper()
+		for late := time.After(20 * time.Second); ; {
+			select {
+			case s := <-told:
+				if ok(s) {
+					return
+				}
+			case <-late:
+				t.Fatalf("not told: %s", what)
+			}
+		}
+	}
+	if s := <-told; s != (seen{orchestrator.Baking, false}) {
+		t.Errorf("first it tells %+v", s)
+	}
+	if s := <-told; s != (seen{orchestrator.Baking, true}) {
+		t.Errorf("then it tells %+v", s)
+	}
+	sctx, stop := context.WithCancel(t.Context())
+	started := make(chan error, 1)
+	go func() { _, err := f.runner().Start(sctx, in); started <- err }()
+	until("it is driven", func(s seen) bool { return !s.undriven })
+	stop()
+	<-started
+	until("nobody drives it again", func(s seen) bool { return s.undriven })
+
+	// A pause is nobody's fault.
+	if _, err := f.runner().Command(t.Context(), runner.Order{ID: out.ID, Verb: orchestrator.Pause}); err != nil {
+		t.Fatal(err)
+	}
+	until("it is paused", func(s seen) bool { return s.state == orchestrator.Paused })
+	select {
+	case s := <-told:
+		t.Errorf("of a paused rollout it tells %+v", s)
+	case <-time.After(2 * time.Second):
+	}
+	cancel()
+	<-done
+}
