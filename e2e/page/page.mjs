@@ -128,6 +128,11 @@ try {
   check((await page.locator("tbody tr").first().innerText()).startsWith("doomed"), "the worst stands first");
   check(/HOT/.test(await page.title()), "the title says that a lock is HOT");
   await looks("locks");
+  await page.setViewportSize({ width: 1000, height: 800 });
+  const beyond = await page.locator(".wide").first().evaluate((e) => e.scrollWidth - e.clientWidth);
+  check(beyond <= 0, `at 1000 all columns of the locks are seen (${beyond})`);
+  if (pictures) await page.screenshot({ path: `${pictures}/locks-1000-light.png` });
+  await page.setViewportSize({ width: 1280, height: 900 });
   await page.getByRole("link", { name: "doomed", exact: true }).click();
   await heading("HOT");
   await page.getByText("What caused it:").waitFor();
@@ -228,13 +233,28 @@ try {
   await page.getByRole("link", { name: "Locks", exact: true }).click();
   await ask("hold kept");
   await stateOf("kept", "HELD");
+  const linkText = (at) => at.locator("#link-text").innerText();
+  check(await linkText(page) === "live", "it is live while Consul answers");
   await ask("stop consul");
   await page.locator("#troubles p").first().waitFor({ timeout: 120_000 });
   check(await row("kept").count() === 1, "what was seen last is still shown");
+  check(/^Consul does not answer\..* read before \d{4}-.* UTC,/.test(await page.locator("#troubles p").first().innerText()), "it says when what it shows was read");
+  check(await linkText(page) === "Consul does not answer", "it does not call itself live");
+  const ages = async (at) => (await at.locator("tbody td.n").allInnerTexts()).join();
+  const late = await context.newPage();
+  await late.goto(url);
+  await late.locator("tbody tr", { hasText: "kept" }).waitFor();
+  const before = [await ages(page), await ages(late)].join(" and ");
+  await new Promise((r) => setTimeout(r, 2500));
+  check([await ages(page), await ages(late)].join(" and ") === before, "no clock runs on: " + before);
+  check(await linkText(late) === "Consul does not answer", "nor does one that is opened now call itself live");
+  await late.close();
+  await looks("locks-away");
   await ask("start consul");
   await page.waitForFunction(() => !document.querySelector("#troubles p"), null, { timeout: 120_000 });
   await ask("hold later");
   await stateOf("later", "HELD");
+  check(await linkText(page) === "live", "it is live again");
 
   // And so does the server of the page.
   await ask("stop page");

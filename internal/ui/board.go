@@ -53,6 +53,8 @@ type board struct {
 	lastRev  uint64
 	counts   map[string]int
 	troubles map[string]string // what cannot be read, by part
+	// away is since when it is known that Consul does not answer, by part.
+	away map[string]time.Time
 	// ready: the first sweep came. quiet counts how often Follow told of nothing
 	// before that.
 	ready bool
@@ -130,7 +132,7 @@ func (b *board) begin() {
 	ctx, cancel := context.WithCancel(b.ctx)
 	b.stop = cancel
 	b.free, b.lastFree = map[string]*freeRow{}, nil
-	b.locks, b.counts, b.troubles = map[string]*lockRow{}, map[string]int{}, map[string]string{}
+	b.locks, b.counts, b.troubles, b.away = map[string]*lockRow{}, map[string]int{}, map[string]string{}, map[string]time.Time{}
 	b.ready, b.listed, b.rollouts, b.quiet, b.brake = false, false, nil, 0, brake{}
 	b.wg.Go(func() {
 		// It ends with ctx, and for no other reason.
@@ -186,7 +188,33 @@ func (b *board) trouble(part string, err error) {
 	} else {
 		b.troubles[part] = err.Error()
 	}
+	if _, before := b.away[part]; !unanswered(err) {
+		delete(b.away, part)
+	} else if !before {
+		b.away[part] = time.Now()
+	}
 	b.tell()
+}
+
+// unanswered reports whether Consul did not serve at all, unlike one that refuses.
+func unanswered(err error) bool {
+	switch consulkv.KindOf(err) {
+	case consulkv.Unreachable, consulkv.Broken, consulkv.NoLeader:
+		return true
+	}
+	return false
+}
+
+// awaySince is when it became known that Consul does not answer, zero while it does:
+// what is shown was read before. The caller has the mutex.
+func (b *board) awaySince() time.Time {
+	var first time.Time
+	for _, t := range b.away {
+		if first.IsZero() || t.Before(first) {
+			first = t
+		}
+	}
+	return first
 }
 
 // brake is whether all automatic breaking is suspended.
@@ -234,7 +262,7 @@ func (b *board) judged(changed []*locksmith.Verdict) {
 	for _, v := range changed {
 		fresh = b.take(v) || fresh
 	}
-	if b.quiet++; !b.ready && len(b.troubles) == 0 && (len(changed) > 0 || b.quiet >= quietFor) {
+	if b.quiet++; !b.ready && len(b.troubles) == 0 && (len(changed) > 0 || b.quiet >= quietFor && b.listed) {
 		b.ready, fresh = true, true
 	}
 	if fresh {
@@ -243,7 +271,7 @@ func (b *board) judged(changed []*locksmith.Verdict) {
 }
 
 // quietFor is how often Follow may tell of nothing, once a second, before that
-// means that there is nothing.
+// means that there is nothing: if Consul has answered anything, the rollouts.
 const quietFor = 3
 
 // take takes one verdict in, and tells whether it says something new.
@@ -333,6 +361,13 @@ func (b *board) listing(list *runner.Listing) {
 	if changed {
 		b.tell()
 	}
+}
+
+// isAway reports whether Consul is known not to answer.
+func (b *board) isAway() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.away) > 0
 }
 
 // gravest are the locks that are shown, the gravest and among them the oldest

@@ -47,6 +47,8 @@ type stream struct {
 	// told is the state of the detail that the viewer has.
 	told  string
 	retry *time.Timer
+	// away: Consul did not answer when the rows were sent last.
+	away bool
 	// policies is the board's that the viewer has.
 	policies int
 }
@@ -179,6 +181,14 @@ func (st *stream) write(b []byte) error {
 
 // sendRows sends the locks that changed.
 func (st *stream) sendRows() error {
+	away := st.s.board.isAway()
+	if st.away && !away {
+		// Their ages stood still.
+		for key := range st.rows {
+			st.rows[key] = 0
+		}
+	}
+	st.away = away
 	ch, ok := st.s.board.changedRows(st.rows, time.Now())
 	if _, before := st.sent["locks"]; !ok || before && len(ch.Set)+len(ch.Gone) == 0 {
 		return nil

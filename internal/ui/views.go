@@ -16,7 +16,9 @@ type summary struct {
 	Counts   map[string]int `json:"counts"`
 	Running  int            `json:"rollouts_unfinished"`
 	Troubles []string       `json:"troubles"`
-	Policies string         `json:"policy_hash"`
+	// AwaySince is when it became known that Consul does not answer; null: it does.
+	AwaySince *time.Time `json:"away_since"`
+	Policies  string     `json:"policy_hash"`
 	// Suspended is that all automatic breaking is suspended.
 	Suspended *records.PolicySuspended `json:"suspended"`
 }
@@ -25,6 +27,10 @@ func (b *board) summary(time.Time) summary {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := summary{Ready: b.ready, Counts: map[string]int{}, Troubles: []string{}, Policies: b.cfg.Policies.Hash, Suspended: b.brake.suspended}
+	if t := b.awaySince(); !t.IsZero() {
+		t = t.UTC()
+		out.AwaySince = &t
+	}
 	for state, n := range b.counts {
 		if n > 0 {
 			out.Counts[state] = n
@@ -48,12 +54,18 @@ func (b *board) summary(time.Time) summary {
 type lockView struct {
 	*locksmith.Status
 	Gravity int `json:"gravity"`
-	// Ago is for how many seconds the ages in it have been growing.
+	// Ago is for how many seconds the ages in it have been growing. Below zero they have
+	// grown on while Consul did not answer, and nobody knows whether the lock was held.
 	Ago float64 `json:"ago"`
 }
 
-func (r *lockRow) view(now time.Time) lockView {
-	return lockView{Status: r.st, Gravity: locksmith.Gravity(r.st.State), Ago: max(0, now.Sub(r.at).Seconds())}
+// view is the row as of now, or, where Consul went away, as of then.
+func (r *lockRow) view(now, away time.Time) lockView {
+	ago := max(0, now.Sub(r.at).Seconds())
+	if !away.IsZero() {
+		ago = away.Sub(r.at).Seconds()
+	}
+	return lockView{Status: r.st, Gravity: locksmith.Gravity(r.st.State), Ago: ago}
 }
 
 // rowChange is what changed of the locks that are shown.
@@ -75,12 +87,13 @@ func (b *board) changedRows(have map[string]uint64, now time.Time) (rowChange, b
 	}
 	rows, more := b.gravest()
 	out.More = more
+	away := b.awaySince()
 	shown := map[string]bool{}
 	for _, r := range rows {
 		shown[r.st.Key] = true
 		if have[r.st.Key] != r.rev {
 			have[r.st.Key] = r.rev
-			out.Set = append(out.Set, r.view(now))
+			out.Set = append(out.Set, r.view(now, away))
 		}
 	}
 	for key := range have {

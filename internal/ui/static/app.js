@@ -66,7 +66,7 @@
   const time = (t) => el("time", { datetime: t }, stamp(t));
 
   let setup = { prefix: "", actions: false };
-  let page = null; // {name, id, source, render, data}
+  let page = null; // {name, id, source, data: something came; still: when clocks stopped}
   const since = () => performance.now() / 1000;
 
   // --- the connection ---
@@ -81,8 +81,9 @@
     url.searchParams.set("view", view);
     if (id) url.searchParams.set("id", id);
     const src = new EventSource(url);
-    src.onopen = () => { page.first = true; link("live", "live"); };
+    src.onopen = () => { page.first = true; };
     src.onerror = () => {
+      if (page.source === src) page.still ??= since();
       link("lost", src.readyState === EventSource.CLOSED ? "not connected: trying again" : "connection lost: trying again");
       if (src.readyState === EventSource.CLOSED && page && page.source === src) {
         // The server refused: a stream that ends so is not tried again by itself.
@@ -91,21 +92,37 @@
       }
     };
     for (const [name, take] of Object.entries({ summary, failed, ...events })) {
-      src.addEventListener(name, (e) => { if (page && page.source === src) take(JSON.parse(e.data)); });
+      src.addEventListener(name, (e) => {
+        if (!page || page.source !== src) return;
+        if (events[name]) page.data = true;
+        take(JSON.parse(e.data));
+        connected();
+      });
     }
     return src;
   }
 
+  // connected says whether what is shown is what stands in Consul.
+  function connected() {
+    if (page.summary && page.summary.away_since) link("lost", "Consul does not answer");
+    else if (page.data || page.summary && page.summary.ready) link("live", "live");
+    else link("", "reading Consul");
+  }
+
   function summary(s) {
     page.summary = s;
-    troubles(s.troubles);
+    // Whether what was held is held still is not known: its clocks stand.
+    if (!s.away_since) page.still = null;
+    else page.still ??= since();
+    troubles([...away(), ...s.troubles]);
     const by = s.suspended;
     renew($("brake"), by, () => (by ? el("p", {}, "All automatic breaking is suspended by ", by.by || "somebody", stamp(by.at) ? " at " + stamp(by.at) : "", by.reason ? ": " + by.reason : "") : []));
     const hot = s.counts.HOT || 0;
     document.title = (hot ? "(" + hot + " HOT) " : "") + page.title + " · aimlock";
     if (page.onSummary) page.onSummary(s);
   }
-  function failed(f) { troubles([f.error]); }
+  const away = () => (page.summary && page.summary.away_since ? ["Consul does not answer. What is shown was read before " + stamp(page.summary.away_since) + ", and may not be so any more."] : []);
+  function failed(f) { troubles([...away(), f.error]); }
   function troubles(list) {
     const box = $("troubles");
     const text = list.join("\n");
@@ -131,7 +148,7 @@
     if (l.rule) return l.rule + ": " + l.reason;
     return (l.pending || []).join("; ");
   }
-  const held = (l, got) => (l.session ? (l.held_for === null ? "unknown" : span(l.held_for + l.ago + since() - got)) : "");
+  const held = (l, got) => (l.session ? (l.held_for === null ? "unknown" : span(l.held_for + l.ago + Math.max(0, (page.still ?? since()) - got))) : "");
   const started = (r) => (r.lock.held_for === null || r.lock.held_for === undefined ? Infinity : r.got - r.lock.ago - r.lock.held_for);
 
   function locksPage() {
@@ -163,7 +180,7 @@
       list.sort((a, b) => b.lock.gravity - a.lock.gravity || started(a) - started(b) || (a.lock.key < b.lock.key ? -1 : 1));
       put(body, ...list.map((r) => r.tr));
       drawFree(want);
-      note.textContent = !page.summary || !page.summary.ready ? "Reading all locks…"
+      note.textContent = !page.summary || !page.summary.ready ? (page.summary && page.summary.away_since ? "No lock could be read." : "Reading all locks…")
         : rows.size === 0 ? "No lock is held." : more ? more + " more are held; the gravest are shown." : list.length === 0 ? "None of them." : "";
     }
     function row(l) {
@@ -179,7 +196,7 @@
     }
     page.tick = () => { for (const r of rows.values()) { const t = held(r.lock, r.got); if (r.age.textContent !== t) r.age.textContent = t; } };
     page.onSummary = (s) => {
-      put(tiles, ...["HOT", "UNKNOWN", "WARM", "HELD", "COOLING"].map((n) => el("li", { class: s.counts[n] ? tone[n] : "soft" }, el("b", {}, s.counts[n] || 0), n)));
+      put(tiles, ...["HOT", "UNKNOWN", "WARM", "HELD", "COOLING"].map((n) => el("li", { class: s.counts[n] ? tone[n] : "soft" }, el("b", {}, s.ready ? s.counts[n] || 0 : "–"), n)));
       draw();
     };
     page.source = open("locks", "", {
