@@ -64,7 +64,7 @@ func TestBrakes(t *testing.T) {
 			on: func(w *world, _ *Client, _ *Hold) {
 				w.put(w.keys.PolicyActive(), &records.PolicyActive{Version: 1, Hash: "other"})
 			},
-			off: func(w *world, c *Client) { w.apply(c) }, says: "not the ones applied", next: "aimlock policy show -active"},
+			off: func(w *world, c *Client) { w.apply(c) }, says: "not the ones applied", next: "aimlock policy show -active > applied.hcl"},
 		"the applied policy is unreadable": {policy: alwaysHot,
 			on:  func(w *world, _ *Client, _ *Hold) { w.put(w.keys.PolicyActive(), "x") },
 			off: func(w *world, _ *Client) { w.delete(w.keys.PolicyActive()) }, says: "policies/active"},

@@ -250,7 +250,7 @@ func TestApplyBindsBreaking(t *testing.T) {
 		if _, err := other.Apply(t.Context(), ApplyRequest{}); err != nil {
 			t.Fatal(err)
 		}
-		if got := tryBreak(mine); got != "aimlock policy show -active" {
+		if got := tryBreak(mine); got != "aimlock policy show -active > applied.hcl" {
 			t.Fatalf("others are applied: %s", got)
 		}
 		if _, err := mine.Apply(t.Context(), ApplyRequest{}); err != nil {
@@ -262,7 +262,7 @@ func TestApplyBindsBreaking(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		if got := tryBreak(mine); got != "aimlock policy show -active" || len(w.breaks("ops/.lock")) > 0 {
+		if got := tryBreak(mine); got != "aimlock policy show -active > applied.hcl" || len(w.breaks("ops/.lock")) > 0 {
 			t.Fatalf("applied at the last moment: %s, breaks %+v", got, w.breaks("ops/.lock"))
 		}
 		if _, err := mine.Apply(t.Context(), ApplyRequest{}); err != nil {
