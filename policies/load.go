@@ -36,8 +36,11 @@ type Set struct {
 	// Given are the values that variables were given from outside, as Options.Vars
 	// would give them: those of VarFiles as well.
 	Given map[string]string
-	// Files are the sources, by the name in diagnostics.
+	// Files are the sources, by the name in diagnostics; those of VarFiles too.
 	Files map[string]*hcl.File
+	// Sources are the names of the policies' own files, in the order in which they
+	// were read.
+	Sources []string
 }
 
 // For returns the first policy that is for the lock, or nil.
@@ -319,6 +322,9 @@ func (l *loader) finish(opts Options) (*Set, hcl.Diagnostics) {
 	}
 	set.Policies, set.Tests, set.Values = d.policies, d.tests, d.consts
 	set.Given = d.given
+	for _, f := range l.parsed {
+		set.Sources = append(set.Sources, f.name)
+	}
 	set.Hash = hash(l.parsed, d.vars)
 	return set, sorted(d.diags)
 }

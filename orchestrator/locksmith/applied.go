@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -222,7 +221,8 @@ func fill(v *records.PolicyVersion, set *policies.Set) {
 		}
 		v.Policies = append(v.Policies, rec)
 	}
-	for _, name := range slices.Sorted(maps.Keys(set.Files)) {
+	// The first policy that matches a lock judges it.
+	for _, name := range set.Sources {
 		b := set.Files[name].Bytes
 		v.FilesSize += len(b)
 		v.Files = append(v.Files, records.PolicyFile{Name: name, Text: string(b)})
