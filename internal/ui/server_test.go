@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -325,118 +324,6 @@ func TestSlowViewerSeesTheNextHold(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-}
-
-func TestConsulGoesAway(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		h := w.hold("other")
-		v := w.open("view=locks")
-		pass(10 * time.Second)
-		if s := lastSummary(t, v); !s.Ready || s.AwaySince != nil {
-			t.Errorf("it says %+v", s)
-		}
-		went := time.Now()
-		w.net.down.Store(true)
-		pass(3 * time.Minute)
-		s := lastSummary(t, v)
-		if !strings.Contains(strings.Join(s.Troubles, " "), "consul.test:8500") {
-			t.Errorf("it says %+v", s)
-		}
-		// A blocking query may be under way for a good minute before it is known.
-		if s.AwaySince == nil || s.AwaySince.Before(went) || s.AwaySince.Sub(went) > 2*time.Minute {
-			t.Fatalf("Consul went away at %s, and it says since %v", went, s.AwaySince)
-		}
-		if got := fmt.Sprint(locksOf(t, v)); got != "map[aimlock/locks/other:HELD]" {
-			t.Errorf("what was seen last is not shown: %s", got)
-		}
-		// Who comes now is told for how long it was held when that was known last: its age
-		// has grown since, as the lock is judged again and again.
-		late := w.open("view=locks")
-		pass(10 * time.Second)
-		if ago := agoOf(t, late); ago > -time.Minute || ago < -4*time.Minute {
-			t.Errorf("while Consul is away, the age is put right by %s", ago)
-		}
-		w.net.down.Store(false)
-		pass(3 * time.Minute)
-		for _, v := range []*viewer{v, late} {
-			if s := lastSummary(t, v); len(s.Troubles) != 0 || s.AwaySince != nil {
-				t.Errorf("it says %+v", s)
-			}
-			// Told again, once Consul was back.
-			if ago := agoOf(t, v); ago < 0 {
-				t.Errorf("when Consul is back, the age is put right by %s", ago)
-			}
-		}
-		h.Abandon(t.Context())
-	})
-}
-
-// A page that is opened while Consul is away does not say that no lock is held: it has
-// nothing, and says why as soon as that is known.
-func TestConsulIsAwayFromTheStart(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.net.down.Store(true)
-		v := w.open("view=locks")
-		pass(5 * time.Second)
-		if s := lastSummary(t, v); s.Ready || s.AwaySince != nil {
-			t.Errorf("before it is known it says %+v", s)
-		}
-		pass(15 * time.Second)
-		if s := lastSummary(t, v); s.Ready || s.AwaySince == nil || len(s.Troubles) == 0 || len(v.events("locks")) != 0 {
-			t.Errorf("it says %+v, and of the locks %v", s, v.events("locks"))
-		}
-		w.net.down.Store(false)
-		pass(3 * time.Minute)
-		if s := lastSummary(t, v); !s.Ready || s.AwaySince != nil || len(v.events("locks")) != 1 {
-			t.Errorf("when Consul is there it says %+v, and of the locks %v", s, v.events("locks"))
-		}
-	})
-}
-
-// A token that may not read something is no Consul that is away.
-func TestRefusalIsAnAnswer(t *testing.T) {
-	t.Parallel()
-	b := newBoard(t.Context(), Config{Policies: &policies.Set{}})
-	b.troubles, b.away = map[string]string{}, map[string]time.Time{}
-	b.trouble("nodes", &consulkv.Error{Kind: consulkv.Denied, Err: errors.New("403")})
-	if s := b.summary(time.Now()); len(s.Troubles) != 1 || s.AwaySince != nil {
-		t.Errorf("it says %+v", s)
-	}
-	b.trouble("nodes", &consulkv.Error{Kind: consulkv.NoLeader, Err: errors.New("500")})
-	if s := b.summary(time.Now()); len(s.Troubles) != 1 || s.AwaySince == nil {
-		t.Errorf("it says %+v", s)
-	}
-}
-
-func lastSummary(t *testing.T, v *viewer) summary {
-	t.Helper()
-	all := v.events("summary")
-	if len(all) == 0 {
-		t.Fatal("there is no summary")
-	}
-	var s summary
-	if err := json.Unmarshal([]byte(all[len(all)-1]), &s); err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-// agoOf is by what the age of the only lock of a viewer is put right, as told last.
-func agoOf(t *testing.T, v *viewer) time.Duration {
-	t.Helper()
-	all := v.events("locks")
-	var ch rowChange
-	if err := json.Unmarshal([]byte(all[len(all)-1]), &ch); err != nil {
-		t.Fatal(err)
-	}
-	if len(ch.Set) != 1 {
-		t.Fatalf("told last is %s", all[len(all)-1])
-	}
-	return time.Duration(ch.Set[0].Ago * float64(time.Second))
 }
 
 func TestLockDetail(t *testing.T) {
