@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/user"
 	"slices"
@@ -92,15 +93,56 @@ func scan(ctx context.Context, root string) (*table, error) {
 	return t, nil
 }
 
+// lockReads bounds how often the kernel's list is read until two reads agree.
+const lockReads = 5
+
 func (t *table) readLocks() {
-	b, err := os.ReadFile(t.root + "/locks")
+	b, parts, err := readParts(t.root + "/locks")
+	// The kernel holds its list still for one read(2), which is a page at most. Of what
+	// takes several, a lock that is taken or let go between two of them moves the rest: one
+	// is there twice, or not at all.
+	for n := 1; err == nil && parts > 1 && n < lockReads; n++ {
+		before := b
+		if b, parts, err = readParts(t.root + "/locks"); bytes.Equal(b, before) {
+			break
+		}
+	}
 	if err != nil {
 		t.locksErr = err
 		return
 	}
 	locks, bad := parseLocks(b)
-	t.locks = locks
+	// Where no two reads agreed: nothing is locked exclusively twice.
+	seen := map[attrs]bool{}
+	t.locks = slices.DeleteFunc(locks, func(l kernelLock) bool {
+		again := l.mode == Write && seen[l.attrs]
+		seen[l.attrs] = true
+		return again
+	})
 	t.unread += bad
+}
+
+// readParts reads a file in as few reads as it lets, and returns how many had
+// something.
+func readParts(path string) (b []byte, parts int, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { _ = f.Close() }()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := f.Read(buf)
+		if n > 0 {
+			b, parts = append(b, buf[:n]...), parts+1
+		}
+		if errors.Is(err, io.EOF) {
+			return b, parts, nil
+		}
+		if err != nil {
+			return nil, parts, err
+		}
+	}
 }
 
 // initialPIDNS is the first pid namespace's link: PROC_PID_INIT_INO of the
