@@ -215,7 +215,7 @@ func rolloutBytes(b *testing.B, n int) float64 {
 
 // ownNode has an agent believe that it stands on a Consul node of its own, as in a
 // fleet of machines: what it watches is the holders of its node, and a hundred
-// agents of one node would each read the services of all hundred.
+// agents of one node would all watch the one that drives the rollout.
 type ownNode struct {
 	next http.RoundTripper
 	name string
