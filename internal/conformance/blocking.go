@@ -252,8 +252,20 @@ var blockingTests = []test{
 	}},
 	{"a service is not woken by another one", func(e *env) {
 		const wait = 800 * time.Millisecond
-		e.service("s", time.Minute)
-		other := e.service("other", time.Minute)
+		// A node of their own: a check of the node wakes all its services, and
+		// tests that run beside this one give the agent's node such checks.
+		node := e.name + "-node"
+		e.Cleanup(func() { e.c.Catalog().Deregister(&api.CatalogDeregistration{Node: node}, nil) })
+		register := func(service, status string) {
+			e.Helper()
+			_, err := e.c.Catalog().Register(&api.CatalogRegistration{
+				Node: node, Address: "192.0.2.1", Service: &api.AgentService{ID: service, Service: e.serviceID(service)},
+				Checks: api.HealthChecks{{Node: node, CheckID: service, Name: service, ServiceID: service, Status: status}},
+			}, e.w())
+			e.must(err)
+		}
+		register("s", api.HealthPassing)
+		register("other", api.HealthCritical)
 		_, meta, err := e.c.Health().Service(e.serviceID("s"), "", false, e.q())
 		e.must(err)
 		done := make(chan watched, 1)
@@ -267,9 +279,15 @@ var blockingTests = []test{
 			}
 			done <- w
 		}()
-		e.report(other, api.HealthPassing, "")
-		e.report(other, api.HealthCritical, "")
-		w := <-done
+		var w watched
+		for n, over := 0, false; !over; n++ {
+			register("other", []string{api.HealthPassing, api.HealthCritical}[n%2])
+			select {
+			case w = <-done:
+				over = true
+			default:
+			}
+		}
 		e.must(w.err)
 		same(e, "index", w.index, meta.LastIndex)
 		if w.took < wait {
