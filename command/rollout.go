@@ -82,7 +82,7 @@ func rolloutError(err error) error {
 
 // stateError is the exit code that a rollout's state calls for, with a line
 // that says why.
-func stateError(h *orchestrator.Header) error {
+func (m *Meta) stateError(h *orchestrator.Header) error {
 	var code int
 	switch h.State {
 	case orchestrator.Paused, orchestrator.Aborted, orchestrator.RolledBack, orchestrator.RollingBack, orchestrator.Superseded:
@@ -98,7 +98,7 @@ func stateError(h *orchestrator.Header) error {
 	}
 	msg := fmt.Sprintf("rollout %s is %s: %s", h.ID, h.State, text.Printable(first(why, "no reason is known")))
 	if h.State == orchestrator.Paused {
-		msg += ". " + board.WaysText(h)
+		msg += ". " + board.WaysText(h, m.given.Judging)
 	}
 	return exitf(code, "%s", msg)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
 // lockNow judges a lock once and says what happens next, without the evidence.
@@ -82,9 +83,9 @@ func locksText(h *orchestrator.Header, list []rolloutLock, start string) string 
 			// A start that waits for the window has let go of the locks.
 			words += ": held again when the window opens, by the start that waits for it or by the next tick"
 		case l.State == locksmith.Free && h.State == orchestrator.Paused:
-			words += ": nobody drives this rollout now, since it is paused; once that is ended, starting it again, or the next tick, goes on with it"
+			words += fmt.Sprintf(": nobody drives it now, since it is paused; once that is ended, `%s`, or the next tick, goes on with it", start)
 		case l.State == locksmith.Free:
-			words += ": nobody drives this rollout now; starting it again, or the next tick, goes on with it"
+			words += ": " + runner.Undriven(start)
 		}
 		shown := *l.Status
 		if shown.State == locksmith.Free {

@@ -124,7 +124,7 @@ func (m *Meta) showOrder(ctx context.Context, r *runner.Runner, h *orchestrator.
 	if m.JSON {
 		return m.PrintJSON(viewRollout(h, ""))
 	}
-	m.Printf("%s: %s\n", h.ID, r.Became(ctx, h, verb))
+	m.Printf("%s: %s\n", h.ID, r.Became(ctx, h, verb, m.startAgain()))
 	return nil
 }
 

@@ -122,7 +122,7 @@ func (m *Meta) runRollout(ctx context.Context, path, listen string, detailed, le
 	if err := m.printRollout(ctx, r, out); err != nil {
 		return err
 	}
-	switch err := stateError(&out.Header); {
+	switch err := m.stateError(&out.Header); {
 	case err != nil && lenient:
 		m.Notef("%v\n", err)
 		return nil

@@ -65,11 +65,6 @@ func headerOf(ctx context.Context, r *runner.Runner, id string) (head *orchestra
 	return head, err
 }
 
-// nobodyDrives says that of a rollout that is at work, and what goes on with it.
-func (m *Meta) nobodyDrives() string {
-	return fmt.Sprintf("nobody drives it now: `%s`, or the next tick, goes on with it", m.startAgain())
-}
-
 // watchPlain writes a line for each change: what the log says, and how many
 // nodes are where.
 func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) error {
@@ -82,7 +77,7 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 		if undriven {
 			last = "" // the numbers are told anew when it goes on
 			if !m.JSON {
-				m.tell("%s  %s\n", time.Now().UTC().Format("15:04:05"), m.nobodyDrives())
+				m.tell("%s  %s\n", time.Now().UTC().Format("15:04:05"), runner.Undriven(m.startAgain()))
 			}
 			return true
 		}
@@ -276,7 +271,8 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 	if err != nil {
 		return err
 	}
-	model := &watchModel{screen: m.newScreen(), nobody: m.nobodyDrives()}
+	model := &watchModel{screen: m.newScreen(), nobody: runner.Undriven(m.startAgain())}
+	model.board.Typed = m.given.Judging
 	model.order = func(verb orchestrator.Verb) tea.Cmd {
 		o := runner.Order{ID: id, Verb: verb, Reason: "by a key of rollout watch"}
 		if h := model.board.Header; h != nil {
@@ -293,7 +289,7 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 			case h.Command != nil && !h.Command.OK:
 				return screenNote{fmt.Sprintf("%s was refused: %s", verb, h.Command.Result)}
 			}
-			return screenNote{r.Became(ctx, h, verb)}
+			return screenNote{r.Became(ctx, h, verb, m.startAgain())}
 		})
 	}
 	model.explain = func(h *orchestrator.Header) tea.Cmd {
@@ -319,7 +315,7 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 		m.tell("%s", rolloutText(h))
 		left := model.board.Undriven
 		if h.State == orchestrator.Paused {
-			left = board.ETA(h, nil, time.Now())
+			left = board.ETA(h, nil, time.Now(), m.given.Judging)
 		}
 		if left != "" {
 			// The commands are whole here, also where the screen was too narrow.

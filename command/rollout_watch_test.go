@@ -79,8 +79,8 @@ func TestLocksOfARolloutSayWhatGoesOn(t *testing.T) {
 		isUndriven bool
 	}{
 		{orchestrator.Waiting, free, "a.conf: FREE: held again when the window opens, by the start that waits for it or by the next tick", "nobody", false},
-		{orchestrator.Baking, free, "a.conf: FREE: nobody drives this rollout now; starting it again", "paused", true},
-		{orchestrator.Paused, free, "a.conf: FREE: nobody drives this rollout now, since it is paused; once that is ended, starting it again", "now; starting it again", false},
+		{orchestrator.Baking, free, "a.conf: FREE: nobody drives it now: `aimlock rollout start SPEC`, or the next tick", "paused", true},
+		{orchestrator.Paused, free, "a.conf: FREE: nobody drives it now, since it is paused; once that is ended, `aimlock rollout start SPEC`, or", "now: `", false},
 		{orchestrator.Baking, hot, "a.conf: HOT by this rollout's orchestrator; `aimlock rollout start SPEC` goes on with it, and breaks this lock", "nobody", true},
 		{orchestrator.Paused, hot, "a.conf: HOT by this rollout's orchestrator\n", "rollout start", false},
 	} {

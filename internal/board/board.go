@@ -43,6 +43,8 @@ type Model struct {
 	// Undriven says that nobody brings the rollout forward, and what does; "" while
 	// somebody does, or it is not known.
 	Undriven string
+	// Typed are the commands that it names.
+	Typed Typed
 	// Hint is the last line: the keys.
 	Hint string
 	Now  time.Time
@@ -408,7 +410,7 @@ func (p *painter) facts() []string {
 		out = append(out, p.fact("in flight", words)...)
 	}
 	if h.FinishedAt == nil && h.State != orchestrator.Paused && p.m.Undriven == "" && p.m.Spec != nil {
-		out = append(out, p.fact("left", ETA(h, p.m.Spec, p.m.Now))...)
+		out = append(out, p.fact("left", ETA(h, p.m.Spec, p.m.Now, p.m.Typed))...)
 	}
 	for i := range h.Gates {
 		if g := &h.Gates[i]; g.Stage == h.Stage {
@@ -452,14 +454,14 @@ func GateState(g *orchestrator.GateStatus) string {
 }
 
 // ETA says how long a rollout still takes, as far as it is known.
-func ETA(h *orchestrator.Header, spec *orchestrator.Spec, now time.Time) string {
+func ETA(h *orchestrator.Header, spec *orchestrator.Spec, now time.Time, typed Typed) string {
 	switch h.State {
 	case orchestrator.Paused:
 		if h.Paused != nil && h.Paused.Cause == orchestrator.CauseFailure {
-			ways := Ways(h)
+			ways := Ways(h, typed)
 			return fmt.Sprintf("nothing happens before `%s` (%s) or `%s` (%s)", ways[0].Command, ways[0].What, ways[1].Command, ways[1].What)
 		}
-		return fmt.Sprintf("nothing happens before `aimlock rollout %s %s` or `rollback`", h.WayOn(), h.ID)
+		return fmt.Sprintf("nothing happens before `%s` or `rollback`", typed.on(h.WayOn(), h))
 	case orchestrator.RollingBack:
 		return "until every node is back"
 	}

@@ -189,7 +189,7 @@ func TestETANamesTheWayOn(t *testing.T) {
 		orchestrator.CauseGate:      "`aimlock rollout resume -pause 2 r-1`",
 	} {
 		h := &orchestrator.Header{ID: "r-1", Stage: "the canary", State: orchestrator.Paused, Pauses: 2, Paused: &orchestrator.PauseInfo{Cause: cause}}
-		if got := ETA(h, nil, now); !strings.Contains(got, want) {
+		if got := ETA(h, nil, now, nil); !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %s in it", cause, got, want)
 		}
 	}

@@ -12,11 +12,24 @@ import (
 // Way is a command that ends a pause, and what it is for.
 type Way struct{ What, Command string }
 
+// Typed is a command of aimlock as people type it here: with the flags that they need
+// to look at the same Consul and keys, and judge by the same policies. Nil: with none.
+type Typed func(verb string, args ...string) string
+
+func (t Typed) on(verb string, h *orchestrator.Header) string {
+	if t == nil {
+		return "aimlock rollout " + verb + " " + h.ID
+	}
+	return t("rollout "+verb, h.ID)
+}
+
+const goBack = "to go back"
+
 // Ways are the ways out of the pause of a rollout, the safest first: after failures
 // that is the one that sends nothing to a further node.
-func Ways(h *orchestrator.Header) []Way {
-	back := Way{"to go back", "aimlock rollout rollback " + h.ID}
-	on := Way{"to go on", "aimlock rollout " + h.WayOn() + " " + h.ID}
+func Ways(h *orchestrator.Header, typed Typed) []Way {
+	back := Way{goBack, typed.on("rollback", h)}
+	on := Way{"to go on", typed.on(h.WayOn(), h)}
 	if h.Paused == nil {
 		return []Way{on, back}
 	}
@@ -36,12 +49,12 @@ func Ways(h *orchestrator.Header) []Way {
 
 // WaysText are the ways out of a pause in sentences. Whoever drove the rollout has
 // left, so that it must be started again where it is to go on.
-func WaysText(h *orchestrator.Header) string {
-	ways := Ways(h)
+func WaysText(h *orchestrator.Header, typed Typed) string {
+	ways := Ways(h, typed)
 	words := make([]string, len(ways))
 	for i, w := range ways {
 		words[i] = "T" + w.What[1:] + ": `" + w.Command + "`"
-		if w.Command != "aimlock rollout rollback "+h.ID {
+		if w.What != goBack {
 			words[i] += ", then start it again"
 		}
 	}
@@ -52,7 +65,7 @@ func WaysText(h *orchestrator.Header) string {
 // the screen must get all of it, with no break but at its blanks.
 func (p *painter) ways() []string {
 	out := p.fact("left", "nothing happens before one of these:")
-	for _, way := range Ways(p.h) {
+	for _, way := range Ways(p.h, p.m.Typed) {
 		what, command := p.clean(way.What+":"), p.clean(way.Command)
 		all := []string{what + " " + command}
 		if ansi.StringWidth(all[0])+2 > p.s.Width {

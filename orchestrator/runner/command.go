@@ -126,12 +126,15 @@ func ended(h *orchestrator.Header) error {
 // awaitTaken returns the header once command n was taken or the rollout has
 // ended.
 func (r *Runner) awaitTaken(ctx context.Context, o Order, head *orchestrator.Header, n uint64) (*orchestrator.Header, error) {
-	var err error
 	taken := func(h *orchestrator.Header) bool {
 		return seenBy(h) >= n || h.FinishedAt != nil
 	}
 	for range 3 {
-		if r.driven(ctx, head) {
+		driven, err := r.driven(ctx, head)
+		if err != nil {
+			return nil, err
+		}
+		if driven {
 			head, err = r.awaitHeader(ctx, o.ID, obeyWithin, taken)
 			if err != nil || taken(head) {
 				return head, err
@@ -145,7 +148,10 @@ func (r *Runner) awaitTaken(ctx context.Context, o Order, head *orchestrator.Hea
 		if head, err = r.header(ctx, o.ID); err != nil || taken(head) {
 			return head, err
 		}
-		if !r.driven(ctx, head) {
+		if driven, err = r.driven(ctx, head); err != nil {
+			return nil, err
+		}
+		if !driven {
 			return nil, notTaken(o.ID, ref)
 		}
 	}
@@ -159,12 +165,7 @@ func notTaken(id string, ref *locksmith.RefusedError) error {
 
 // driven reports whether the lock of the rollout's first config is held for
 // this very rollout.
-func (r *Runner) driven(ctx context.Context, h *orchestrator.Header) bool {
-	driven, err := r.drivenNow(ctx, h)
-	return err == nil && driven
-}
-
-func (r *Runner) drivenNow(ctx context.Context, h *orchestrator.Header) (bool, error) {
+func (r *Runner) driven(ctx context.Context, h *orchestrator.Header) (bool, error) {
 	if len(h.Configs) == 0 {
 		return false, nil
 	}
@@ -176,8 +177,15 @@ func (r *Runner) drivenNow(ctx context.Context, h *orchestrator.Header) (bool, e
 	return records.Decode(p.Key, p.Value, &rec) == nil && rec.RolloutID == h.ID, nil
 }
 
-// Became says what became of an order that was taken, and who acts on it.
-func (r *Runner) Became(ctx context.Context, h *orchestrator.Header, verb orchestrator.Verb) string {
+// Undriven says that nobody drives a rollout that is at work, and what goes on with it:
+// start, the command that starts it again, or the next tick.
+func Undriven(start string) string {
+	return fmt.Sprintf("nobody drives it now: `%s`, or the next tick, goes on with it", start)
+}
+
+// Became says what became of an order that was taken, and who acts on it. start is the
+// command that starts the rollout again.
+func (r *Runner) Became(ctx context.Context, h *orchestrator.Header, verb orchestrator.Verb, start string) string {
 	result := "done"
 	if h.Command != nil && h.Command.Result != "" {
 		result = h.Command.Result
@@ -186,8 +194,8 @@ func (r *Runner) Became(ctx context.Context, h *orchestrator.Header, verb orches
 	if !h.AtWork() {
 		return words
 	}
-	if driven, err := r.drivenNow(ctx, h); err == nil && !driven {
-		words += ", and nobody drives it now: `aimlock rollout start SPEC`, or the next tick, goes on with it"
+	if driven, err := r.driven(ctx, h); err == nil && !driven {
+		words += ", and " + Undriven(start)
 	}
 	return words
 }
@@ -230,20 +238,16 @@ func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
 			if ok {
 				return rec.N, nil
 			}
-		case !r.driven(ctx, head):
-			// Nobody is there to take it: it is taken here first.
-			_, err := r.obey(ctx, o.ID, last.N)
-			ref, busy := errors.AsType[*locksmith.RefusedError](err)
+		default:
+			err := r.takeFirst(ctx, head, &last)
 			switch {
-			case busy && !r.driven(ctx, head):
-				return 0, fmt.Errorf("%w (it is %s by %s)", notTaken(o.ID, ref), last.Verb, last.By)
 			case unreadable(err) && o.Verb == orchestrator.Abort:
 				// Nothing else can be done with it any more.
 				rec.N = last.N + 1
 				if ok, err := r.consul.CAS(ctx, key, records.Encode(&rec), index); err == nil && ok {
 					return rec.N, nil
 				}
-			case err != nil && !busy:
+			case err != nil:
 				return 0, err
 			}
 		}
@@ -255,6 +259,24 @@ func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
 			return 0, context.Cause(ctx)
 		}
 	}
+}
+
+// takeFirst takes a command that stands before another one, where nobody drives the
+// rollout and would take it.
+func (r *Runner) takeFirst(ctx context.Context, head *orchestrator.Header, c *commandRecord) error {
+	driven, err := r.driven(ctx, head)
+	if err != nil || driven {
+		return err
+	}
+	_, err = r.obey(ctx, head.ID, c.N)
+	ref, busy := errors.AsType[*locksmith.RefusedError](err)
+	if !busy {
+		return err
+	}
+	if driven, err = r.driven(ctx, head); err != nil || driven {
+		return err
+	}
+	return fmt.Errorf("%w (it is %s by %s)", notTaken(head.ID, ref), c.Verb, c.By)
 }
 
 // awaitHeader follows a rollout's header until cond holds, at most d; then it

@@ -476,7 +476,13 @@ func (r *Runner) turn(ctx context.Context, in *Input, q *place, j *job) (*job, *
 			return j, nil, err
 		}
 		text := "waits for " + b.text
-		if b.head != nil && !r.driven(ctx, b.head) {
+		driven := true
+		if b.head != nil {
+			if driven, err = r.driven(ctx, b.head); err != nil {
+				return nil, nil, err
+			}
+		}
+		if !driven {
 			text += fmt.Sprintf(", which nobody drives now: start it again, or `aimlock rollout abort %s`", b.id)
 		}
 		if b.head != nil && b.head.Name == in.Spec.Name {

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/keys"
@@ -153,43 +154,63 @@ const (
 // work, its header tells nothing of that: fn is then called with the same header and
 // undriven, and once more when somebody does again.
 func (r *Runner) Watch(ctx context.Context, id string, fn func(h *orchestrator.Header, undriven bool) bool) error {
-	w := r.headerWatcher(id)
-	var last *orchestrator.Header // nil: it has not begun, as far as is known
-	begun, undriven, look := true, false, lookFirst
-	for {
-		wctx, cancel := ctx, context.CancelFunc(func() {})
-		switch {
-		case !begun:
-			wctx, cancel = context.WithTimeout(ctx, blockerEvery)
-		case last != nil && last.AtWork():
-			wctx, cancel = context.WithTimeout(ctx, look)
+	ctx, cancel := context.WithCancelCause(ctx)
+	headers, failed := make(chan *orchestrator.Header), make(chan error, 1)
+	var follower sync.WaitGroup
+	defer follower.Wait()
+	defer cancel(nil)
+	follower.Go(func() {
+		for w := r.headerWatcher(id); ; {
+			h, err := w.Next(ctx)
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case headers <- h:
+			case <-ctx.Done():
+				return
+			}
 		}
-		h, err := w.Next(wctx)
-		late := err != nil && wctx.Err() != nil && ctx.Err() == nil
-		cancel()
-		if late && begun {
+	})
+	var last *orchestrator.Header // nil: it has not begun, as far as is known
+	undriven, look := false, lookFirst
+	for first := true; ; first = false {
+		var late <-chan time.Time
+		switch {
+		case first:
+		case last == nil:
+			late = time.After(blockerEvery)
+		case last.AtWork():
+			late = time.After(look)
+		}
+		h := last
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case err := <-failed:
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return err
+		case h = <-headers:
+		case <-late:
+			if last == nil {
+				break // it is time to look into the queue
+			}
 			look = lookEvery
 			now, err := r.undriven(ctx, last)
-			switch {
-			case ctx.Err() != nil:
-				return context.Cause(ctx)
-			case err != nil:
+			if err != nil {
 				return err
-			case now != undriven:
+			}
+			if now != undriven {
 				if undriven = now; !fn(last, now) {
 					return nil
 				}
 			}
-			continue // the next answer is what stands, changed or not
-		}
-		if late {
-			h, err = nil, nil // it is time to look into the queue
+			continue
 		}
 		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case err != nil:
-			return err
 		case h == nil:
 			// It may still wait for its turn.
 			w, err := r.Waits(ctx, id)
@@ -204,14 +225,14 @@ func (r *Runner) Watch(ctx context.Context, id string, fn func(h *orchestrator.H
 				return nil
 			}
 		case last != nil && reflect.DeepEqual(h, last):
-			// Nothing has changed: it was asked again.
+			// Told again, after an error that was retried.
 		default:
 			undriven = false
 			if !fn(h, false) || h.FinishedAt != nil {
 				return nil
 			}
 		}
-		begun, last = h != nil, h
+		last = h
 	}
 }
 
@@ -219,7 +240,7 @@ func (r *Runner) Watch(ctx context.Context, id string, fn func(h *orchestrator.H
 // header is read after the lock: who ends or pauses a rollout writes that before he
 // lets the lock go.
 func (r *Runner) undriven(ctx context.Context, h *orchestrator.Header) (bool, error) {
-	if driven, err := r.drivenNow(ctx, h); err != nil || driven {
+	if driven, err := r.driven(ctx, h); err != nil || driven {
 		return false, err
 	}
 	now, err := r.header(ctx, h.ID)

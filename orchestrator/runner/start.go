@@ -192,19 +192,29 @@ func (r *Runner) hold(ctx context.Context, in *Input, wait until, q *place, j *j
 // for and judged like any holder; one that is rolling back is left to finish.
 func (r *Runner) askForRoom(ctx context.Context, older []*orchestrator.Header, by string) {
 	for _, old := range older {
-		if old.State == orchestrator.RollingBack || !r.driven(ctx, old) {
+		if old.State == orchestrator.RollingBack {
 			continue
 		}
-		_, err := r.writeCommand(ctx, Order{ID: old.ID, Verb: orchestrator.MakeRoom, rollout: by, Reason: "rollout " + by + " takes its place"})
+		told, err := r.makeRoom(ctx, old, by)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			r.log.Warn("asking the orchestrator of an unfinished rollout to make room", "rollout", old.ID, "error", err)
-		default:
+		case told:
 			r.tell(Progress{Kind: orchestrator.TellStatus, Text: fmt.Sprintf("rollout %s, which is at work, is told to make room", old.ID), Header: *old})
 		}
 	}
+}
+
+// makeRoom tells whoever drives a rollout, if anybody does, that by takes its place.
+func (r *Runner) makeRoom(ctx context.Context, old *orchestrator.Header, by string) (told bool, err error) {
+	driven, err := r.driven(ctx, old)
+	if err != nil || !driven {
+		return false, err
+	}
+	_, err = r.writeCommand(ctx, Order{ID: old.ID, Verb: orchestrator.MakeRoom, rollout: by, Reason: "rollout " + by + " takes its place"})
+	return err == nil, err
 }
 
 // acquire takes the locks of all configs in one transaction. A nil Hold with a
