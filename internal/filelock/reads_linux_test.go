@@ -1,6 +1,7 @@
 package filelock
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,6 +48,38 @@ func TestManyLocks(t *testing.T) {
 		if seen[ino] != 1 {
 			t.Errorf("the lock on inode %d is there %d times", ino, seen[ino])
 		}
+	}
+}
+
+// A list that changes while it is read in several parts is read again, until two reads
+// agree, and not without end.
+func TestChangesWhileRead(t *testing.T) {
+	for name, tc := range map[string]struct {
+		lists []string
+		parts int
+		want  string
+		reads int
+	}{
+		"in one part":       {[]string{"a", "b"}, 1, "a", 1},
+		"stands still":      {[]string{"a", "a", "b"}, 2, "a", 2},
+		"changes once":      {[]string{"a", "b", "b", "c"}, 2, "b", 3},
+		"changes each time": {[]string{"a", "b", "c", "d", "e", "f", "g"}, 2, "e", lockReads},
+	} {
+		reads := 0
+		b, err := whole(func() ([]byte, int, error) {
+			reads++
+			return []byte(tc.lists[reads-1]), tc.parts, nil
+		})
+		if string(b) != tc.want || reads != tc.reads || err != nil {
+			t.Errorf("%s: %q after %d reads, %v; want %q after %d", name, b, reads, err, tc.want, tc.reads)
+		}
+	}
+	reads := 0
+	if _, err := whole(func() ([]byte, int, error) {
+		reads++
+		return []byte{byte(reads)}, 2, []error{nil, os.ErrPermission}[reads-1]
+	}); !errors.Is(err, os.ErrPermission) || reads != 2 {
+		t.Errorf("an error after %d reads: %v", reads, err)
 	}
 }
 

@@ -96,17 +96,22 @@ func scan(ctx context.Context, root string) (*table, error) {
 // lockReads bounds how often the kernel's list is read until two reads agree.
 const lockReads = 5
 
-func (t *table) readLocks() {
-	b, parts, err := readParts(t.root + "/locks")
-	// The kernel holds its list still for one read(2), which is a page at most. Of what
-	// takes several, a lock that is taken or let go between two of them moves the rest: one
-	// is there twice, or not at all.
+// whole reads a list of the kernel's. It holds its list still for one read(2), which is
+// a page at most. Of what takes several, a lock that is taken or let go between two of
+// them moves the rest: one is there twice, or not at all.
+func whole(read func() (b []byte, parts int, err error)) ([]byte, error) {
+	b, parts, err := read()
 	for n := 1; err == nil && parts > 1 && n < lockReads; n++ {
 		before := b
-		if b, parts, err = readParts(t.root + "/locks"); bytes.Equal(b, before) {
+		if b, parts, err = read(); bytes.Equal(b, before) {
 			break
 		}
 	}
+	return b, err
+}
+
+func (t *table) readLocks() {
+	b, err := whole(func() ([]byte, int, error) { return readParts(t.root + "/locks") })
 	if err != nil {
 		t.locksErr = err
 		return
