@@ -200,7 +200,10 @@ func (r *Runner) Watch(ctx context.Context, id string, fn func(h *orchestrator.H
 			}
 			look = lookEvery
 			now, err := r.undriven(ctx, last)
-			if err != nil {
+			switch {
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
+			case err != nil:
 				return err
 			}
 			if now != undriven {
