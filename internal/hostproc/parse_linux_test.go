@@ -23,6 +23,7 @@ func TestParseStat(t *testing.T) {
 		{"short", "77 (sh) S 1 2 3", stat{}, false},
 		{"no number", "77 (sh) S x" + tail, stat{}, false},
 		{"no pid", "(sh) S" + tail, stat{}, false},
+		{"state is no letter", "77 (sh) \xb0" + tail, stat{}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := parseStat([]byte(c.line))
@@ -44,7 +45,7 @@ func FuzzParseStat(f *testing.F) {
 		if err != nil && s != (stat{}) {
 			t.Errorf("%+v beside the error %v", s, err)
 		}
-		if err == nil && !bytes.ContainsRune(b, rune(s.state)) {
+		if err == nil && bytes.IndexByte(b, s.state) < 0 {
 			t.Errorf("state %q is not in %q", s.state, b)
 		}
 	})

@@ -70,8 +70,11 @@ func parseStat(b []byte) (stat, error) {
 	}
 	// Fields are counted from 1 in the manual; the first after the name is 3.
 	f := bytes.Fields(b[end+1:])
-	if len(f) < 22-2 || len(f[0]) != 1 {
+	if len(f) < 22-2 {
 		return stat{}, fmt.Errorf("%d fields after the program name, want at least 20", len(f))
+	}
+	if c := f[0][0]; len(f[0]) != 1 || (c|0x20) < 'a' || (c|0x20) > 'z' {
+		return stat{}, fmt.Errorf("the state %q is no letter", f[0])
 	}
 	field := func(n int) uint64 {
 		if err != nil || n-3 >= len(f) {
