@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/agext/levenshtein"
 	"github.com/hashicorp/cli"
 
 	"github.com/aim-control/aimlock/policies"
@@ -60,7 +59,10 @@ type command struct {
 	// Complete says what a shell proposes for the arguments; nil for nothing.
 	Complete completer
 	Hidden   bool
-	Run      func(context.Context, *input) error
+	// Exits are the exit codes that the help explains; nil: those of the table in
+	// docs/cli.md count, and none needs a word.
+	Exits []int
+	Run   func(context.Context, *input) error
 
 	name string // the key in commands, set before use
 }
@@ -237,15 +239,46 @@ type unknownFlagError struct{ name string }
 
 func (e *unknownFlagError) Error() string { return "unknown flag -" + e.name }
 
-// suggest returns what given was probably meant to be, or "".
+// suggest returns what given was probably meant to be, or "". Of several that are as
+// near it is the first.
 func suggest(given string, candidates []string) string {
 	best, bestDist := "", 3
 	for _, c := range candidates {
-		if d := levenshtein.Distance(given, c, nil); d < bestDist && d < len(c) {
+		d := typos(given, c)
+		if len(given) > 2 && strings.HasPrefix(c, given) {
+			d = min(d, 1) // it may be short for that
+		}
+		if d < bestDist && d < len(c) {
 			best, bestDist = c, d
 		}
 	}
 	return best
+}
+
+// typos is by how many slips a became b: a letter too many or too few, another one,
+// or two neighbours that changed places.
+func typos(a, b string) int {
+	from, to := []rune(a), []rune(b)
+	var before, last, row []int
+	for j := range len(to) + 1 {
+		row = append(row, j)
+	}
+	for i := range from {
+		before, last = last, row
+		row = []int{i + 1}
+		for j := range to {
+			d := last[j]
+			if from[i] != to[j] {
+				d++
+			}
+			d = min(d, last[j+1]+1, row[j]+1)
+			if i > 0 && j > 0 && from[i] == to[j-1] && from[i-1] == to[j] {
+				d = min(d, before[j-1]+1)
+			}
+			row = append(row, d)
+		}
+	}
+	return row[len(to)]
 }
 
 // Help is the whole help text but for the list of subcommands, which cli adds.
@@ -270,7 +303,22 @@ func (v verb) Help() string {
 	c.sharedFlags(shared, c.Groups)
 	writeFlags(&b, "Options", own)
 	writeFlags(&b, "Shared options", shared)
+	writeExits(&b, c.Exits)
 	return strings.TrimRight(b.String(), "\n")
+}
+
+// writeExits explains exit codes as the table of all of them does.
+func writeExits(b *strings.Builder, codes []int) {
+	if len(codes) == 0 {
+		return
+	}
+	b.WriteString("\nExit codes:\n\n")
+	for _, e := range exitMeanings() {
+		if slices.Contains(codes, e.code) {
+			fmt.Fprintf(b, "  %-3d %s\n", e.code, e.what)
+		}
+	}
+	fmt.Fprintf(b, "  %-3s %s\n", "130", exitBySignal)
 }
 
 func writeFlags(b *strings.Builder, title string, fs *flag.FlagSet) {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -274,6 +275,49 @@ func TestManPages(t *testing.T) {
 	for _, e := range exitMeanings() {
 		if !bytes.Contains(cliDoc, fmt.Appendf(nil, "| %d | %s |", e.code, strings.ReplaceAll(e.what, "-detailed-exitcode", "`-detailed-exitcode`"))) {
 			t.Errorf("docs/cli.md has other words for exit code %d than %q", e.code, e.what)
+		}
+	}
+}
+
+// Two letters that changed places are one slip; of two commands that are as near, the
+// one is meant that changes nothing.
+func TestSuggestedCommandChangesNothing(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ parent, given, want string }{
+		{"rollout", "stauts", "status"}, {"rollout", "strat", "start"}, {"rollout", "plna", "plan"}, {"rollout", "lsit", "list"},
+		{"rollout", "stat", "status"}, {"rollout", "sta", "status"}, {"rollout", "sk", "skip"}, {"x", "apple", ""},
+	} {
+		known := []string{"start", "status", "plan", "list", "skip"}
+		err := unknownCommand(tc.parent, tc.given, known)
+		if got := strings.Contains(err.Error(), "Did you mean"); got != (tc.want != "") || tc.want != "" && !strings.Contains(err.Error(), strconv.Quote(tc.want)) {
+			t.Errorf("%s: %v, want %q", tc.given, err, tc.want)
+		}
+	}
+	for _, tc := range []struct {
+		a, b string
+		n    int
+	}{{"", "ab", 2}, {"ab", "", 2}, {"stauts", "status", 1}, {"stauts", "start", 2}, {"abc", "cab", 2}, {"größe", "grösße", 1}} {
+		if n := typos(tc.a, tc.b); n != tc.n {
+			t.Errorf("%q, %q: %d, want %d", tc.a, tc.b, n, tc.n)
+		}
+	}
+}
+
+// Who drives a rollout reads in the help which codes it may end with, in the words of
+// the one table.
+func TestHelpListsExitCodes(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"rollout start", "rollout tick"} {
+		c := commands()[name](&Meta{})
+		c.name = name
+		help := verb{c}.Help()
+		for _, e := range exitMeanings() {
+			if !strings.Contains(help, fmt.Sprintf("\n  %-3d %s\n", e.code, e.what)) {
+				t.Errorf("%s -h lacks exit code %d", name, e.code)
+			}
+		}
+		if !strings.Contains(help, "130 it was interrupted") {
+			t.Errorf("%s -h does not say what ^C ends with", name)
 		}
 	}
 }

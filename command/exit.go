@@ -18,7 +18,7 @@ const (
 	ExitMore         = 3 // with -detailed-exitcode: fine, more to do
 	ExitLockBusy     = 4 // the lock is HELD, WARM, COOLING or UNKNOWN
 	ExitLockHot      = 5 // the lock is HOT and the policy does not let it be broken now
-	ExitNotConverged = 6 // the rollout is paused, aborted or rolled back
+	ExitNotConverged = 6 // the rollout is paused, aborted, rolled back or superseded
 	ExitLost         = 7 // the lock was lost, or asked for, while working
 )
 
@@ -36,9 +36,17 @@ func exitMeanings() []exitMeaning {
 		{ExitMore, "with -detailed-exitcode: fine, more to do"},
 		{ExitLockBusy, "the lock is HELD, WARM, COOLING or UNKNOWN"},
 		{ExitLockHot, "the lock is HOT and the policy does not let it be broken now"},
-		{ExitNotConverged, "the rollout is paused, aborted or rolled back"},
+		{ExitNotConverged, "the rollout is paused, aborted, rolled back or superseded"},
 		{ExitLost, "the lock was lost, or asked for, while working"},
 	}
+}
+
+// exitBySignal explains the codes that no command chooses.
+const exitBySignal = "it was interrupted (^C): 128 plus the signal's number"
+
+// rolloutExits are the codes of who drives a rollout.
+func rolloutExits() []int {
+	return []int{ExitOK, ExitFailed, ExitUsage, ExitMore, ExitLockBusy, ExitLockHot, ExitNotConverged, ExitLost}
 }
 
 // ExitError is an error that chooses the exit code. Without one an error ends

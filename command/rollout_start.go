@@ -31,7 +31,8 @@ While somebody else holds a lock it waits as the spec says, judges the holder by
 the policies in force, and breaks a HOT lock where they let it.
 
 It ends when the rollout does, or when a failure or a gate pauses it (exit code
-6). A rollout that an operator pauses is waited for.`,
+6). A rollout that an operator pauses is waited for. Which of the states of exit
+code 6 it is, is "state" with -json.`,
 		Examples: []example{
 			{"Roll out", "aimlock rollout start rollout.hcl"},
 			{"See first what it would do", "aimlock rollout plan rollout.hcl"},
@@ -44,6 +45,7 @@ It ends when the rollout does, or when a failure or a gate pauses it (exit code
 		MinArgs: 1, MaxArgs: 1,
 		Complete:  completeFiles("*.hcl"),
 		Elsewhere: tryFirst(),
+		Exits:     rolloutExits(),
 		Run: func(ctx context.Context, in *input) error {
 			return m.runRollout(ctx, in.Args[0], listen, detailed, false, (*runner.Runner).Start)
 		},
@@ -80,6 +82,7 @@ With -detailed-exitcode it exits 3 where more is left to do, and 6 or 1 where
 		MinArgs: 1, MaxArgs: 1,
 		Complete:  completeFiles("*.hcl"),
 		Elsewhere: tryFirst(),
+		Exits:     rolloutExits(),
 		Run: func(ctx context.Context, in *input) error {
 			return m.runRollout(ctx, in.Args[0], "", detailed, !detailed, (*runner.Runner).Tick)
 		},

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -126,10 +127,23 @@ func topLevel(c *cli.CLI) map[string]cli.CommandFactory {
 
 func unknownCommand(parent, given string, known []string) error {
 	full := strings.TrimSpace("aimlock " + parent)
+	// In doubt the one is meant that changes nothing.
+	known = slices.Clone(known)
+	slices.SortStableFunc(known, func(a, b string) int { return cmp.Compare(risk(a), risk(b)) })
 	if s := suggest(given, known); s != "" {
 		return usagef("%s has no command %q. Did you mean %q?", full, given, s)
 	}
 	return usagef("%s has no command %q. Run %q for the commands", full, given, full+" -h")
+}
+
+// risk is 0 for a name under which commands only look on, and else 1.
+func risk(name string) int {
+	switch name {
+	case "acl", "check", "completion", "doctor", "explain", "info", "list", "plan", "replay", "report", "show", "status",
+		"test", "ui", "verify", "version", "watch":
+		return 0
+	}
+	return 1
 }
 
 // parent is a verb that only has subcommands. cli lists them under its help.
