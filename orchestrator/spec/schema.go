@@ -1,10 +1,14 @@
 package spec
 
 import (
+	"cmp"
+	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
 // What may stand in each block of a rollout's file and of a fleet file. Nothing
@@ -79,6 +83,63 @@ func Schemas() map[string]*hcl.BodySchema { return maps.Clone(schemas) }
 
 // FleetSchemas is the same of a fleet file in HCL.
 func FleetSchemas() map[string]*hcl.BodySchema { return maps.Clone(fleetSchemas) }
+
+// misplaced adds to what HCL says of an argument or a block that may not stand in a
+// body where the language has one of that name.
+func misplaced(body hcl.Body, schema *hcl.BodySchema, diags hcl.Diagnostics) {
+	b, ok := body.(*hclsyntax.Body)
+	if !ok {
+		return
+	}
+	all := schemas
+	if schema == fleetFileSchema || schema == nodeSchema {
+		all = fleetSchemas
+	}
+	for _, d := range diags {
+		if d.Subject == nil {
+			continue
+		}
+		for name, a := range b.Attributes {
+			if a.NameRange == *d.Subject {
+				d.Detail += belongs("argument", homes(all, func(s *hcl.BodySchema) bool {
+					return slices.ContainsFunc(s.Attributes, func(a hcl.AttributeSchema) bool { return a.Name == name })
+				}))
+			}
+		}
+		for _, nested := range b.Blocks {
+			if nested.TypeRange == *d.Subject {
+				d.Detail += belongs("block", homes(all, func(s *hcl.BodySchema) bool {
+					return slices.ContainsFunc(s.Blocks, func(b hcl.BlockHeaderSchema) bool { return b.Type == nested.Type })
+				}))
+			}
+		}
+	}
+}
+
+// homes are the paths of the schemas that have something, the outermost first; a
+// block of the file itself has none.
+func homes(all map[string]*hcl.BodySchema, has func(*hcl.BodySchema) bool) (paths []string) {
+	for path, s := range all {
+		if path != "" && has(s) {
+			paths = append(paths, path)
+		}
+	}
+	slices.SortFunc(paths, func(a, b string) int {
+		return cmp.Or(cmp.Compare(strings.Count(a, "."), strings.Count(b, ".")), cmp.Compare(a, b))
+	})
+	return paths
+}
+
+func belongs(what string, paths []string) string {
+	if len(paths) == 0 {
+		return ""
+	}
+	article := "a"
+	if what == "argument" {
+		article = "an"
+	}
+	return fmt.Sprintf(" It is %s %s of %s.", article, what, strings.Join(paths, ", or of "))
+}
 
 func attrs(names ...string) []hcl.AttributeSchema {
 	var out []hcl.AttributeSchema

@@ -45,6 +45,7 @@ func (d *decoder) bad(a *hcl.Attribute, summary, format string, args ...any) {
 // content takes a body apart. Unknown arguments and blocks are errors.
 func (d *decoder) content(body hcl.Body, schema *hcl.BodySchema) *hcl.BodyContent {
 	c, diags := body.Content(schema)
+	misplaced(body, schema, diags)
 	d.diags = append(d.diags, diags...)
 	return c
 }
