@@ -26,11 +26,12 @@ func newRecover(m *Meta) *command {
 sessions back to life with their locks, forgets what was taken since, and hands out
 tokens that were handed out before. This command
 
-  - raises the epoch above every order that it finds, so that every order to come
-    is newer, and agents take it,
+  - raises the epoch, the first of the three numbers of an order, above every order
+    that it finds, so that every order to come is newer, and agents take it,
   - ends every hold of a lock of aimlock, with its session: also a holder that is
     alive loses, and has to take the lock anew,
-  - makes every lock owe its next holder the pause once.
+  - has the next holder of every lock wait once, 15s or what the last one asked for,
+    before it does anything: the last one may still be at work.
 
 Stop rollouts first if you can. It shows what it would do, and asks; where there is
 no terminal it wants -yes. It can be repeated: after an error, or when a node says
@@ -153,7 +154,7 @@ func recoveryText(out *locksmith.Recovery, done, asked bool) string {
 		line("holders", "none")
 	}
 	if out.Free > 0 {
-		line("free", "%s, of which the next holder first waits the pause", text.Count(out.Free, "lock"))
+		line("free", "%s, of which the next holder first waits, %s at least: the last one may still be at work", text.Count(out.Free, "lock"), locksmith.DefaultQuiesce)
 	}
 	if out.Sessions > 0 {
 		line("sessions", "%s of aimlock ended that hold none of these", text.Count(out.Sessions, "other session"))

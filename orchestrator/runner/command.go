@@ -186,16 +186,25 @@ func Undriven(start string) string {
 // Became says what became of an order that was taken, and who acts on it. start is the
 // command that starts the rollout again.
 func (r *Runner) Became(ctx context.Context, h *orchestrator.Header, verb orchestrator.Verb, start string) string {
-	result := "done"
-	if h.Command != nil && h.Command.Result != "" {
-		result = h.Command.Result
-	}
-	words := fmt.Sprintf("%s: %s; the rollout is %s", verb, text.Printable(result), h.State)
+	words := fmt.Sprintf("%s: %s; the rollout is %s", verb, text.Printable(result(h)), h.State)
 	if !h.AtWork() {
 		return words
 	}
 	if driven, err := r.driven(ctx, h); err == nil && !driven {
 		words += ", and " + Undriven(start)
+	}
+	return words
+}
+
+// result is what became of the last order that a rollout took. A rollback is done when
+// every node is back.
+func result(h *orchestrator.Header) string {
+	words := "done"
+	if h.Command != nil && h.Command.Result != "" {
+		words = h.Command.Result
+	}
+	if h.State == orchestrator.RollingBack && words == "done" {
+		return "taken"
 	}
 	return words
 }
