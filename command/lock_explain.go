@@ -207,7 +207,7 @@ func timelineText(line []locksmith.Event, width int) string {
 		if e.Detail != "" {
 			what += ": " + e.Detail
 		}
-		b.WriteString(hanging("  "+text.Time(e.At)+"  ", fmt.Sprintf("%s  [%s]", what, e.Clock), width))
+		b.WriteString(hanging("  "+e.When()+"  ", fmt.Sprintf("%s  [%s]", what, e.Clock), width))
 	}
 	return b.String()
 }

@@ -40,3 +40,14 @@ func TestTimelineIsWrapped(t *testing.T) {
 		}
 	}
 }
+
+// What happened at a time that is not on record is dated by when it was seen, and is
+// never told as if it happened then.
+func TestTimelineDatesWhatIsNotOnRecord(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 3, 1, 13, 0, 0, 0, time.UTC)
+	got := timelineText([]locksmith.Event{{At: at, AtLatest: true, What: "not held any more", Clock: "this host"}}, 0)
+	if want := "  by 2026-03-01 13:00:00 UTC  not held any more  [this host]\n"; !strings.HasSuffix(got, want) {
+		t.Errorf("%q, want %q at its end", got, want)
+	}
+}

@@ -17,7 +17,9 @@ import (
 
 // Event is one line of a lock's story.
 type Event struct {
-	At     time.Time `json:"at"`
+	At time.Time `json:"at"`
+	// AtLatest is true where it is not on record when it was: At is when it was seen.
+	AtLatest bool   `json:"at_latest,omitempty"`
 	What   string    `json:"what"`
 	By     string    `json:"by"`
 	Detail string    `json:"detail"`
@@ -67,6 +69,15 @@ func (e *Event) Text() string {
 		return before + words + by
 	}
 	return e.What + by
+}
+
+// When is the time as people are told it: that of what happened at an unknown time
+// before is never shown as if it happened then.
+func (e *Event) When() string {
+	if e.AtLatest {
+		return "by " + text.Time(e.At)
+	}
+	return text.Time(e.At)
 }
 
 // of names the hold that an event is about, in the order of holds; 0 for none.
@@ -216,7 +227,7 @@ func (in *told) story() *Story {
 	in.left(t)
 	in.stalls(t)
 	for _, key := range in.lost {
-		t.add("lost "+key, Event{At: in.verdict.At, What: "unreadable record of a break", Detail: key, Clock: "this host", Source: sourceConsul, phase: phaseEnded})
+		t.add("lost "+key, Event{At: in.verdict.At, AtLatest: true, What: "unreadable record of a break", Detail: key, Clock: "this host", Source: sourceConsul, phase: phaseEnded})
 	}
 	inOrder(t.events)
 	return &Story{Cause: in.cause(t), Events: t.events}
@@ -351,7 +362,7 @@ func (in *told) left(t *storyteller) {
 		return
 	}
 	token := cmp.Or(h.Token, in.lastToken(h.Session))
-	t.add(fmt.Sprintf("over %d", token), Event{At: in.verdict.At, What: "not held any more", Token: token, Clock: "this host", Source: sourceConsul, hold: s.Index(), phase: phaseEnded,
+	t.add(fmt.Sprintf("over %d", token), Event{At: in.verdict.At, AtLatest: true, What: "not held any more", Token: token, Clock: "this host", Source: sourceConsul, hold: s.Index(), phase: phaseEnded,
 		Detail: "its holder did not let go of it; when its session ended is not on record"})
 }
 

@@ -72,7 +72,7 @@ func (in *told) over(t *storyteller, held, o *journal.Observed, clock string) {
 			return
 		}
 	}
-	t.add(fmt.Sprintf("over %d", h.Token), Event{At: o.At, What: "seen ended", Token: h.Token, Clock: clock, Source: sourceJournal, phase: phaseEnded,
+	t.add(fmt.Sprintf("over %d", h.Token), Event{At: o.At, AtLatest: true, What: "seen ended", Token: h.Token, Clock: clock, Source: sourceJournal, phase: phaseEnded,
 		Detail: "it was let go, or Consul ended its session"})
 }
 

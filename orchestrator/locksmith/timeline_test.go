@@ -142,6 +142,9 @@ func showStory(s *Story) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "cause: %s\n", s.Cause)
 	for _, e := range s.Events {
+		if e.AtLatest {
+			b.WriteString("by ")
+		}
 		fmt.Fprintf(&b, "%s %s", e.At.Format("15:04:05"), e.What)
 		if e.By != "" {
 			fmt.Fprintf(&b, " by %s", e.By)

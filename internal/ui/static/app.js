@@ -253,7 +253,7 @@
         l.rules.length ? [el("h2", {}, "Rules"), table(["Kind", "Rule", "Now", "Condition"], l.rules.map((r) => [r.kind, r.name, el("span", { class: r.value === "holds" ? (r.kind === "hot" ? "bad" : "warn") : r.value === "unknown" ? "warn" : "" }, r.value), el("span", {}, el("code", {}, r.when), r.why ? el("div", { class: "soft" }, r.why) : "")]))] : "",
         l.evidence.length ? [el("h2", {}, "Evidence"), table(["Fact", "Value", "Source", "Observed"], l.evidence.map((e) => [el("code", {}, e.fact), e.known ? el("code", {}, typeof e.value === "number" ? String(Math.round(e.value * 10) / 10) : JSON.stringify(e.value)) : el("span", { class: "warn" }, "unknown: " + e.why), e.source, stamp(e.observed_at)]))] : "",
         el("h2", {}, "Timeline"),
-        l.timeline.length ? el("ol", { class: "line" }, l.timeline.map((e) => el("li", {}, time(e.at), e.text, e.detail ? el("div", { class: "soft" }, e.detail) : ""))) : el("p", { class: "soft" }, "Nothing is on record."));
+        l.timeline.length ? el("ol", { class: "line" }, l.timeline.map((e) => el("li", {}, e.at_latest ? "by " : "", time(e.at), e.text, e.detail ? el("div", { class: "soft" }, e.detail) : ""))) : el("p", { class: "soft" }, "Nothing is on record."));
     }
     page.source = open("lock", name, { lock: draw });
   }
