@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -100,6 +101,17 @@ func (c *Counts) UnmarshalJSON(b []byte) error {
 		ClassRolledBack: j.RolledBack, ClassSuperseded: j.Superseded, ClassPending: j.Pending,
 	}
 	return nil
+}
+
+// Words names the classes that have nodes, but for those left out.
+func (c Counts) Words(out ...Class) string {
+	var parts []string
+	for _, class := range []Class{ClassApplied, ClassFailed, ClassUnreachable, ClassSkipped, ClassRolledBack, ClassSuperseded, ClassPending} {
+		if n := c[class]; n > 0 && !slices.Contains(out, class) {
+			parts = append(parts, fmt.Sprintf("%d %s", n, class))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // Total is how many nodes are counted.

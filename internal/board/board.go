@@ -102,19 +102,11 @@ func Headline(h *orchestrator.Header) string {
 
 // Counts names the classes that have nodes.
 func Counts(h *orchestrator.Header) string {
-	parts := []string{fmt.Sprintf("%d in all", h.Total)}
-	for _, c := range classes {
-		if n := h.Counts[c]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, c))
-		}
+	words := fmt.Sprintf("%d in all", h.Total)
+	if all := h.Counts.Words(); all != "" {
+		words += ", " + all
 	}
-	return strings.Join(parts, ", ")
-}
-
-// classes are all of them in the order in which they are named.
-var classes = []orchestrator.Class{
-	orchestrator.ClassApplied, orchestrator.ClassFailed, orchestrator.ClassUnreachable, orchestrator.ClassSkipped,
-	orchestrator.ClassRolledBack, orchestrator.ClassSuperseded, orchestrator.ClassPending,
+	return words
 }
 
 // Stage is one line about the nodes of a stage. Its first number is always of those
@@ -130,13 +122,7 @@ func Stage(hs *orchestrator.HeaderStage) string {
 
 // Others names the nodes of a stage that are neither applied nor still to come.
 func Others(c orchestrator.Counts) string {
-	var parts []string
-	for _, class := range classes {
-		if n := c[class]; n > 0 && class != orchestrator.ClassApplied && class != orchestrator.ClassPending {
-			parts = append(parts, fmt.Sprintf("%d %s", n, class))
-		}
-	}
-	return strings.Join(parts, ", ")
+	return c.Words(orchestrator.ClassApplied, orchestrator.ClassPending)
 }
 
 // The colours are those of the terminal's own palette.

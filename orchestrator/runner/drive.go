@@ -531,7 +531,17 @@ func (d *drive) account(ctx context.Context, done int, header bool) error {
 			return err
 		}
 	}
-	return d.h.Progress(ctx, int64(done), int64(h.Total), "nodes", fmt.Sprintf("%s, stage %s", h.State, h.Stage))
+	return d.h.Progress(ctx, int64(done), int64(h.Total), "nodes", progressNote(&h))
+}
+
+// progressNote says what the nodes are that count as done: not all of them need have
+// applied anything.
+func progressNote(h *orchestrator.Header) string {
+	note := fmt.Sprintf("%s, stage %s", h.State, h.Stage)
+	if ended := h.Counts.Words(orchestrator.ClassPending); ended != "" {
+		note = ended + "; " + note
+	}
+	return note
 }
 
 // Lost reports whether an error of Start or Tick means that the lock was lost,

@@ -174,6 +174,12 @@ func TestStart(t *testing.T) {
 	if n := f.count("one"); n != 8 {
 		t.Fatalf("%d of 8 files", n)
 	}
+	// A lock's timeline says what the nodes are that count as done.
+	var said records.Progress
+	key := keys.Prefix(keys.DefaultPrefix).Progress(config)
+	if p, err := f.kv.Get(t.Context(), key); err != nil || p == nil || records.Decode(key, p.Value, &said) != nil || said.Done != 8 || said.Note != "8 applied; succeeded, stage rest" {
+		t.Errorf("the last progress: %+v, %v", said, err)
+	}
 	head, err := r.Show(t.Context(), out.ID)
 	if err != nil || head.State != orchestrator.Succeeded || head.FinishedAt == nil {
 		t.Fatalf("%+v, %v", head, err)
