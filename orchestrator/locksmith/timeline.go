@@ -20,9 +20,9 @@ type Event struct {
 	At time.Time `json:"at"`
 	// AtLatest is true where it is not on record when it was: At is when it was seen.
 	AtLatest bool   `json:"at_latest,omitempty"`
-	What   string    `json:"what"`
-	By     string    `json:"by"`
-	Detail string    `json:"detail"`
+	What     string `json:"what"`
+	By       string `json:"by"`
+	Detail   string `json:"detail"`
 	// Who says more of By, where its record does.
 	records.Who
 	// Token names the hold that it is about; 0 where it is about none.
