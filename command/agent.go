@@ -89,7 +89,12 @@ writes to a machine that runs no agent.
 
 It registers the service aimlock-agent with a TTL check on the local Consul
 agent, and runs until it is stopped. Several agents may run on one machine,
-each with a -node, a -state-dir and a -root of its own.`,
+each with a -node, a -state-dir and a -root of its own.
+
+Stopped, it leaves its service registered, so that a restart is no absence. The
+check is critical 10s later, and rollouts count the node as unreachable from then
+on. A machine that leaves the fleet for good takes its service out as well:
+"consul services deregister -id aimlock-agent-NAME" on it.`,
 		Examples: []example{
 			{"On a machine of the fleet", "aimlock agent -node web-1 -state-dir /var/lib/aimlock"},
 			{"Another one beside it, for trying", "aimlock agent -node web-2 -state-dir /tmp/web-2/state -root /tmp/web-2/root"},

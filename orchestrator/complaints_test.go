@@ -474,3 +474,28 @@ func TestProblemsAreOfNow(t *testing.T) {
 		t.Errorf("n3: %q, n2: %q", p, why("n2"))
 	}
 }
+
+// A node has one problem at most that is told: what is over when it answers is not
+// told beside the answer.
+func TestOneProblemANode(t *testing.T) {
+	w := complaint(t, testSpec(Stage{Name: "all", Percent: 100, Bake: time.Hour}), 3)
+	order, _ := w.s.Order(2)
+	w.s, _ = Step(w.s, Reports{{Node: 2, Order: order, Result: ResultApplied}}, w.now)
+	w.s, _ = Step(w.s, Tick{}, w.now.Add(3*DefaultNodeDeadline)) // nobody answers
+	if n := w.s.counts[ClassUnreachable]; n != 2 {
+		t.Fatalf("%d nodes are unreachable", n)
+	}
+	order, _ = w.s.Order(0)
+	w.s, _ = Step(w.s, Reports{{Node: 0, Order: order, Result: ResultFailed, Why: "bad"}}, w.now.Add(4*DefaultNodeDeadline))
+	var got []string
+	for _, p := range w.s.problems {
+		got = append(got, p.Node+" "+p.Class)
+	}
+	slices.Sort(got)
+	plan := w.s.plan.Nodes
+	want := []string{plan[0] + " failed", plan[1] + " unreachable"}
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("problems %q, not %q", got, want)
+	}
+}

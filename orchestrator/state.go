@@ -386,8 +386,9 @@ func (s *State) setClass(i int, c Class) {
 	}
 	s.counts[n.class]--
 	s.counts[c]++
+	over := c == ClassApplied || c == ClassSkipped || n.class == ClassUnreachable
 	n.class = c
-	if (c == ClassApplied || c == ClassSkipped) && len(s.problems) > 0 {
+	if over && len(s.problems) > 0 {
 		// What it had before is over; the log has it.
 		s.problems = slices.DeleteFunc(s.problems, func(p Problem) bool { return p.Node == s.plan.Nodes[i] })
 	}

@@ -120,8 +120,17 @@ func TestTrouble(t *testing.T) {
 			if _, _, err := c.Locks.Suspend(t.Context(), "a fire"); err != nil {
 				t.Fatal(err)
 			}
+			if err := c.Consul.API().Agent().ServiceRegister(&api.AgentServiceRegistration{
+				ID: "aimlock-agent-n9", Name: "aimlock-agent", Meta: map[string]string{"node": "n9"},
+				Check: &api.AgentServiceCheck{TTL: "10s", Status: api.HealthCritical},
+			}); err != nil {
+				t.Fatal(err)
+			}
 			c.TryLock = true
 		})
+		if f := got["agents"]; f.Result != Warning || !strings.HasSuffix(f.Detail, ": n9") || !strings.Contains(f.Mend, "docs/how-to/machine-leaves.md takes one out") {
+			t.Errorf("%+v", f)
+		}
 		if f := got["try"]; f.Result != Note || !strings.Contains(f.Detail, "HELD") {
 			t.Errorf("%+v", f)
 		}

@@ -60,7 +60,7 @@ func (e *examination) agents(ctx context.Context) bool {
 	case len(list) == 0:
 		return e.note("agents", "start one on each machine, `aimlock agent -node NAME -state-dir DIR`, or let consul-template run `aimlock agent apply`", "no agent is registered, or the token may not see them (service:read): a rollout would reach no node")
 	case len(down) > 0:
-		e.warn("agents", "look at the machines and at their agents' logs; a rollout counts them as unreachable", "%s, and of %d the check is not passing: %s", text.Count(len(list), "agent"), len(down), some(down))
+		e.warn("agents", "look at the machines and at their agents' logs; a rollout counts them as unreachable; docs/how-to/machine-leaves.md takes one out of the fleet", "%s, and of %d the check is not passing: %s", text.Count(len(list), "agent"), len(down), some(down))
 	default:
 		e.ok("agents", "%s, all passing", text.Count(len(list), "agent"))
 	}

@@ -202,6 +202,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Go(func() { a.reports.run(ctx) })
 	wg.Go(func() { a.sweepDesired(ctx, &wg) })
 	a.discover(ctx, &wg)
+	a.cfg.Log.Info("agent stops: the files and the registration of its service stay, and its check is critical when its TTL has passed", "service", ServiceID(a.cfg.Node))
 	return nil
 }
 

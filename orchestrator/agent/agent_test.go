@@ -270,6 +270,23 @@ func TestMissingChunk(t *testing.T) {
 	b.answer(t, cfg.Node, of(next.Order, records.ResultApplied))
 }
 
+// An agent that is stopped says so, and what it leaves.
+func TestSaysThatItStops(t *testing.T) {
+	b := newBench(t)
+	cfg := b.config(t, "n1")
+	log := &logged{}
+	cfg.Log = hclog.New(&hclog.LoggerOptions{Output: log})
+	stop := run(t, cfg)
+	eventually(t, "it runs", func() bool { return log.count("agent started") == 1 })
+	if log.count("agent stops") != 0 {
+		t.Errorf("it is said too soon:\n%s", log)
+	}
+	stop()
+	if log.count("agent stops: ") != 1 || log.count(agent.ServiceID("n1")) == 0 {
+		t.Errorf("it is not said:\n%s", log)
+	}
+}
+
 // Without Consul everything stays, the log stays short, and the node reports
 // when Consul is back.
 func TestFailStatic(t *testing.T) {
