@@ -80,6 +80,10 @@ func rolloutError(err error) error {
 	return lockError(err)
 }
 
+// justNow is for how long it goes without saying since when a rollout is paused: who
+// reads that has seen it paused.
+const justNow = 5 * time.Second
+
 // stateError is the exit code that a rollout's state calls for, with a line
 // that says why.
 func (m *Meta) stateError(h *orchestrator.Header) error {
@@ -96,7 +100,11 @@ func (m *Meta) stateError(h *orchestrator.Header) error {
 	if h.Paused != nil {
 		why = h.Paused.Why
 	}
-	msg := fmt.Sprintf("rollout %s is %s: %s", h.ID, h.State, text.Printable(first(why, "no reason is known")))
+	state := string(h.State)
+	if now := time.Now(); h.Paused != nil && now.Sub(h.Paused.At) > justNow {
+		state = board.State(h, now)
+	}
+	msg := fmt.Sprintf("rollout %s is %s: %s", h.ID, state, text.Printable(first(why, "no reason is known")))
 	if h.State == orchestrator.Paused {
 		msg += ". " + board.WaysText(h, m.given.Judging)
 	}
@@ -118,14 +126,17 @@ type rolloutView struct {
 	CreatedAt  time.Time           `json:"created_at"`
 	Reason     string              `json:"reason,omitempty"`
 	// Pause is the number of the pause at which it stands, if it does.
-	Pause      uint64                    `json:"pause,omitempty"`
-	Stages     []stageView               `json:"stages"`
-	Configs    []configView              `json:"configs"`
-	Problems   []orchestrator.Problem    `json:"problems,omitempty"`
-	Command    *orchestrator.CommandSeen `json:"command,omitempty"`
-	Superseded string                    `json:"superseded_by,omitempty"`
-	Follows    string                    `json:"follows,omitempty"`
-	Note       string                    `json:"note,omitempty"`
+	Pause uint64 `json:"pause,omitempty"`
+	// PausedSince is since when it is paused, by the clock of who paused it; null: it
+	// is not.
+	PausedSince *time.Time                `json:"paused_since"`
+	Stages      []stageView               `json:"stages"`
+	Configs     []configView              `json:"configs"`
+	Problems    []orchestrator.Problem    `json:"problems,omitempty"`
+	Command     *orchestrator.CommandSeen `json:"command,omitempty"`
+	Superseded  string                    `json:"superseded_by,omitempty"`
+	Follows     string                    `json:"follows,omitempty"`
+	Note        string                    `json:"note,omitempty"`
 	// Drifted are nodes where somebody else changed a file, 100 at most, of so
 	// many.
 	Drifted      []runner.Drifted `json:"drifted,omitempty"`
@@ -168,6 +179,9 @@ func viewRollout(h *orchestrator.Header, note string) rolloutView {
 	}
 	if h.Paused != nil {
 		v.Reason, v.Pause = h.Paused.Why, h.Pauses
+		if !h.Paused.At.IsZero() {
+			v.PausedSince = &h.Paused.At
+		}
 	}
 	for _, s := range h.Stages {
 		v.Stages = append(v.Stages, stageView{s.Name, s.Done, s.End - s.From, s.Counts})
@@ -184,7 +198,7 @@ func viewRollout(h *orchestrator.Header, note string) rolloutView {
 // rolloutText is "rollout status" for people.
 func rolloutText(h *orchestrator.Header) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s\n", h.ID, h.State)
+	fmt.Fprintf(&b, "%s: %s\n", h.ID, board.State(h, time.Now()))
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "  %-9s %s\n", name, fmt.Sprintf(format, args...))
 	}

@@ -66,11 +66,11 @@ func (p *progress) tell(ev runner.Progress) {
 	}
 	h := &ev.Header
 	if p.live {
-		p.bars = append(board.Bars(h, p.screen), text.Clip("  "+text.Printable(board.Headline(h)), max(10, p.screen.Width-4)))
+		p.bars = append(board.Bars(h, p.screen), text.Clip("  "+text.Printable(board.Headline(h, time.Now())), max(10, p.screen.Width-4)))
 		p.draw()
 		return
 	}
-	if now := board.Headline(h); ev.Text == "" && now != p.last && time.Since(p.lastT) >= plainEvery {
+	if now := board.Headline(h, time.Now()); ev.Text == "" && now != p.last && time.Since(p.lastT) >= plainEvery {
 		p.last, p.lastT = now, time.Now()
 		p.line(now)
 	}

@@ -97,7 +97,7 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 				m.tell("%s  %s\n", e.At.UTC().Format("15:04:05"), eventText(&e))
 			}
 		}
-		if line := board.Headline(h); line != last {
+		if line := board.Headline(h, time.Now()); line != last {
 			last = line
 			m.tell("%s  %s\n", time.Now().UTC().Format("15:04:05"), text.Printable(line))
 		}
@@ -152,7 +152,10 @@ type (
 		events   []records.RolloutEvent
 		err      error // of reading the events
 	}
-	watchSpec struct{ spec *orchestrator.Spec }
+	watchSpec struct {
+		spec *orchestrator.Spec
+		past *orchestrator.Answers
+	}
 )
 
 // watchModel is the live display: what was last told of the rollout.
@@ -182,7 +185,7 @@ func (w *watchModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case tea.KeyPressMsg:
 		return w, w.key(msg.String())
 	case watchSpec:
-		w.board.Spec = msg.spec
+		w.board.Spec, w.board.Past = msg.spec, msg.past
 	case watchHeader:
 		w.board.Header, w.board.Note, w.board.Undriven = msg.h, "", ""
 		if msg.undriven {
@@ -315,7 +318,7 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 		m.tell("%s", rolloutText(h))
 		left := model.board.Undriven
 		if h.State == orchestrator.Paused {
-			left = board.ETA(h, nil, time.Now(), m.given.Judging)
+			left = board.ETA(h, nil, nil, time.Now(), m.given.Judging)
 		}
 		if left != "" {
 			// The commands are whole here, also where the screen was too narrow.
@@ -336,9 +339,22 @@ func feedWatch(ctx context.Context, r *runner.Runner, id string, send func(tea.M
 			// The estimate needs it; all else does without.
 			if plan, err := r.PlanOf(ctx, h); err == nil {
 				stages = true
-				send(watchSpec{&plan.Spec})
+				send(watchSpec{&plan.Spec, measured(ctx, r, h, &plan.Spec)})
 			}
 		}
 		return true
 	})
+}
+
+// measured is how long nodes took in former rollouts of a rollout's configs, where no
+// node of its own was measured yet; nil: it is not needed, or not known.
+func measured(ctx context.Context, r *runner.Runner, h *orchestrator.Header, spec *orchestrator.Spec) *orchestrator.Answers {
+	if h.Answers != nil && h.Answers.N > 0 {
+		return nil
+	}
+	past, err := r.Past(ctx, spec)
+	if err != nil {
+		return nil
+	}
+	return &past.Answers
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
@@ -92,5 +93,30 @@ func TestLocksOfARolloutSayWhatGoesOn(t *testing.T) {
 		if _, ok := undriven(h, tc.list); ok != tc.isUndriven {
 			t.Errorf("%s: %s is undriven: %v", tc.state, tc.list[0].State, ok)
 		}
+	}
+}
+
+// Who starts a rollout that is paused reads since when, but for one that was paused
+// before his eyes; programs read it in any case.
+func TestStateErrorSaysSinceWhen(t *testing.T) {
+	t.Parallel()
+	m := &Meta{}
+	h := &orchestrator.Header{ID: "r-1", State: orchestrator.Paused, Paused: &orchestrator.PauseInfo{Cause: orchestrator.CauseOperator, Why: "by root@vm: lunch", At: time.Now().Add(-time.Hour)}}
+	since := h.Paused.At.UTC().Format("15:04:05 UTC")
+	if got, want := m.stateError(h).Error(), "rollout r-1 is paused since "+since+" (1h0m0s): by root@vm: lunch. "; !strings.HasPrefix(got, want) {
+		t.Errorf("%q, want %q first", got, want)
+	}
+	if got, want := rolloutText(h), "r-1: paused since "+since+" (1h0m0s)\n"; !strings.HasPrefix(got, want) {
+		t.Errorf("%q, want %q first", got, want)
+	}
+	if v := viewRollout(h, ""); v.PausedSince == nil || !v.PausedSince.Equal(h.Paused.At) {
+		t.Errorf("paused_since is %v", v.PausedSince)
+	}
+	h.Paused.At = time.Now()
+	if got := m.stateError(h).Error(); !strings.HasPrefix(got, "rollout r-1 is paused: by root@vm") {
+		t.Errorf("%q", got)
+	}
+	if v := viewRollout(&orchestrator.Header{}, ""); v.PausedSince != nil {
+		t.Errorf("paused_since of one that is not is %v", v.PausedSince)
 	}
 }

@@ -36,6 +36,9 @@ type Model struct {
 	Header *orchestrator.Header
 	// Spec is for the estimate; nil where it is not known.
 	Spec *orchestrator.Spec
+	// Past is how long nodes took in former rollouts of its configs; nil where it is
+	// not known.
+	Past *orchestrator.Answers
 	// Events are the last ones of the log, the newest last.
 	Events []records.RolloutEvent
 	// Note says what cannot be read now.
@@ -95,10 +98,53 @@ func Bars(h *orchestrator.Header, s Screen) []string {
 	return p.stages()
 }
 
-// Headline is one line about where a rollout stands.
-func Headline(h *orchestrator.Header) string {
-	return fmt.Sprintf("%s, stage %s: %s", h.State, h.Stage, Counts(h))
+// Headline is one line about where a rollout stands, which now alone changes no more
+// than once a day.
+func Headline(h *orchestrator.Header, now time.Time) string {
+	if unplanned(h) {
+		return fmt.Sprintf("%s, and has not begun", h.State)
+	}
+	state := string(h.State)
+	if since := pausedAt(h, now); since != "" {
+		state += " " + since
+	}
+	return fmt.Sprintf("%s, stage %s: %s", state, h.Stage, Counts(h))
 }
+
+// State is a rollout's state in words: of a paused one since when, and for how long.
+func State(h *orchestrator.Header, now time.Time) string {
+	since := PausedSince(h, now)
+	if since == "" {
+		return string(h.State)
+	}
+	return string(h.State) + " " + since
+}
+
+// PausedSince says since when a rollout is paused, and for how long; "" if it is not,
+// or that is not known. The time is of who paused it.
+func PausedSince(h *orchestrator.Header, now time.Time) string {
+	since := pausedAt(h, now)
+	if since == "" {
+		return ""
+	}
+	if d := now.Sub(h.Paused.At); d >= time.Second {
+		since += " (" + Duration(d.Truncate(time.Second)) + ")"
+	}
+	return since
+}
+
+func pausedAt(h *orchestrator.Header, now time.Time) string {
+	if h.State != orchestrator.Paused || h.Paused == nil || h.Paused.At.IsZero() {
+		return ""
+	}
+	if now.Sub(h.Paused.At).Abs() < 12*time.Hour {
+		return "since " + h.Paused.At.UTC().Format("15:04:05 UTC")
+	}
+	return "since " + text.Time(h.Paused.At)
+}
+
+// unplanned reports whether a rollout has no nodes yet: it waits for its turn.
+func unplanned(h *orchestrator.Header) bool { return h.State == orchestrator.Waiting && h.Total == 0 }
 
 // Counts names the classes that have nodes.
 func Counts(h *orchestrator.Header) string {
@@ -193,6 +239,18 @@ func (p *painter) head() []string {
 		}
 		age = Duration(end.Sub(*h.StartedAt))
 	}
+	why, lines := Why(h), 2
+	if since := PausedSince(h, p.m.Now); since != "" {
+		// A number beside "paused" is read as how long it is.
+		age = ""
+		if ansi.StringWidth(p.clean(h.ID)+"  "+state+" "+since) <= p.s.Width {
+			state += " " + since
+		} else if why = since + ": " + why; Why(h) == "" {
+			why = since
+		} else {
+			lines = p.few()
+		}
+	}
 	tail := state
 	if age != "" {
 		tail += "  " + age
@@ -203,8 +261,8 @@ func (p *painter) head() []string {
 		first += "  " + age
 	}
 	out := []string{p.fit(first, p.s.Width)}
-	if why := Why(h); why != "" {
-		out = append(out, p.words("  ", why, 2, StateColor(h.State))...)
+	if why != "" {
+		out = append(out, p.words("  ", why, lines, StateColor(h.State))...)
 	}
 	if p.m.Undriven != "" {
 		out = append(out, p.words("  ", p.m.Undriven, p.few()+1, yellow)...)
@@ -273,6 +331,9 @@ func (p *painter) mark(i int) (string, color.Color) {
 
 // stages are the bars, one line a stage.
 func (p *painter) stages() []string {
+	if unplanned(p.h) {
+		return nil
+	}
 	name, tail := 4, 0
 	for i := range p.h.Stages {
 		hs := &p.h.Stages[i]
@@ -396,7 +457,7 @@ func (p *painter) facts() []string {
 		out = append(out, p.fact("in flight", words)...)
 	}
 	if h.FinishedAt == nil && h.State != orchestrator.Paused && p.m.Undriven == "" && p.m.Spec != nil {
-		out = append(out, p.fact("left", ETA(h, p.m.Spec, p.m.Now, p.m.Typed))...)
+		out = append(out, p.fact("left", ETA(h, p.m.Spec, p.m.Past, p.m.Now, p.m.Typed))...)
 	}
 	for i := range h.Gates {
 		if g := &h.Gates[i]; g.Stage == h.Stage {
@@ -439,8 +500,9 @@ func GateState(g *orchestrator.GateStatus) string {
 	return words
 }
 
-// ETA says how long a rollout still takes, as far as it is known.
-func ETA(h *orchestrator.Header, spec *orchestrator.Spec, now time.Time, typed Typed) string {
+// ETA says how long a rollout still takes, as far as it is known. Until one of its own
+// nodes was measured, past is what it rests on, as a plan does; nil: it is not known.
+func ETA(h *orchestrator.Header, spec *orchestrator.Spec, past *orchestrator.Answers, now time.Time, typed Typed) string {
 	switch h.State {
 	case orchestrator.Paused:
 		if h.Paused != nil && h.Paused.Cause == orchestrator.CauseFailure {
@@ -451,11 +513,15 @@ func ETA(h *orchestrator.Header, spec *orchestrator.Spec, now time.Time, typed T
 	case orchestrator.RollingBack:
 		return "until every node is back"
 	}
-	e := orchestrator.EstimateRest(h, spec, h.Answers, now)
+	answers := h.Answers
+	if answers == nil || answers.N == 0 {
+		answers = past
+	}
+	e := orchestrator.EstimateRest(h, spec, answers, now)
 	if e.Known && e.Total() <= 0 && e.Gates == 0 && e.Manual == 0 {
 		return "it should go on any moment"
 	}
-	return EstimateText(e, h.Answers)
+	return EstimateText(e, answers)
 }
 
 // EstimateText says an estimate in words.

@@ -74,7 +74,7 @@ func paused() Model {
 	m := tenThousand()
 	h := *m.Header
 	h.State, h.Pauses = orchestrator.Paused, 1
-	h.Paused = &orchestrator.PauseInfo{Cause: orchestrator.CauseGate, Why: `gate "passing" is unknown: Consul at 127.0.0.1:8500: did not answer within 30s; the page behind it says <html><body>502 Bad Gateway</body></html>`, At: now}
+	h.Paused = &orchestrator.PauseInfo{Cause: orchestrator.CauseGate, Why: `gate "passing" is unknown: Consul at 127.0.0.1:8500: did not answer within 30s; the page behind it says <html><body>502 Bad Gateway</body></html>`, At: *ago(12 * time.Second)}
 	m.Header, m.Note = &h, "Consul does not answer: trying again"
 	return m
 }
@@ -189,7 +189,7 @@ func TestETANamesTheWayOn(t *testing.T) {
 		orchestrator.CauseGate:      "`aimlock rollout resume -pause 2 r-1`",
 	} {
 		h := &orchestrator.Header{ID: "r-1", Stage: "the canary", State: orchestrator.Paused, Pauses: 2, Paused: &orchestrator.PauseInfo{Cause: cause}}
-		if got := ETA(h, nil, now, nil); !strings.Contains(got, want) {
+		if got := ETA(h, nil, nil, now, nil); !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %s in it", cause, got, want)
 		}
 	}
@@ -295,5 +295,69 @@ func TestFailureKeepsItsEnd(t *testing.T) {
 		if !strings.Contains(got, "east: failed: reload: here") || !strings.Contains(got, "pkt7 is aborted") {
 			t.Errorf("width %d: %s", width, got)
 		}
+	}
+}
+
+// The number beside "paused" is how long it is paused, and never how old the rollout
+// is; one that is paused for days says on which.
+func TestPausedSince(t *testing.T) {
+	t.Parallel()
+	h := &orchestrator.Header{ID: "r-1", State: orchestrator.Paused, Stage: "canary", Total: 5, StartedAt: ago(time.Hour), Paused: &orchestrator.PauseInfo{Cause: orchestrator.CauseOperator, Why: "by root@vm: lunch", At: *ago(12500 * time.Millisecond)}}
+	if got, want := State(h, now), "paused since 19:59:47 UTC (12s)"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := Headline(h, now), "paused since 19:59:47 UTC, stage canary: 5 in all"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for _, width := range []int{20, 40, 80} {
+		all := strings.Join(strings.Fields(strings.Join(Render(Model{Header: h, Now: now}, Screen{Width: width, UTF8: true}), " ")), " ")
+		if !strings.Contains(all, "since 19:59:47 UTC (12s)") || strings.Contains(all, "1h0m0s") {
+			t.Errorf("width %d: %s", width, all)
+		}
+	}
+	h.Paused = &orchestrator.PauseInfo{At: *ago(50 * time.Hour)}
+	if got, want := State(h, now), "paused since 2026-11-23 18:00:00 UTC (2 days)"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	h.Paused.At = now
+	if got, want := State(h, now), "paused since 20:00:00 UTC"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for _, other := range []*orchestrator.Header{{State: orchestrator.Running}, {State: orchestrator.Paused}, {State: orchestrator.Paused, Paused: &orchestrator.PauseInfo{}}} {
+		if got := State(other, now); got != string(other.State) {
+			t.Errorf("%q, want %q", got, other.State)
+		}
+	}
+}
+
+// Until one of its own nodes was measured, an estimate rests on what the plan's does.
+func TestETARestsOnFormerRollouts(t *testing.T) {
+	t.Parallel()
+	m := tenThousand()
+	h := *m.Header
+	past := h.Answers
+	for _, own := range []*orchestrator.Answers{nil, {}} {
+		h.Answers = own
+		if got := ETA(&h, m.Spec, nil, now, nil); !strings.HasPrefix(got, "unknown: no node of this config was measured yet") {
+			t.Errorf("%q", got)
+		}
+		if got := ETA(&h, m.Spec, past, now, nil); !strings.HasPrefix(got, "about ") || !strings.Contains(got, "of 1000 measured") {
+			t.Errorf("%q", got)
+		}
+	}
+}
+
+// One that waits for its turn has no nodes yet: bars of nothing say nothing.
+func TestWaitingHasNoBars(t *testing.T) {
+	t.Parallel()
+	h := &orchestrator.Header{ID: "r-1", State: orchestrator.Waiting, Stage: "canary", Reason: "it waits for r-0", Stages: []orchestrator.HeaderStage{{Name: "canary"}, {Name: "rest"}}}
+	if all := strings.Join(Render(Model{Header: h, Now: now}, Screen{Width: 80}), "\n"); strings.Contains(all, "0/0") || !strings.Contains(all, "it waits for r-0") {
+		t.Error(all)
+	}
+	if got, want := Headline(h, now), "waiting, and has not begun"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := Bars(h, Screen{Width: 80}); len(got) > 0 {
+		t.Errorf("%q", got)
 	}
 }
