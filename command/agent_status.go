@@ -6,9 +6,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
-	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/agent"
 )
@@ -59,21 +57,9 @@ takes no lock, and works while the agent runs or does not.`,
 					at += " at target " + s.Target
 				}
 				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s%s\n", text.Printable(s.Config), s.State, text.Printable(first(s.Revision, "-")), s.Order,
-					text.Printable(at), with(text.Clip(text.Printable(first(strings.Join(others, ", "), "-")), 60)), text.Clip(text.Printable(first(s.Error, driftText(s.Drift), "-")), 100))
+					text.Printable(at), with(text.Clip(text.Printable(first(strings.Join(others, ", "), "-")), 60)), text.Clip(text.Printable(first(s.Error, s.Drift.Text(), "-")), 100))
 			}
 			return w.Flush()
 		},
 	}
-}
-
-// driftText tells of a file that somebody else changed; "" of none.
-func driftText(d *records.Drift) string {
-	if d == nil {
-		return ""
-	}
-	out := "changed by somebody else since " + d.Since.UTC().Format(time.RFC3339) + ": " + d.What
-	if d.Error != "" {
-		out += "; " + d.Error
-	}
-	return out
 }

@@ -79,7 +79,7 @@ func (m *Meta) doctor(ctx context.Context, cfg doctor.Config) error {
 			return err
 		}
 	}
-	cfg.Version = version.Get().Version
+	cfg.Start, cfg.Version = m.startAgain(), version.Get().Version
 	cfg.Plugins = m.tryPlugins
 	findings, bad := []doctor.Finding{}, 0
 	err = doctor.Examine(ctx, cfg, func(f doctor.Finding) {

@@ -59,7 +59,7 @@ func driftedText(some []runner.Drifted, all int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "  %-9s %d changed by somebody else after the rollout\n", "drift", all)
 	for _, d := range some[:min(len(some), driftShown)] {
-		fmt.Fprintf(&b, "    %s  %s  %s\n", text.Printable(d.Node), text.Printable(d.Config), text.Clip(text.Printable(driftText(&d.Drift)), 200))
+		fmt.Fprintf(&b, "    %s  %s  %s\n", text.Printable(d.Node), text.Printable(d.Config), text.Clip(text.Printable(d.Text()), 200))
 	}
 	if n := all - driftShown; n > 0 {
 		fmt.Fprintf(&b, "    and %d more: aimlock rollout status -json\n", n)

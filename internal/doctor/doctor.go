@@ -48,6 +48,8 @@ type Config struct {
 	Params acl.Params
 	// Nomad may be nil: then it is not looked at.
 	Nomad *nomadapi.Client
+	// Start is the command that starts a rollout again, as it is typed here.
+	Start string
 	// Version is this program's; agents of another are told.
 	Version string
 	// Plugins tries each one that is configured; nil where none is.

@@ -307,6 +307,68 @@ func TestNodesLeftOut(t *testing.T) {
 	}
 }
 
+// A rollout that is at work and that nobody drives is told, with what goes on with it;
+// who holds its lock for something else does not drive it.
+func TestUndrivenRollout(t *testing.T) {
+	t.Parallel()
+	for holder, want := range map[string]string{"": Warning, "another": Warning, "app-5": OK} {
+		t.Run("held by "+holder, func(t *testing.T) {
+			t.Parallel()
+			f := examine(t, 0, func(c *Config) {
+				c.Start = "aimlock rollout start -prefix x/ SPEC"
+				h := &orchestrator.Header{Configs: []orchestrator.HeaderConfig{{Name: "app.conf"}}}
+				h.Version, h.ID, h.Name, h.State, h.Token, h.CreatedAt = 1, "app-5", "app", orchestrator.Running, 5, time.Now()
+				text, err := json.Marshal(h)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := c.Consul.Put(t.Context(), c.Keys.Rollout(h.ID), text); err != nil {
+					t.Fatal(err)
+				}
+				if holder == "" {
+					return
+				}
+				hold, err := c.Locks.Acquire(t.Context(), locksmith.Request{Names: []string{"app.conf"}, Operation: "rollout app", RolloutID: holder})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = hold.Release(context.Background()) })
+			})["rollouts"]
+			if f.Result != want || want == Warning && (f.Detail != "app-5: "+runner.Undriven("aimlock rollout start -prefix x/ SPEC") || !strings.Contains(f.Mend, "`aimlock rollout start -prefix x/ SPEC`")) {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
+}
+
+// Files that somebody else changed are told, whatever rollout they are of.
+func TestDrift(t *testing.T) {
+	t.Parallel()
+	got := examine(t, 0, func(c *Config) {
+		c.Start = "aimlock rollout start SPEC"
+		for i := range 7 {
+			node, drift := fmt.Sprintf("n%d", i), ""
+			if i > 0 {
+				drift = `,"drift":{"since":"2026-03-01T12:00:00Z","what":"its content was changed\u001b[2J"}`
+			}
+			order := `"version":1,"epoch":0,"token":5,"seq":1,"rollout":"app-5"`
+			for key, value := range map[string]string{c.Keys.Desired("app.conf", node): order, c.Keys.Actual("app.conf", node): order + `,"result":"applied"` + drift} {
+				if err := c.Consul.Put(t.Context(), key, []byte("{"+value+"}")); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	})
+	f := got["drift"]
+	if f.Result != Warning || !strings.HasPrefix(f.Detail, "app.conf of n1 changed by somebody else since 2026-03-01T12:00:00Z: its content was changed") || strings.Contains(f.Detail, "\x1b") ||
+		strings.Contains(f.Detail, "n0") || strings.Contains(f.Detail, "n6") || !strings.HasSuffix(f.Detail, "; and 1 more") || !strings.Contains(f.Mend, "drift = \"restore\"") {
+		t.Errorf("%+v", f)
+	}
+	if got["orders"].Result != OK {
+		t.Errorf("%+v", got["orders"])
+	}
+}
+
 // A node that has accepted what Consul does not know any more tells of a restore.
 func TestRestoredConsul(t *testing.T) {
 	t.Parallel()

@@ -158,6 +158,9 @@ func (e *examination) locks(ctx context.Context) bool {
 	return e.ok("locks", "%s held, none HOT or UNKNOWN at a glance", text.Count(total, "lock"))
 }
 
+// mostLooked is of how many rollouts that are at work it is looked who drives them.
+const mostLooked = 20
+
 // rollouts looks for those that stand.
 func (e *examination) rollouts(ctx context.Context) bool {
 	// All headers are read in any case.
@@ -165,8 +168,20 @@ func (e *examination) rollouts(ctx context.Context) bool {
 	if err != nil {
 		return e.unread("rollouts", err)
 	}
-	var paused, open []string
+	var paused, open, still []string
+	looked := 0
 	for _, h := range list.Headers {
+		if h.AtWork() && looked < mostLooked {
+			looked++
+			undriven, err := e.Rollouts.StandsStill(ctx, h)
+			if err != nil {
+				return e.unread("rollouts", err)
+			}
+			if undriven {
+				still = append(still, h.ID)
+				continue
+			}
+		}
 		switch {
 		case h.State == orchestrator.Paused:
 			paused = append(paused, h.ID)
@@ -174,9 +189,14 @@ func (e *examination) rollouts(ctx context.Context) bool {
 			open = append(open, h.ID)
 		}
 	}
+	if len(still) > 0 {
+		e.warn("rollouts", "`"+e.Start+"`, with the spec that it was begun with; or roll it back or abort it", "%s: %s", some(still), runner.Undriven(e.Start))
+	}
 	switch {
 	case len(paused) > 0:
 		return e.warn("rollouts", "`aimlock rollout status ID` says why; then resume, roll back or abort it", "paused: %s", some(paused))
+	case len(still) > 0:
+		return true
 	case len(open)+len(list.Waiting) > 0:
 		return e.ok("rollouts", "unfinished: %s; %d waiting", some(open), len(list.Waiting))
 	}
@@ -208,6 +228,16 @@ func leftOut(heads []*orchestrator.Header) []string {
 // not, and a rollout begins nothing.
 func (e *examination) orders(ctx context.Context) bool {
 	o, err := e.Rollouts.Orders(ctx)
+	if o.DriftedAll > 0 {
+		var names []string
+		for _, d := range o.Drifted[:min(len(o.Drifted), named)] {
+			names = append(names, text.Clip(text.Printable(fmt.Sprintf("%s of %s %s", d.Config, d.Node, d.Text())), 200))
+		}
+		if n := o.DriftedAll - len(names); n > 0 {
+			names = append(names, fmt.Sprintf("and %d more", n))
+		}
+		e.warn("drift", runner.PutBack(e.Start)+"; a rollout of another content writes over it, too", "%s", strings.Join(names, "; "))
+	}
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return e.note("orders", "`aimlock rollout plan SPEC` looks at those of one rollout", "what nodes answer was read of %d of %s within %s: whether Consul has lost orders is not known", o.Read, text.Count(o.Configs, "config"), patience)

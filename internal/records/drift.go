@@ -18,6 +18,18 @@ type Drift struct {
 	Error string `json:"error,omitempty"`
 }
 
+// Text tells of a file that somebody else changed; "" of none.
+func (d *Drift) Text() string {
+	if d == nil {
+		return ""
+	}
+	out := "changed by somebody else since " + d.Since.UTC().Format(time.RFC3339) + ": " + d.What
+	if d.Error != "" {
+		out += "; " + d.Error
+	}
+	return out
+}
+
 // Restored tells of a file that was put back.
 type Restored struct {
 	Times int `json:"times"`

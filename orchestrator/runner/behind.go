@@ -94,22 +94,28 @@ func (r *Runner) behind(ctx context.Context, plan *orchestrator.Plan) (string, e
 // Where somebody is at work meanwhile, an answer may be read whose order was not:
 // it counts where it is as new at a second look.
 func (r *Runner) lost(ctx context.Context, plan *orchestrator.Plan) ([]witness, error) {
+	lost, _, err := r.lostOf(ctx, plan)
+	return lost, err
+}
+
+// lostOf is lost, with what was read of the plan's configs.
+func (r *Runner) lostOf(ctx context.Context, plan *orchestrator.Plan) ([]witness, *standing, error) {
 	st, err := r.standing(ctx, plan, true, 0)
 	if err != nil || len(st.witnesses) == 0 {
-		return nil, err
+		return nil, st, err
 	}
 	epoch, err := r.epoch(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	again, err := r.standing(ctx, plan, true, 0)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	again.witnesses = slices.DeleteFunc(again.witnesses, func(w witness) bool {
 		return !slices.ContainsFunc(st.witnesses, func(v witness) bool { return v.node == w.node && v.config == w.config && v.mark == w.mark })
 	})
-	return again.told(orchestrator.Order{Epoch: epoch}, plan.Spec.Failure.MaxFailed), nil
+	return again.told(orchestrator.Order{Epoch: epoch}, plan.Spec.Failure.MaxFailed), st, nil
 }
 
 // Orders is what the answers of nodes tell of the orders that stand in Consul.
@@ -119,6 +125,10 @@ type Orders struct {
 	// Lost says which nodes have accepted an order that Consul has lost since the
 	// epoch began, of the first config of which some have; "" for none.
 	Lost string
+	// Drifted are nodes where somebody else changed a file, of the configs that were
+	// read, MaxDrifted at most; DriftedAll is how many there are.
+	Drifted    []Drifted
+	DriftedAll int
 }
 
 // Orders looks for orders that Consul has lost, whatever rollout they are of, as
@@ -139,11 +149,14 @@ func (r *Runner) Orders(ctx context.Context) (o Orders, err error) {
 	o.Configs = len(configs)
 	for _, c := range configs {
 		// Of a plan without nodes all who answer are witnesses of other plans.
-		lost, err := r.lost(ctx, &orchestrator.Plan{Spec: orchestrator.Spec{Configs: []orchestrator.Config{{Name: c}}}})
+		lost, st, err := r.lostOf(ctx, &orchestrator.Plan{Spec: orchestrator.Spec{Configs: []orchestrator.Config{{Name: c}}}})
 		if err != nil {
 			return o, err
 		}
 		o.Read++
+		list := driftedIn(c, st.answers[0])
+		o.DriftedAll += len(list)
+		o.Drifted = append(o.Drifted, list[:min(len(list), MaxDrifted-len(o.Drifted))]...)
 		if len(lost) > 0 {
 			o.Lost = theirWord(lost)
 			break

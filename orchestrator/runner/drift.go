@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -69,6 +70,26 @@ func (r *Runner) drift(ctx context.Context, h *orchestrator.Header, answers map[
 	}
 	slices.SortFunc(some, func(a, b Drifted) int { return strings.Compare(a.Node+"\x00"+a.Config, b.Node+"\x00"+b.Config) })
 	return some[:min(len(some), MaxDrifted)], all, nil
+}
+
+// driftedIn are the nodes that report a changed file of a config, by names, whatever
+// rollout their last order is of.
+func driftedIn(config string, answers api.KVPairs) []Drifted {
+	var out []Drifted
+	for _, p := range answers {
+		var a records.Actual
+		if strings.Contains(string(p.Value), `"drift"`) && records.Decode(p.Key, p.Value, &a) == nil && a.Drift != nil {
+			out = append(out, Drifted{Node: keys.LastSegment(p.Key), Config: config, Drift: *a.Drift})
+		}
+	}
+	slices.SortFunc(out, func(a, b Drifted) int { return strings.Compare(a.Node, b.Node) })
+	return out
+}
+
+// PutBack says how what a rollout left comes back to a node where somebody else
+// changed it. start is the command that starts a rollout.
+func PutBack(start string) string {
+	return fmt.Sprintf("undo it on the node, or write drift = \"restore\" into the config in the spec and `%s`, which gives each node a new order", start)
 }
 
 // unchangedOf names the nodes of a rollout that had all of it before. Where its

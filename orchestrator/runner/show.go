@@ -239,6 +239,11 @@ func (r *Runner) Watch(ctx context.Context, id string, fn func(h *orchestrator.H
 	}
 }
 
+// StandsStill reports whether a rollout stands still though it is at work: nobody drives it.
+func (r *Runner) StandsStill(ctx context.Context, h *orchestrator.Header) (bool, error) {
+	return r.undriven(ctx, h)
+}
+
 // undriven reports whether nobody holds the lock of a rollout that is at work. The
 // header is read after the lock: who ends or pauses a rollout writes that before he
 // lets the lock go.
