@@ -77,11 +77,16 @@ It changes nothing, and exits 0 whatever it shows.`,
 				})
 			}
 			for _, c := range p.Plan.Spec.Configs {
+				drifted := p.Drifted[c.Name]
 				v.Configs = append(v.Configs, planConfig{
+					Drifted: drifted[:min(len(drifted), runner.MaxDrifted)], DriftedTotal: len(drifted), Unknown: p.Unknown[c.Name],
 					Name: c.Name, Revision: c.Revision, SHA256: c.SHA256, Size: c.Size, Destination: c.Destination,
 					Now: p.Revisions[c.Name], Diff: contentDiff(c, p.Now[c.Name], planned(want, p, c.Name)),
 					Renderings: planRenderings(c, p.Renderings[c.Name]),
 				})
+				for _, d := range p.Drifted[c.Name] {
+					v.Configs[len(v.Configs)-1].edited = append(v.Configs[len(v.Configs)-1].edited, d.Node)
+				}
 				st, err := lockNow(ctx, locks, c.Name)
 				if err != nil {
 					return err
@@ -100,7 +105,7 @@ It changes nothing, and exits 0 whatever it shows.`,
 			if m.JSON {
 				return m.PrintJSON(v)
 			}
-			v.allNodes = nodes
+			v.allNodes, v.start = nodes, m.startAgain()
 			m.Printf("%s", v.text())
 			return nil
 		},
@@ -128,6 +133,8 @@ type planView struct {
 	Estimate *planEstimate `json:"estimate"`
 
 	allNodes bool
+	// start is the command that starts a rollout.
+	start string
 	// planned is how many of the warnings are the plan's own.
 	planned int
 }
@@ -205,9 +212,19 @@ type planConfig struct {
 	Destination string         `json:"destination"`
 	Now         map[string]int `json:"now"`
 	Diff        string         `json:"diff"`
+	// Drifted are nodes where somebody else changed the file since its last order, 100
+	// at most, of so many. The rollout writes over what stands there.
+	Drifted      []runner.Drifted `json:"drifted,omitempty"`
+	DriftedTotal int              `json:"drifted_total,omitempty"`
+	// Unknown are, by revision, the nodes with a content that Consul does not have:
+	// somebody wrote it there, or it is older than what is kept.
+	Unknown map[string][]string `json:"unknown,omitempty"`
 	// Renderings are of a template, those of most nodes first. Diff is then of
 	// the first.
 	Renderings []planRendering `json:"renderings,omitempty"`
+
+	// edited names all of Drifted.
+	edited []string
 }
 
 type planWindow struct {
@@ -340,6 +357,7 @@ func (v *planView) text() string {
 	}
 	for _, c := range v.Configs {
 		c.content(&b)
+		b.WriteString(c.driftText(v))
 	}
 	b.WriteString("\nLocks:\n")
 	for _, st := range v.Locks {

@@ -62,7 +62,7 @@ func (c *planConfig) content(b *strings.Builder) {
 		return strings.Compare(x, y)
 	})
 	for _, rev := range revs[:min(len(revs), maxRevisions)] {
-		fmt.Fprintf(b, "  %s with %s\n", text.Count(c.Now[rev], "node"), first(rev, "no revision that is known"))
+		fmt.Fprintf(b, "  %s with %s%s\n", text.Count(c.Now[rev], "node"), first(rev, "no revision that is known"), c.unknownText(rev))
 	}
 	if more := len(revs) - maxRevisions; more > 0 {
 		fmt.Fprintf(b, "  and %s\n", text.Count(more, "more revision"))
@@ -88,6 +88,30 @@ func (c *planConfig) content(b *strings.Builder) {
 	if more := len(c.Renderings) - maxDiffed; more > 0 {
 		fmt.Fprintf(b, "  and %s; -json has all of them\n", text.Count(more, "more rendering"))
 	}
+}
+
+// unknownText says of a revision that Consul does not have where it comes from.
+func (c *planConfig) unknownText(rev string) string {
+	nodes := c.Unknown[rev]
+	if len(nodes) == 0 {
+		return ""
+	}
+	return ", which no rollout on record brought: edited on " + someNames(nodes) + ", or from before"
+}
+
+// driftText says where somebody else changed the file, and what becomes of that.
+func (c *planConfig) driftText(v *planView) string {
+	if len(c.edited) == 0 {
+		return ""
+	}
+	what := "the rollout writes over that"
+	switch {
+	case v.NothingToDo:
+		what = "it stays, unless you " + runner.PutBack(v.start)
+	case v.Resumes != "":
+		what += " where it has yet to give an order"
+	}
+	return fmt.Sprintf("  Warning: edited by somebody else since its last order on %s: %s\n", someNames(c.edited), what)
 }
 
 func diffLines(b *strings.Builder, indent, diff string) {

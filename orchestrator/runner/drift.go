@@ -86,6 +86,38 @@ func driftedIn(config string, answers api.KVPairs) []Drifted {
 	return out
 }
 
+// unknownContents finds who has a content that Consul does not have, by revision. have
+// is the checksum of each node of the plan, and sums has that of each revision. Of a
+// config with secrets the content is on the nodes alone, and nobody is found.
+func (r *Runner) unknownContents(ctx context.Context, plan *orchestrator.Plan, ci int, have []string, sums map[string]string) (map[string][]string, error) {
+	c := plan.Spec.Configs[ci]
+	if len(c.Secrets) > 0 || len(sums) == 0 || len(sums) == 1 && sums[c.Revision] != "" {
+		return nil, nil
+	}
+	folders, err := r.consul.Keys(ctx, r.keys.ConfigFolder(c.Name), "/")
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]bool{"": true}
+	for i := range plan.Nodes {
+		known[plan.Content(i, ci).SHA256] = true // it may be published only when it begins
+	}
+	for _, f := range folders {
+		known[keys.LastSegment(strings.TrimSuffix(f, "/"))] = true
+	}
+	revision := map[string]string{}
+	for rev, sum := range sums {
+		revision[sum] = rev
+	}
+	out := map[string][]string{}
+	for i, sum := range have {
+		if rev := revision[sum]; !known[sum] && rev != "" {
+			out[rev] = append(out[rev], plan.Nodes[i])
+		}
+	}
+	return out, nil
+}
+
 // PutBack says how what a rollout left comes back to a node where somebody else
 // changed it. start is the command that starts a rollout.
 func PutBack(start string) string {

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
@@ -272,6 +274,12 @@ type Preview struct {
 	// Revisions counts, for each config, how many nodes of the plan have which
 	// revision; "" is none.
 	Revisions map[string]map[string]int
+	// Drifted are, by config, the nodes of the plan where somebody else changed the
+	// file since the order that brought its revision.
+	Drifted map[string][]Drifted
+	// Unknown are, by config and revision, the nodes with a content that Consul does
+	// not have: no rollout on record brought it.
+	Unknown map[string]map[string][]string
 	// Renderings are what the configs with templates come to, by config, those
 	// of most nodes first.
 	Renderings map[string][]Rendering
@@ -285,7 +293,7 @@ func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Preview{Now: map[string][]byte{}, Revisions: map[string]map[string]int{}}
+	p := &Preview{Now: map[string][]byte{}, Revisions: map[string]map[string]int{}, Drifted: map[string][]Drifted{}, Unknown: map[string]map[string][]string{}}
 	if done != nil {
 		p.NothingToDo, p.Note = true, done.Note
 		fleet, err := in.Fleet.Nodes(ctx, r.consul)
@@ -347,6 +355,13 @@ func (r *Runner) compare(ctx context.Context, p *Preview) error {
 			delete(count, "")
 		}
 		p.Revisions[c.Name] = count
+		p.Drifted[c.Name] = driftedIn(c.Name, slices.DeleteFunc(slices.Clone(list), func(kv *api.KVPair) bool {
+			_, ours := index[keys.LastSegment(kv.Key)]
+			return !ours
+		}))
+		if p.Unknown[c.Name], err = r.unknownContents(ctx, p.Plan, ci, have, sums); err != nil {
+			return err
+		}
 		if err := r.nowOf(ctx, p.Plan, ci, p.Renderings[c.Name], have); err != nil {
 			return err
 		}
