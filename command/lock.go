@@ -352,14 +352,11 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 	if err != nil {
 		return nil, nil, err
 	}
-	st := c.Status(v)
-	var p *locksmith.Permit
-	if v.State == locksmith.Hot {
-		if p, err = c.Outlook(ctx, v); err != nil {
-			return nil, nil, err
-		}
+	st, err := outlook(ctx, c, v)
+	if err != nil {
+		return nil, nil, err
 	}
-	if st.Next = c.Next(v, p); v.Unheard() {
+	if v.Unheard() {
 		st.Next += "; there is no such key"
 	}
 	if v.Occupied() {
@@ -369,6 +366,21 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 		m.Notef("Hint: %s\n", hint)
 	}
 	return v, st, nil
+}
+
+// outlook is a verdict as it is shown, with what happens next: of a HOT lock, whether
+// the policy lets it be broken now.
+func outlook(ctx context.Context, c *locksmith.Client, v *locksmith.Verdict) (*locksmith.Status, error) {
+	var p *locksmith.Permit
+	if v.State == locksmith.Hot {
+		var err error
+		if p, err = c.Outlook(ctx, v); err != nil {
+			return nil, err
+		}
+	}
+	st := c.Status(v)
+	st.Next = c.Next(v, p)
+	return st, nil
 }
 
 // suspended is the suspension that stands, or nil. Whoever may not read it is told of

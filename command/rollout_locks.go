@@ -18,8 +18,10 @@ func lockNow(ctx context.Context, locks *locksmith.Client, name string) (*locksm
 	if err != nil {
 		return nil, err
 	}
-	st := locks.Status(verdict)
-	st.Next = locks.Next(verdict, nil)
+	st, err := outlook(ctx, locks, verdict)
+	if err != nil {
+		return nil, err
+	}
 	st.Evidence = nil
 	return st, nil
 }
@@ -48,8 +50,13 @@ func (m *Meta) rolloutLocks(ctx context.Context, h *orchestrator.Header) (list [
 			m.Notef("Warning: lock %s cannot be read: %s\n", c.Name, text.Printable(err.Error()))
 			continue
 		}
-		l := rolloutLock{Status: locks.Status(verdict)}
-		l.Next, l.Evidence = locks.Next(verdict, nil), nil
+		l := rolloutLock{}
+		if l.Status, err = outlook(ctx, locks, verdict); err != nil {
+			m.Notef("Warning: whether lock %s may be broken cannot be read: %s\n", c.Name, text.Printable(err.Error()))
+			l.Status = locks.Status(verdict)
+			l.Next = locks.Next(verdict, nil)
+		}
+		l.Evidence = nil
 		if rec := verdict.Snapshot.Holder; rec != nil && l.Session != nil {
 			l.rollout = rec.RolloutID
 		}

@@ -158,8 +158,13 @@ func (w *waiter) breakAndTake(ctx context.Context, all []*Verdict) (*Hold, time.
 	if err := w.c.permitted(ctx, held); err != nil {
 		return nil, 0, err
 	}
-	w.refusal, w.powerless = nil, w.c.powerless(ctx, held[0].permit, accessorGrace)
+	permit := held[0].permit
+	permit.Powerless = w.c.powerless(ctx, permit, accessorGrace)
+	w.refusal, w.permit = nil, permit
 	w.tell(held[0].v)
+	if !permit.Powerless {
+		w.permit = nil // it was that of this moment
+	}
 	att, err := w.attempt(ctx)
 	if err != nil {
 		return nil, 0, err

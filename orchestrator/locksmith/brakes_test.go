@@ -146,6 +146,13 @@ func TestBrakes(t *testing.T) {
 				if !ok || !ref.Hot || ref.Status.State != Hot || !strings.Contains(ref.Status.Next, tc.says) {
 					t.Fatalf("try: %v, next %q", err, ref.Status.Next)
 				}
+				v, err := c.NewObserver("a", nil).Observe(t.Context())
+				if err != nil || v.State != Hot {
+					t.Fatalf("%+v, %v", v, err)
+				}
+				if next := c.Next(v, nil); strings.Contains(next, "aimlock lock break") {
+					t.Fatalf("who did not ask whether it may be broken now is told to: %s", next)
+				}
 				p := w.acquiring(c, one("a"))
 				p.waits(20 * time.Second)
 				if n := len(p.kinds()); n > 4 {

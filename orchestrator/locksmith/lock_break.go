@@ -246,7 +246,8 @@ func pendingHot(v *Verdict) time.Duration {
 }
 
 // Next says in one sentence what happens next with the lock, and the command
-// that helps. p is the permit of a HOT lock, if it was asked for.
+// that helps. p is the permit of a HOT lock, if it was asked for: without it nobody is
+// told to break the lock.
 func (c *Client) Next(v *Verdict, p *Permit) string {
 	s := v.Snapshot
 	if s.Semaphore != nil {
@@ -276,14 +277,32 @@ func (c *Client) Next(v *Verdict, p *Permit) string {
 			return fmt.Sprintf("it is not broken now: %s; `%s`", p.Why, p.Next)
 		case p != nil && !p.OK:
 			return "it is not broken now: " + p.Why + p.Anyway
-		case p == nil && s.Silence.Stands(v.At):
-			return "it is not broken now: " + silencedText(s.Silence, v.At)
-		case p != nil && p.Powerless:
+		case p == nil:
+			return c.nextUnasked(v)
+		case p.Powerless:
 			return fmt.Sprintf("it is broken once policies are applied, and before only with a token that may apply them (role admin): `%s`", c.flags.Judging("policy apply"))
 		}
 		return fmt.Sprintf("the next one who wants it%s breaks it (%s); or now: `%s`", c.flags.same(), stepsText(v.Policy.Break.Steps), c.flags.Judging("lock break", s.Name))
 	}
 	return c.nextHeld(v)
+}
+
+// nextUnasked is Next of a HOT lock for who did not ask whether the policy lets it be
+// broken now: what is known without that, and where it is said.
+func (c *Client) nextUnasked(v *Verdict) string {
+	s, b := v.Snapshot, v.Policy.Break
+	if s.Silence.Stands(v.At) {
+		return "it is not broken now: " + silencedText(s.Silence, v.At)
+	}
+	switch b.Approval {
+	case policies.ApprovalNever:
+		return fmt.Sprintf("it is not broken now: policy %s says approval = %q", v.Policy.Name, b.Approval)
+	case policies.ApprovalManual:
+		if why := approved(v, "", v.At); why != "" {
+			return fmt.Sprintf("it is not broken now: %s; `%s`", why, c.flags.Judging("lock approve", s.Name))
+		}
+	}
+	return fmt.Sprintf("the next one who wants it%s breaks it (%s), where budget and brakes let it be broken now: `%s`", c.flags.same(), stepsText(b.Steps), c.flags.Judging("lock status", s.Name))
 }
 
 // Unheard tells of a lock that nothing in Consul shows to have been held ever; who

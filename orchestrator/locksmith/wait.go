@@ -184,8 +184,9 @@ type waiter struct {
 	free map[string]freeSince
 	// refusal is why a HOT lock was last not broken.
 	refusal *NotPermittedError
-	// powerless: it is known that this token breaks nothing before policies are applied.
-	powerless bool
+	// permit is that of a HOT lock that is about to be broken, and stays where it is known
+	// that this token breaks nothing before policies are applied.
+	permit *Permit
 	// failed are the holds that could not be broken, so that they are not
 	// tried without end.
 	failed map[string]failure
@@ -467,10 +468,7 @@ func (w *waiter) expired(v *Verdict) error {
 
 func (w *waiter) status(v *Verdict) *Status {
 	st := w.c.Status(v)
-	var p *Permit
-	if w.powerless {
-		p = &Permit{OK: true, Powerless: true}
-	}
+	p := w.permit
 	if w.refusal != nil && w.refusal.Lock == v.Snapshot.Name {
 		p = w.refusal.Permit
 	}
