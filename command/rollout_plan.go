@@ -62,6 +62,7 @@ It changes nothing, and exits 0 whatever it shows.`,
 				return err
 			}
 			v := planView{Name: want.Spec.Name, Resumes: p.Resumes, Supersedes: p.Supersedes, NothingToDo: p.NothingToDo, Note: p.Note, Total: len(p.Plan.Nodes)}
+			v.WaitsFor, v.WaitsForState, v.waits = p.WaitsFor, p.WaitsForState, p.Waits
 			v.Warnings = slices.Concat(p.Plan.Warnings, m.unfenced(&want.Spec))
 			v.planned = len(p.Plan.Warnings)
 			if p.Behind != "" {
@@ -118,15 +119,19 @@ type planView struct {
 	Total int        `json:"total"`
 	Fleet *fleetView `json:"fleet,omitempty"`
 	// Spread is the metadata key that stages are spread over.
-	Spread      string              `json:"spread,omitempty"`
-	Stages      []planStage         `json:"stages"`
-	Configs     []planConfig        `json:"configs"`
-	Locks       []*locksmith.Status `json:"locks"`
-	Window      *planWindow         `json:"window"`
-	Resumes     string              `json:"resumes,omitempty"`
-	Supersedes  []string            `json:"supersedes,omitempty"`
-	NothingToDo bool                `json:"nothing_to_do"`
-	Note        string              `json:"note,omitempty"`
+	Spread     string              `json:"spread,omitempty"`
+	Stages     []planStage         `json:"stages"`
+	Configs    []planConfig        `json:"configs"`
+	Locks      []*locksmith.Status `json:"locks"`
+	Window     *planWindow         `json:"window"`
+	Resumes    string              `json:"resumes,omitempty"`
+	Supersedes []string            `json:"supersedes,omitempty"`
+	// WaitsFor is the rollout whose end it would wait for before it begins.
+	WaitsFor string `json:"waits_for,omitempty"`
+	// WaitsForState is the state of the rollout that it would wait for.
+	WaitsForState orchestrator.Status `json:"waits_for_state,omitempty"`
+	NothingToDo   bool                `json:"nothing_to_do"`
+	Note          string              `json:"note,omitempty"`
 	// Warnings of the choice of nodes, a sentence each.
 	Warnings []string `json:"warnings,omitempty"`
 	// Estimate is about how long it takes.
@@ -135,6 +140,8 @@ type planView struct {
 	allNodes bool
 	// start is the command that starts a rollout.
 	start string
+	// waits says what it would wait for.
+	waits string
 	// planned is how many of the warnings are the plan's own.
 	planned int
 }
@@ -304,6 +311,9 @@ func (v *planView) text() string {
 	}
 	for _, id := range v.Supersedes {
 		fmt.Fprintf(&b, "  takes the place of %s, which is unfinished\n", id)
+	}
+	if v.waits != "" {
+		fmt.Fprintf(&b, "  conflict = \"queue\": it %s\n", text.Printable(v.waits))
 	}
 	b.WriteString(v.Fleet.text())
 	b.WriteString("\nStages:\n")

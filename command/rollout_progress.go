@@ -65,7 +65,11 @@ func (p *progress) tell(ev runner.Progress) {
 		p.line(line)
 	}
 	h := &ev.Header
-	if p.live {
+	switch {
+	case p.live && h.Total == 0:
+		p.bars = nil // it is not planned yet: nothing moves
+		return
+	case p.live:
 		p.bars = append(board.Bars(h, p.screen), text.Clip("  "+text.Printable(board.Headline(h, time.Now())), max(10, p.screen.Width-4)))
 		p.draw()
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +29,8 @@ rollout goes on; e explains the lock; p pauses the rollout or lets it go on, aft
 a question.
 Elsewhere it writes a plain line for each change, and with -json one object a line.
 
-It ends with the rollout, and changes nothing but by p.`,
+It ends with the rollout, and changes nothing but by p. Where none is unfinished it
+shows the newest one, and says so: the ID is what "rollout start" prints first.`,
 		Examples: []example{{"Look on", "aimlock rollout watch"}, {"In a job's log", "aimlock rollout watch aim-lock-config | cat"}},
 		Groups:   groupConsul | groupJSON | groupPolicy,
 		MaxArgs:  1,
@@ -38,12 +40,15 @@ It ends with the rollout, and changes nothing but by p.`,
 			if err != nil {
 				return err
 			}
-			if !m.live() {
-				return m.watchPlain(ctx, r, id)
-			}
 			h, err := headerOf(ctx, r, id)
 			if err != nil {
 				return rolloutError(err)
+			}
+			if h.FinishedAt != nil && !slices.Contains(in.Args, id) {
+				m.Notef("%s\n", nothingToWatch(h, in.Args, time.Now()))
+			}
+			if !m.live() {
+				return m.watchPlain(ctx, r, id)
 			}
 			if h.FinishedAt != nil {
 				// There is nothing to follow: what is typed meanwhile is the shell's.
@@ -53,6 +58,17 @@ It ends with the rollout, and changes nothing but by p.`,
 			return m.watchLive(ctx, r, id)
 		},
 	}
+}
+
+// nothingToWatch says that a rollout which has ended is shown because none is to be
+// followed: neither of the name that was given, nor any.
+func nothingToWatch(h *orchestrator.Header, name []string, now time.Time) string {
+	of := ""
+	if len(name) > 0 {
+		of = " of the name " + text.Printable(name[0])
+	}
+	ago := max(0, now.Sub(*h.FinishedAt)).Round(time.Second)
+	return fmt.Sprintf("No rollout%s is unfinished: this is the newest one, %s, which ended %s (%s ago).", of, h.ID, text.Time(*h.FinishedAt), text.Duration(ago))
 }
 
 // headerOf reads the header of a rollout alone: the counts are those of its last

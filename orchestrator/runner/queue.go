@@ -326,6 +326,11 @@ func (q *place) watch(session string) {
 	}
 }
 
+// header is what the rollout looks like that waits at this place.
+func (q *place) header() *orchestrator.Header {
+	return (&Waiting{ID: q.rec.ID, rec: q.rec, Configs: q.rec.Configs, Name: q.rec.Name}).Header()
+}
+
 // gone tells whether somebody else has taken the record away.
 func (q *place) gone() bool { return errors.Is(context.Cause(q.ctx), errNotQueued) }
 
@@ -475,22 +480,13 @@ func (r *Runner) turn(ctx context.Context, in *Input, q *place, j *job) (*job, *
 		if err != nil || b == nil {
 			return j, nil, err
 		}
-		text := "waits for " + b.text
-		driven := true
-		if b.head != nil {
-			if driven, err = r.driven(ctx, b.head); err != nil {
-				return nil, nil, err
-			}
-		}
-		if !driven {
-			text += fmt.Sprintf(", which nobody drives now: start it again, or `aimlock rollout abort %s`", b.id)
-		}
-		if b.head != nil && b.head.Name == in.Spec.Name {
-			text += ": it was begun with another version of this spec"
+		text, err := r.waitText(ctx, b, &in.Spec)
+		if err != nil {
+			return nil, nil, err
 		}
 		if text != said {
 			said = text
-			r.tell(Progress{Kind: orchestrator.TellStatus, Text: q.rec.ID + " " + text, Header: *(&Waiting{ID: q.rec.ID, rec: q.rec, Configs: q.rec.Configs, Name: q.rec.Name}).Header()})
+			r.tell(Progress{Kind: orchestrator.TellStatus, Text: q.rec.ID + " " + text, Header: *q.header()})
 		}
 		r.awaitBlocker(q.ctx, b)
 		if q.ctx.Err() != nil {
@@ -501,6 +497,25 @@ func (r *Runner) turn(ctx context.Context, in *Input, q *place, j *job) (*job, *
 			return nil, done, err
 		}
 	}
+}
+
+// waitText says what a rollout with conflict = "queue" waits for.
+func (r *Runner) waitText(ctx context.Context, b *blocker, spec *orchestrator.Spec) (string, error) {
+	text := "waits for " + b.text
+	if b.head == nil {
+		return text, nil
+	}
+	driven, err := r.driven(ctx, b.head)
+	if err != nil {
+		return "", err
+	}
+	if !driven {
+		text += fmt.Sprintf(", which nobody drives now: start it again, or `aimlock rollout abort %s`", b.id)
+	}
+	if b.head.Name == spec.Name {
+		text += ": it was begun with another version of this spec"
+	}
+	return text, nil
 }
 
 // before finds what comes before a rollout with conflict = "queue", which has the

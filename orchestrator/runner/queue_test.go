@@ -3,6 +3,7 @@ package runner_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -73,8 +74,18 @@ func TestQueueInOrder(t *testing.T) {
 	if err != nil || first.Header.State != orchestrator.Baking {
 		t.Fatalf("%+v %v", first, err)
 	}
+	// Who plans it is told the same as who starts it.
+	foresees := func(name, waitsFor string, state orchestrator.Status, words string) {
+		t.Helper()
+		p, err := f.runner().Preview(t.Context(), f.queued(name, name, rest))
+		if err != nil || p.WaitsFor != waitsFor || p.WaitsForState != state || p.Waits != words || p.Supersedes != nil {
+			t.Errorf("%+v, %v, want %s", p, err, words)
+		}
+	}
+	foresees("second", first.ID, orchestrator.Baking, fmt.Sprintf("waits for rollout %s (baking), which nobody drives now: start it again, or `aimlock rollout abort %[1]s`", first.ID))
 	second := f.begin(f.queued("second", "two", rest))
-	f.waiting(1)
+	ahead := f.waiting(1)[0]
+	foresees("third", ahead.ID, orchestrator.Waiting, "waits for rollout "+ahead.ID+" (which waits too)")
 	third := f.begin(f.queued("third", "three", rest))
 	list := f.waiting(2)
 	if list[0].Name != "second" || list[0].ForRollout != first.ID || list[0].Place != 1 || list[0].Of != 2 ||

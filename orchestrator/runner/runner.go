@@ -142,6 +142,9 @@ type Input struct {
 	// Templates of the configs whose contents differ between nodes, by name.
 	Templates map[string]Template
 	Fleet     FleetSource
+
+	// announced is the rollout that was told of last.
+	announced string
 }
 
 // Outcome is how far a call has come.

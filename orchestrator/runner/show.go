@@ -264,6 +264,11 @@ type Preview struct {
 	Resumes string
 	// Supersedes are unfinished rollouts whose place it would take.
 	Supersedes []string
+	// WaitsFor is the rollout that it would wait for, as its spec says conflict =
+	// "queue", and WaitsForState that one's state; Waits says so for people.
+	WaitsFor      string
+	WaitsForState orchestrator.Status
+	Waits         string
 	// NothingToDo: every node has this revision.
 	NothingToDo bool
 	Note        string
@@ -310,8 +315,8 @@ func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
 		if j.resume != nil {
 			p.Resumes = j.resume.ID
 		}
-		for _, o := range j.older {
-			p.Supersedes = append(p.Supersedes, o.ID)
+		if err := r.foreseeOthers(ctx, &in, j, p); err != nil {
+			return nil, err
 		}
 	}
 	if p.Resumes == "" && !p.NothingToDo {
@@ -328,6 +333,27 @@ func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
 		return nil, err
 	}
 	return p, r.compare(ctx, p)
+}
+
+// foreseeOthers says what becomes of the rollouts that a new one finds unfinished, or
+// of the new one.
+func (r *Runner) foreseeOthers(ctx context.Context, in *Input, j *job, p *Preview) error {
+	if in.Spec.Conflict != orchestrator.ConflictQueue || j.resume != nil {
+		for _, o := range j.older {
+			p.Supersedes = append(p.Supersedes, o.ID)
+		}
+		return nil
+	}
+	b, err := r.before(ctx, in, nil, j)
+	if err != nil || b == nil {
+		return err
+	}
+	p.WaitsFor, p.WaitsForState = b.id, orchestrator.Waiting
+	if b.head != nil {
+		p.WaitsForState = b.head.State
+	}
+	p.Waits, err = r.waitText(ctx, b, &in.Spec)
+	return err
 }
 
 // compare finds what the plan's nodes have now.

@@ -53,6 +53,12 @@ func (r *Runner) run(ctx context.Context, in Input, wait until) (*Outcome, error
 		if q, err = r.keepPlace(ctx, &in.Spec, wait, q, j); err != nil {
 			return nil, err
 		}
+		switch {
+		case q != nil:
+			r.announce(&in, q.header())
+		case j.resume != nil && wait == untilEnd:
+			r.announce(&in, j.resume)
+		}
 		out, next, err := r.attempt(ctx, &in, wait, q, j)
 		switch {
 		case errors.Is(err, errNotQueued):
@@ -89,6 +95,15 @@ func (r *Runner) run(ctx context.Context, in Input, wait until) (*Outcome, error
 		}
 	}
 	return nil, fmt.Errorf("rollout %s: another orchestrator changes it again and again: is it started twice?", in.Spec.Name)
+}
+
+// announce tells the id of the rollout that a call drives, before anything else of it and
+// once: by that others follow it.
+func (r *Runner) announce(in *Input, h *orchestrator.Header) {
+	if in.announced != h.ID {
+		in.announced = h.ID
+		r.tell(Progress{Kind: orchestrator.TellStatus, Text: "rollout " + h.ID, Header: *h})
+	}
 }
 
 // keepPlace gives a new rollout that may have to wait a place in the queue, or
@@ -249,14 +264,15 @@ func (r *Runner) acquire(ctx context.Context, spec *orchestrator.Spec, id string
 
 // drive makes the rollout's state, new or recovered, and runs it.
 func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait until, q *place) (*Outcome, next, error) {
-	seq, err := r.supersede(ctx, h, j)
-	if err != nil {
-		return nil, next{}, err
-	}
-	d := &drive{r: r, h: h, plan: j.plan, wait: wait, seq: seq, dir: in.Dir}
+	d := &drive{r: r, h: h, plan: j.plan, wait: wait, dir: in.Dir}
 	d.header = orchestrator.NewHeader(j.plan.ID, j.plan.Spec, j.plan.CreatedAt)
 	if j.resume != nil {
 		d.header = *j.resume
+	}
+	r.announce(in, &d.header)
+	var err error
+	if d.seq, err = r.supersede(ctx, h, j); err != nil {
+		return nil, next{}, err
 	}
 	d.header.Traceparent = cmp.Or(d.header.Traceparent, tracing.Parent(ctx))
 	// It takes a while until a large fleet's health is read: in the meantime the
