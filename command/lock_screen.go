@@ -137,7 +137,7 @@ func (v *lockScreen) View() tea.View {
 	if v.Width <= 0 || v.Height <= 0 {
 		return v.frame(nil, hint)
 	}
-	height := max(1, v.Height-1-min(1, len(v.note)))
+	height := max(1, v.Height-1-len(v.noteLines()))
 	lines := v.table(v.rows(), now, height)
 	for len(lines) < height {
 		lines = append(lines, "")

@@ -129,14 +129,17 @@ type rolloutView struct {
 	Pause uint64 `json:"pause,omitempty"`
 	// PausedSince is since when it is paused, by the clock of who paused it; null: it
 	// is not.
-	PausedSince *time.Time                `json:"paused_since"`
-	Stages      []stageView               `json:"stages"`
-	Configs     []configView              `json:"configs"`
-	Problems    []orchestrator.Problem    `json:"problems,omitempty"`
-	Command     *orchestrator.CommandSeen `json:"command,omitempty"`
-	Superseded  string                    `json:"superseded_by,omitempty"`
-	Follows     string                    `json:"follows,omitempty"`
-	Note        string                    `json:"note,omitempty"`
+	PausedSince *time.Time `json:"paused_since"`
+	// Driven is whether an orchestrator of its own holds its locks that is not judged
+	// gone; null: it is not known, or it has ended or not begun.
+	Driven     *bool                     `json:"driven"`
+	Stages     []stageView               `json:"stages"`
+	Configs    []configView              `json:"configs"`
+	Problems   []orchestrator.Problem    `json:"problems,omitempty"`
+	Command    *orchestrator.CommandSeen `json:"command,omitempty"`
+	Superseded string                    `json:"superseded_by,omitempty"`
+	Follows    string                    `json:"follows,omitempty"`
+	Note       string                    `json:"note,omitempty"`
 	// Drifted are nodes where somebody else changed a file, 100 at most, of so
 	// many.
 	Drifted      []runner.Drifted `json:"drifted,omitempty"`
@@ -242,6 +245,22 @@ func rolloutText(h *orchestrator.Header) string {
 	}
 	if h.FinishedAt != nil {
 		line("finished", "%s", text.Time(*h.FinishedAt))
+	}
+	return b.String()
+}
+
+// afterEnd says where to look once a rollout has ended. late: that is long ago, and
+// the fleet may have moved since.
+func afterEnd(h *orchestrator.Header, typed board.Typed, late bool) string {
+	var b strings.Builder
+	if h.FinishedAt == nil {
+		return ""
+	}
+	if h.SupersededBy != "" {
+		fmt.Fprintf(&b, "  %-9s rollout %s took its place: `%s` follows that\n", "next", h.SupersededBy, typed("rollout watch", h.SupersededBy))
+	}
+	if late {
+		fmt.Fprintf(&b, "  %-9s counts and problems are those at its end; `%s` says how the fleet stands now\n", "now", typed("rollout plan", "SPEC"))
 	}
 	return b.String()
 }

@@ -26,7 +26,8 @@ func newRolloutList(m *Meta) *command {
 		Usage:    "[options]",
 		Description: `Lists the rollouts that wait for their turn, those that are unfinished, and the last
 ones that have ended, the newest first. The counts are those of the last decision;
-"rollout status" has them as of now.
+"rollout status" has them as of now. With -json, "driven" says of the newest
+unfinished ones whether anybody drives them.
 
 Who waits has not begun: the line says what for, and its place.`,
 		Examples: []example{
@@ -103,8 +104,14 @@ func (m *Meta) showList(ctx context.Context, list *runner.Listing) error {
 		for _, w := range list.Waiting {
 			out = append(out, viewWaiting(w))
 		}
+		judged := 0
 		for _, h := range list.Headers {
-			out = append(out, viewRollout(h, ""))
+			v := viewRollout(h, "")
+			if h.FinishedAt == nil && judged < mostJudged {
+				judged++
+				v.Driven = v.driven(m.rolloutLocks(ctx, h))
+			}
+			out = append(out, v)
 		}
 		return m.PrintJSON(out)
 	}
@@ -150,8 +157,11 @@ func (m *Meta) tellUndriven(ctx context.Context, heads []*orchestrator.Header) {
 		}
 		if l, ok := undriven(h, m.rolloutLocks(ctx, h)); ok {
 			what := fmt.Sprintf("lock %s is %s", text.Printable(l.Name), l.State)
-			if l.Session == nil {
+			switch {
+			case l.Session == nil:
 				what = "nobody drives it now"
+			case l.rollout == h.ID:
+				what = driverGone
 			}
 			m.Notef("%s: %s: `%s` says what happens next\n", h.ID, what, m.given.Looking("rollout status", h.ID))
 		}

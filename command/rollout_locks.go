@@ -65,6 +65,9 @@ func (m *Meta) rolloutLocks(ctx context.Context, h *orchestrator.Header) (list [
 	return list
 }
 
+// driverGone says that a rollout's own lock is HOT.
+const driverGone = "its orchestrator does not answer, and is judged gone"
+
 // locksText says who has the locks of a rollout. Those that one hold has are
 // said once. start is the command that starts it again.
 func locksText(h *orchestrator.Header, list []rolloutLock, start string) string {
@@ -78,9 +81,13 @@ func locksText(h *orchestrator.Header, list []rolloutLock, start string) string 
 		words := l.State
 		switch {
 		case l.Session != nil && l.rollout == h.ID:
-			words += " by this rollout's orchestrator"
-			if l.State == locksmith.Hot && h.State != orchestrator.Paused {
-				words += fmt.Sprintf("; `%s` goes on with it, and breaks this lock where the policy lets it", start)
+			switch {
+			case l.State != locksmith.Hot:
+				words += " by this rollout's orchestrator"
+			case h.State == orchestrator.Paused:
+				words += fmt.Sprintf(": %s; it stays paused, and the command that ends that breaks this lock where the policy lets it; `%s` then goes on", driverGone, start)
+			default:
+				words += fmt.Sprintf(": %s; `%s` goes on with it, and breaks this lock where the policy lets it", driverGone, start)
 			}
 		case l.Session != nil && l.rollout != "":
 			words += " by rollout " + text.Printable(l.rollout) + ", and not by this one"
@@ -126,9 +133,23 @@ func sameHold(a, b *locksmith.Status) bool {
 	return a.Session == nil || *a.Session == *b.Session && a.Rule == b.Rule
 }
 
+// withLocks adds the locks to a view, and what they tell of who drives the rollout.
 func (v rolloutView) withLocks(list []rolloutLock) rolloutView {
 	for _, l := range list {
 		v.Locks = append(v.Locks, l.Status)
 	}
+	v.Driven = v.driven(list)
 	return v
+}
+
+// driven tells whether an orchestrator of the rollout holds all of its locks that is
+// not judged gone; nil: its locks were not all read, or there is nothing to drive.
+func (v *rolloutView) driven(list []rolloutLock) *bool {
+	if v.State.Terminal() || v.State == orchestrator.Waiting || len(list) == 0 || len(list) < len(v.Configs) {
+		return nil
+	}
+	ok := !slices.ContainsFunc(list, func(l rolloutLock) bool {
+		return l.Session == nil || l.rollout != v.ID || l.State == locksmith.Hot
+	})
+	return &ok
 }

@@ -17,8 +17,9 @@ func newRolloutStatus(m *Meta) *command {
 		Meta:     m,
 		Synopsis: "Show how a rollout stands",
 		Usage:    "[options] [ID|NAME]",
-		Description: `Shows state, stages and counts of a rollout, as the nodes' answers give them now,
-and who holds its locks while it is unfinished.
+		Description: `Shows state, stages and counts of a rollout. Of an unfinished one they are as the
+nodes' answers give them now, with who holds its locks; of one that has ended they
+are as at its end, and "rollout plan SPEC" says how the fleet stands now.
 Without an argument the only unfinished rollout is meant, or else the newest. Of
 one that has not begun it shows what it waits for.
 
@@ -70,6 +71,7 @@ It changes nothing and exits 0 whatever the state is.`,
 					m.Printf("  %-9s %s\n", "left", left)
 				}
 			}
+			m.Printf("%s", afterEnd(h, m.given.Judging, true))
 			m.Printf("%s%s", locksText(h, locks, m.startAgain()), driftedText(some, all))
 			for _, e := range events {
 				if e.Text != "" {

@@ -52,7 +52,7 @@ shows the newest one, and says so: the ID is what "rollout start" prints first.`
 			}
 			if h.FinishedAt != nil {
 				// There is nothing to follow: what is typed meanwhile is the shell's.
-				m.tell("%s", rolloutText(h))
+				m.tellWords(rolloutText(h) + afterEnd(h, m.given.Judging, true))
 				return nil
 			}
 			return m.watchLive(ctx, r, id)
@@ -87,19 +87,24 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 	var end *orchestrator.Header
 	var failed error
 	last, log := "", eventLog{read: r.Events}
+	left := false
 	err := r.Watch(ctx, id, func(h *orchestrator.Header, undriven bool) bool {
 		first := end == nil
 		end = h
-		if undriven {
-			last = "" // the numbers are told anew when it goes on
-			if !m.JSON {
-				m.tell("%s  %s\n", time.Now().UTC().Format("15:04:05"), runner.Undriven(m.startAgain()))
-			}
-			return true
-		}
 		if m.JSON {
-			failed = m.printLine(viewRollout(h, ""))
+			v := viewRollout(h, "")
+			if undriven {
+				v.Driven = new(bool)
+			}
+			failed = m.printLine(v)
 			return failed == nil
+		}
+		if undriven != left {
+			if left = undriven; left {
+				m.tell("%s  %s\n", time.Now().UTC().Format("15:04:05"), runner.Undriven(m.startAgain()))
+			} else {
+				last = "" // the numbers are told anew when it goes on
+			}
 		}
 		if first {
 			log.seen = h.Events
@@ -123,7 +128,7 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 		return rolloutError(err)
 	}
 	if !m.JSON {
-		m.tell("%s", rolloutText(end))
+		m.tell("%s%s", rolloutText(end), afterEnd(end, m.given.Judging, false))
 	}
 	return nil
 }
@@ -241,6 +246,10 @@ func (w *watchModel) key(k string) tea.Cmd {
 		if h == nil || h.State.Terminal() {
 			break
 		}
+		if h.State == orchestrator.RollingBack {
+			w.note = "it is rolling back, which cannot be paused"
+			break
+		}
 		// What ends a pause is promote where the rollout waits for that.
 		if w.asked = orchestrator.Pause; h.State == orchestrator.Paused {
 			w.asked = wayOn(h)
@@ -258,6 +267,9 @@ func (w *watchModel) hint() string {
 		return w.roomy(fmt.Sprintf("%s the rollout? y: yes, any other key: no", w.asked), fmt.Sprintf("%s? y: yes, others: no", w.asked))
 	}
 	if !w.keys {
+		if w.board.Undriven != "" {
+			return "^C leaves"
+		}
 		return w.roomy("^C leaves; the rollout goes on", "^C leaves")
 	}
 	h := w.board.Header
@@ -267,7 +279,14 @@ func (w *watchModel) hint() string {
 	case h.State == orchestrator.Paused:
 		return w.roomy(fmt.Sprintf("q quit, e explain, p %s", wayOn(h)), "q, e, p")
 	}
-	return w.roomy("q quit (the rollout goes on), e explain, p pause", "q quit, e explain, p pause", "q, e, p")
+	quit := "q quit (the rollout goes on)"
+	if w.board.Undriven != "" {
+		quit = "q quit" // it does not go on
+	}
+	if h.State == orchestrator.RollingBack {
+		return w.roomy(quit+", e explain", "q quit, e explain", "q, e")
+	}
+	return w.roomy(quit+", e explain, p pause", "q quit, e explain, p pause", "q, e, p")
 }
 
 func (w *watchModel) View() tea.View {
@@ -275,7 +294,7 @@ func (w *watchModel) View() tea.View {
 	if w.board.Header != nil && w.Width > 0 {
 		w.board.Now = time.Now()
 		s := w.Screen
-		s.Height = max(1, s.Height-1-min(1, len(w.note)))
+		s.Height = max(1, s.Height-1-len(w.noteLines()))
 		lines = board.Render(w.board, s)
 		for len(lines) < s.Height {
 			lines = append(lines, "")
@@ -331,15 +350,16 @@ func (m *Meta) watchLive(ctx context.Context, r *runner.Runner, id string) error
 		return rolloutError(err)
 	}
 	if h := model.board.Header; h != nil {
-		m.tell("%s", rolloutText(h))
+		all := rolloutText(h) + afterEnd(h, m.given.Judging, false)
 		left := model.board.Undriven
 		if h.State == orchestrator.Paused {
 			left = board.ETA(h, nil, nil, time.Now(), m.given.Judging)
 		}
 		if left != "" {
 			// The commands are whole here, also where the screen was too narrow.
-			m.tell("  %-9s %s\n", "left", text.Printable(left))
+			all += fmt.Sprintf("  %-9s %s\n", "left", text.Printable(left))
 		}
+		m.tellWords(all)
 	}
 	return nil
 }

@@ -82,8 +82,8 @@ func TestLocksOfARolloutSayWhatGoesOn(t *testing.T) {
 		{orchestrator.Waiting, free, "a.conf: FREE: held again when the window opens, by the start that waits for it or by the next tick", "nobody", false},
 		{orchestrator.Baking, free, "a.conf: FREE: nobody drives it now: `aimlock rollout start SPEC`, or the next tick", "paused", true},
 		{orchestrator.Paused, free, "a.conf: FREE: nobody drives it now, since it is paused; once that is ended, `aimlock rollout start SPEC`, or", "now: `", false},
-		{orchestrator.Baking, hot, "a.conf: HOT by this rollout's orchestrator; `aimlock rollout start SPEC` goes on with it, and breaks this lock", "nobody", true},
-		{orchestrator.Paused, hot, "a.conf: HOT by this rollout's orchestrator\n", "rollout start", false},
+		{orchestrator.Baking, hot, "a.conf: HOT: its orchestrator does not answer, and is judged gone; `aimlock rollout start SPEC` goes on with it, and breaks this lock", "nobody", true},
+		{orchestrator.Paused, hot, "a.conf: HOT: its orchestrator does not answer, and is judged gone; it stays paused, and the command that ends that breaks this lock where the policy lets it; `aimlock rollout start SPEC` then goes on\n", "by this", false},
 	} {
 		h := &orchestrator.Header{ID: "r-1", State: tc.state}
 		got := locksText(h, tc.list, "aimlock rollout start SPEC")
@@ -118,5 +118,118 @@ func TestStateErrorSaysSinceWhen(t *testing.T) {
 	}
 	if v := viewRollout(&orchestrator.Header{}, ""); v.PausedSince != nil {
 		t.Errorf("paused_since of one that is not is %v", v.PausedSince)
+	}
+}
+
+// A program reads who drives a rollout in one field, and is told nothing where that is
+// not known or there is nothing to drive.
+func TestViewSaysWhoDrives(t *testing.T) {
+	t.Parallel()
+	session := "s"
+	held := func(state, rollout string) rolloutLock {
+		return rolloutLock{Status: &locksmith.Status{Name: "a.conf", State: state, Session: &session}, rollout: rollout}
+	}
+	free := rolloutLock{Status: &locksmith.Status{Name: "a.conf", State: locksmith.Free}}
+	yes, no := true, false
+	for i, tc := range []struct {
+		state   orchestrator.Status
+		configs int
+		list    []rolloutLock
+		want    *bool
+	}{
+		{orchestrator.Running, 1, []rolloutLock{held(locksmith.Held, "r-1")}, &yes},
+		{orchestrator.Paused, 2, []rolloutLock{held(locksmith.Held, "r-1"), held(locksmith.Warm, "r-1")}, &yes},
+		{orchestrator.Running, 1, []rolloutLock{held(locksmith.Hot, "r-1")}, &no},
+		{orchestrator.Running, 1, []rolloutLock{held(locksmith.Held, "r-2")}, &no},
+		{orchestrator.Paused, 1, []rolloutLock{free}, &no},
+		{orchestrator.Running, 2, []rolloutLock{held(locksmith.Held, "r-1"), free}, &no},
+		{orchestrator.Running, 2, []rolloutLock{held(locksmith.Held, "r-1")}, nil},
+		{orchestrator.Running, 1, nil, nil},
+		{orchestrator.Waiting, 1, []rolloutLock{free}, nil},
+		{orchestrator.Succeeded, 1, []rolloutLock{free}, nil},
+	} {
+		v := viewRollout(&orchestrator.Header{ID: "r-1", State: tc.state, Configs: make([]orchestrator.HeaderConfig, tc.configs)}, "").withLocks(tc.list)
+		if (v.Driven == nil) != (tc.want == nil) || v.Driven != nil && *v.Driven != *tc.want {
+			t.Errorf("%d: %s of %d locks: driven is %v", i, tc.state, len(tc.list), v.Driven)
+		}
+	}
+}
+
+// The keys that are offered are those that do something, and nothing is said to go on
+// that does not.
+func TestWatchHint(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		state    orchestrator.Status
+		undriven string
+		keys     bool
+		want     string
+	}{
+		{orchestrator.Running, "", true, "q quit (the rollout goes on), e explain, p pause"},
+		{orchestrator.Running, "nobody", true, "q quit, e explain, p pause"},
+		{orchestrator.RollingBack, "", true, "q quit (the rollout goes on), e explain"},
+		{orchestrator.RollingBack, "nobody", true, "q quit, e explain"},
+		{orchestrator.Running, "", false, "^C leaves; the rollout goes on"},
+		{orchestrator.Running, "nobody", false, "^C leaves"},
+	} {
+		w := &watchModel{screen: screen{keys: tc.keys}}
+		w.Width = 80
+		w.board.Header, w.board.Undriven = &orchestrator.Header{State: tc.state}, tc.undriven
+		if got := w.hint(); got != tc.want {
+			t.Errorf("%s %q: %q, want %q", tc.state, tc.undriven, got, tc.want)
+		}
+		if w.key("p"); (w.asked == "") != (tc.state == orchestrator.RollingBack) || (w.note == "") != (w.asked != "") {
+			t.Errorf("%s: p asks for %q and notes %q", tc.state, w.asked, w.note)
+		}
+	}
+}
+
+// What became of an order is read to its end, on a narrow screen too; and what is left
+// on a terminal is broken at its blanks.
+func TestWordsAreNotCut(t *testing.T) {
+	t.Parallel()
+	const note = "resume: done; it goes on without 1 failed node, which is not tried again; no canary is left: the nodes of stage rest are first"
+	for _, width := range []int{48, 80, 200} {
+		w := &watchModel{}
+		w.Width, w.Height, w.note = width, 24, note
+		w.board.Header = &orchestrator.Header{ID: "r-1", State: orchestrator.Running, Total: 1}
+		lines := strings.Split(w.View().Content, "\n")
+		if got := strings.Join(strings.Fields(strings.Join(lines, " ")), " "); !strings.Contains(got, note) || len(lines) > 24 {
+			t.Errorf("width %d, %d lines: %s", width, len(lines), got)
+		}
+	}
+	w := &watchModel{}
+	w.Width, w.Height, w.note = 20, 8, note
+	if lines := w.noteLines(); len(lines) != 2 || len([]rune(lines[1])) > 20 {
+		t.Errorf("%q", lines)
+	}
+	const status = "r-1: succeeded\n  nodes     5 in all, 4 applied, 1 unreachable\n"
+	if got, want := wordLines(status, 40), "r-1: succeeded\n  nodes     5 in all, 4 applied, 1\n            unreachable\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := wordLines(status, 80); got != status {
+		t.Errorf("%q", got)
+	}
+}
+
+// Of one that has ended it is said where to look: on what took its place, and how the
+// fleet stands now.
+func TestAfterEnd(t *testing.T) {
+	t.Parallel()
+	typed := locksmith.Flags{}.Judging
+	at := time.Now()
+	h := &orchestrator.Header{ID: "r-1", State: orchestrator.Superseded, SupersededBy: "r-2"}
+	if got := afterEnd(h, typed, true); got != "" {
+		t.Errorf("of an unfinished one: %q", got)
+	}
+	h.FinishedAt = &at
+	const next = "  next      rollout r-2 took its place: `aimlock rollout watch r-2` follows that\n"
+	if got := afterEnd(h, typed, false); got != next {
+		t.Errorf("%q, want %q", got, next)
+	}
+	h.SupersededBy = ""
+	const now = "  now       counts and problems are those at its end; `aimlock rollout plan SPEC` says how the fleet stands now\n"
+	if got := afterEnd(h, typed, true); got != now {
+		t.Errorf("%q, want %q", got, now)
 	}
 }

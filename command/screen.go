@@ -211,10 +211,7 @@ func (s *screen) frame(lines []string, hint string) tea.View {
 		v.SetContent(strings.Join(all[:min(len(all), s.Height)], "\n"))
 		return v
 	}
-	var tail []string
-	if s.note != "" {
-		tail = append(tail, s.cut(s.clean(strings.ReplaceAll(s.note, "\n", " ")), s.Width))
-	}
+	tail := s.noteLines()
 	tail = append(tail, s.cut(s.clean(hint), s.Width))
 	if room := s.Height - len(tail); len(lines) > room {
 		lines = lines[:max(0, room)]
@@ -222,6 +219,64 @@ func (s *screen) frame(lines []string, hint string) tea.View {
 	all := slices.Concat(lines, tail)
 	v.SetContent(strings.Join(all[:min(len(all), s.Height)], "\n"))
 	return v
+}
+
+// noteMost is how many lines a note may take.
+const noteMost = 3
+
+// noteLines are the note as it stands on the screen, broken at its blanks: what became
+// of an order is told at its end.
+func (s *screen) noteLines() []string {
+	if s.note == "" || s.Width <= 0 {
+		return nil
+	}
+	lines := board.Lines(s.clean(strings.ReplaceAll(s.note, "\n", " ")), s.Width)
+	if most := max(1, min(noteMost, s.Height/4)); len(lines) > most {
+		rest := strings.Join(lines[most-1:], " ")
+		lines = append(lines[:most-1], rest)
+	}
+	for i := range lines {
+		lines[i] = s.cut(lines[i], s.Width)
+	}
+	return lines
+}
+
+// tellWords prints lines on stdout. On a terminal, those that are wider are broken at
+// their blanks, in line with the values of "rollout status".
+func (m *Meta) tellWords(lines string) {
+	width, ok := Terminal(m.Stdout)
+	if !ok {
+		m.tell("%s", lines)
+		return
+	}
+	m.tell("%s", wordLines(lines, width))
+}
+
+// statusMargin is how far the values of "rollout status" stand from the margin.
+const statusMargin = 12
+
+func wordLines(lines string, width int) string {
+	var b strings.Builder
+	for l := range strings.Lines(lines) {
+		l = strings.TrimRight(l, "\n")
+		cells := []rune(l)
+		if ansi.StringWidth(l) <= width || width < 2*statusMargin || len(cells) <= statusMargin {
+			b.WriteString(l + "\n")
+			continue
+		}
+		label, margin := string(cells[:statusMargin]), strings.Repeat(" ", statusMargin)
+		rest := string(cells[statusMargin:])
+		if !strings.HasSuffix(label, " ") {
+			label, margin, rest = "", "", l
+		}
+		for i, part := range board.Lines(rest, width-len(margin)) {
+			if i > 0 {
+				label = margin
+			}
+			b.WriteString(label + part + "\n")
+		}
+	}
+	return b.String()
 }
 
 // asking runs what a key asks for beside the view, with a bound.

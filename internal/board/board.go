@@ -111,41 +111,6 @@ func Headline(h *orchestrator.Header, now time.Time) string {
 	return fmt.Sprintf("%s, stage %s: %s", state, h.Stage, Counts(h))
 }
 
-// State is a rollout's state in words: of a paused one since when, and for how long.
-func State(h *orchestrator.Header, now time.Time) string {
-	since := PausedSince(h, now)
-	if since == "" {
-		return string(h.State)
-	}
-	return string(h.State) + " " + since
-}
-
-// PausedSince says since when a rollout is paused, and for how long; "" if it is not,
-// or that is not known. The time is of who paused it.
-func PausedSince(h *orchestrator.Header, now time.Time) string {
-	since := pausedAt(h, now)
-	if since == "" {
-		return ""
-	}
-	if d := now.Sub(h.Paused.At); d >= time.Second {
-		since += " (" + Duration(d.Truncate(time.Second)) + ")"
-	}
-	return since
-}
-
-func pausedAt(h *orchestrator.Header, now time.Time) string {
-	if h.State != orchestrator.Paused || h.Paused == nil || h.Paused.At.IsZero() {
-		return ""
-	}
-	if now.Sub(h.Paused.At).Abs() < 12*time.Hour {
-		return "since " + h.Paused.At.UTC().Format("15:04:05 UTC")
-	}
-	return "since " + text.Time(h.Paused.At)
-}
-
-// unplanned reports whether a rollout has no nodes yet: it waits for its turn.
-func unplanned(h *orchestrator.Header) bool { return h.State == orchestrator.Waiting && h.Total == 0 }
-
 // Counts names the classes that have nodes.
 func Counts(h *orchestrator.Header) string {
 	words := fmt.Sprintf("%d in all", h.Total)

@@ -80,6 +80,9 @@ func (p *painter) ways() []string {
 	return out
 }
 
+// Lines breaks clean text into lines at its blanks.
+func Lines(s string, width int) []string { return wrapBlanks(s, max(8, width)) }
+
 // wrapBlanks breaks clean text into lines at its blanks, and within a word only where
 // that alone is wider than a line.
 func wrapBlanks(s string, width int) []string {

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -72,6 +70,11 @@ func (r *Runner) live(ctx context.Context, h *orchestrator.Header) (*orchestrato
 	if err != nil {
 		return nil, err
 	}
+	return r.liveOf(ctx, plan, h)
+}
+
+// liveOf is live by a plan that was read.
+func (r *Runner) liveOf(ctx context.Context, plan *orchestrator.Plan, h *orchestrator.Header) (*orchestrator.Header, error) {
 	st, err := r.standing(ctx, plan, false, 0)
 	if err != nil {
 		return nil, err
@@ -86,7 +89,16 @@ func (r *Runner) live(ctx context.Context, h *orchestrator.Header) (*orchestrato
 	}
 	out := s.Header()
 	out.PlanChunks, out.UpdatedAt = h.PlanChunks, h.UpdatedAt
-	out.Flying, out.Answers, out.Events = h.Flying, h.Answers, h.Events
+	out.Answers, out.Events, out.Flying = h.Answers, h.Events, nil
+	if len(h.Flying) > 0 {
+		index := plan.Index()
+		for _, f := range h.Flying {
+			// Since it was written some have answered.
+			if i, ok := index[f.Node]; ok && s.Flying(i) {
+				out.Flying = append(out.Flying, f)
+			}
+		}
+	}
 	return &out, nil
 }
 
@@ -140,121 +152,6 @@ func (r *Runner) Find(ctx context.Context, ref string) (string, error) {
 		return "", fmt.Errorf("rollout %q: %w; `aimlock rollout list` shows them", ref, ErrNotFound)
 	}
 	return "", fmt.Errorf("%w: there is none yet", ErrNotFound)
-}
-
-// lookEvery is how often Watch looks whether anybody drives a rollout that is at work
-// while its header stands still, and lookFirst how soon after the first header.
-const (
-	lookEvery = 5 * time.Second
-	lookFirst = time.Second
-)
-
-// Watch calls fn with the rollout's header, first and at each change, until it
-// has ended or fn returns false. Whoever drives the rollout writes the header at
-// every decision and, while nodes answer, every second: one query of a small key
-// follows it, whatever the fleet's size. Where nobody drives a rollout that is at
-// work, its header tells nothing of that: fn is then called with the same header and
-// undriven, and once more when somebody does again.
-func (r *Runner) Watch(ctx context.Context, id string, fn func(h *orchestrator.Header, undriven bool) bool) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	headers, failed := make(chan *orchestrator.Header), make(chan error, 1)
-	var follower sync.WaitGroup
-	defer follower.Wait()
-	defer cancel(nil)
-	follower.Go(func() {
-		for w := r.headerWatcher(id); ; {
-			h, err := w.Next(ctx)
-			if err != nil {
-				failed <- err
-				return
-			}
-			select {
-			case headers <- h:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	var last *orchestrator.Header // nil: it has not begun, as far as is known
-	undriven, look := false, lookFirst
-	for first := true; ; first = false {
-		var late <-chan time.Time
-		switch {
-		case first:
-		case last == nil:
-			late = time.After(blockerEvery)
-		case last.AtWork():
-			late = time.After(look)
-		}
-		h := last
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case err := <-failed:
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return err
-		case h = <-headers:
-		case <-late:
-			if last == nil {
-				break // it is time to look into the queue
-			}
-			look = lookEvery
-			now, err := r.undriven(ctx, last)
-			switch {
-			case ctx.Err() != nil:
-				return context.Cause(ctx)
-			case err != nil:
-				return err
-			}
-			if now != undriven {
-				if undriven = now; !fn(last, now) {
-					return nil
-				}
-			}
-			continue
-		}
-		switch {
-		case h == nil:
-			// It may still wait for its turn.
-			w, err := r.Waits(ctx, id)
-			switch {
-			case err != nil:
-				return err
-			case w == nil:
-				if _, err := r.header(ctx, id); err != nil {
-					return err
-				}
-			case !fn(w.Header(), false):
-				return nil
-			}
-		case last != nil && reflect.DeepEqual(h, last):
-			// Told again, after an error that was retried.
-		default:
-			undriven = false
-			if !fn(h, false) || h.FinishedAt != nil {
-				return nil
-			}
-		}
-		last = h
-	}
-}
-
-// StandsStill reports whether a rollout stands still though it is at work: nobody drives it.
-func (r *Runner) StandsStill(ctx context.Context, h *orchestrator.Header) (bool, error) {
-	return r.undriven(ctx, h)
-}
-
-// undriven reports whether nobody holds the lock of a rollout that is at work. The
-// header is read after the lock: who ends or pauses a rollout writes that before he
-// lets the lock go.
-func (r *Runner) undriven(ctx context.Context, h *orchestrator.Header) (bool, error) {
-	if driven, err := r.driven(ctx, h); err != nil || driven {
-		return false, err
-	}
-	now, err := r.header(ctx, h.ID)
-	return err == nil && now.AtWork(), err
 }
 
 // Preview is what a rollout would do.

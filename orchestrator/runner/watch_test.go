@@ -2,6 +2,8 @@ package runner_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -78,4 +80,54 @@ func TestWatchTellsThatNobodyDrives(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// While nobody drives a rollout nobody counts the answers either: who watches it gets
+// them all the same, and not a node in flight that is long done.
+func TestWatchCountsWhatNobodyDrives(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	gate := filepath.Join(t.TempDir(), "gate")
+	in := f.input("one", orchestrator.Stage{Name: "all", Percent: 100})
+	in.Spec.Configs[0].Validate = &orchestrator.Command{Argv: []string{"sh", "-c", "until [ -e " + gate + " ]; do sleep 0.1; done"}}
+	sctx, stop := context.WithCancel(t.Context())
+	started := make(chan error, 1)
+	go func() { _, err := f.runner().Start(sctx, in); started <- err }()
+	id := ""
+	f.until("orders to be given", func() bool {
+		heads, err := f.runner().Headers(t.Context())
+		if err == nil && len(heads) == 1 && heads[0].InFlight == 2 && len(heads[0].Flying) == 2 {
+			id = heads[0].ID
+		}
+		return id != ""
+	})
+	stop()
+	<-started
+
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	opened, applied := false, orchestrator.ClassApplied
+	err := f.runner().Watch(ctx, id, func(h *orchestrator.Header, undriven bool) bool {
+		switch {
+		case !undriven:
+			return true
+		case !opened:
+			opened = true
+			if h.InFlight != 2 || len(h.Flying) != 2 || h.Counts[applied] != 0 {
+				t.Errorf("it tells of %d in flight, %v, and %d applied", h.InFlight, h.Flying, h.Counts[applied])
+			}
+			if err := os.WriteFile(gate, nil, 0o600); err != nil {
+				t.Error(err)
+			}
+			return true
+		}
+		return h.Counts[applied] < 2 || h.InFlight > 0 || len(h.Flying) > 0
+	})
+	if err != nil {
+		t.Errorf("the answers were not counted: %v", err)
+	}
+	h, err := f.runner().Show(t.Context(), id)
+	if err != nil || h.Counts[applied] != 2 || len(h.Flying) != 0 {
+		t.Errorf("%+v %v", h, err)
+	}
 }
