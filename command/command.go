@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/agext/levenshtein"
 	"github.com/hashicorp/cli"
 
 	"github.com/aim-control/aimlock/policies"
@@ -244,9 +245,12 @@ func (e *unknownFlagError) Error() string { return "unknown flag -" + e.name }
 func suggest(given string, candidates []string) string {
 	best, bestDist := "", 3
 	for _, c := range candidates {
-		d := typos(given, c)
-		if len(given) > 2 && strings.HasPrefix(c, given) {
+		d := levenshtein.Distance(given, c, nil)
+		switch {
+		case len(given) > 2 && strings.HasPrefix(c, given):
 			d = min(d, 1) // it may be short for that
+		case letters(given) == letters(c):
+			d = min(d, 1) // neighbours that changed places are one slip
 		}
 		if d < bestDist && d < len(c) {
 			best, bestDist = c, d
@@ -255,30 +259,11 @@ func suggest(given string, candidates []string) string {
 	return best
 }
 
-// typos is by how many slips a became b: a letter too many or too few, another one,
-// or two neighbours that changed places.
-func typos(a, b string) int {
-	from, to := []rune(a), []rune(b)
-	var before, last, row []int
-	for j := range len(to) + 1 {
-		row = append(row, j)
-	}
-	for i := range from {
-		before, last = last, row
-		row = []int{i + 1}
-		for j := range to {
-			d := last[j]
-			if from[i] != to[j] {
-				d++
-			}
-			d = min(d, last[j+1]+1, row[j]+1)
-			if i > 0 && j > 0 && from[i] == to[j-1] && from[i-1] == to[j] {
-				d = min(d, before[j-1]+1)
-			}
-			row = append(row, d)
-		}
-	}
-	return row[len(to)]
+// letters are those of a word, in order.
+func letters(s string) string {
+	r := []rune(s)
+	slices.Sort(r)
+	return string(r)
 }
 
 // Help is the whole help text but for the list of subcommands, which cli adds.

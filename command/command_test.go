@@ -293,14 +293,6 @@ func TestSuggestedCommandChangesNothing(t *testing.T) {
 			t.Errorf("%s: %v, want %q", tc.given, err, tc.want)
 		}
 	}
-	for _, tc := range []struct {
-		a, b string
-		n    int
-	}{{"", "ab", 2}, {"ab", "", 2}, {"stauts", "status", 1}, {"stauts", "start", 2}, {"abc", "cab", 2}, {"größe", "grösße", 1}} {
-		if n := typos(tc.a, tc.b); n != tc.n {
-			t.Errorf("%q, %q: %d, want %d", tc.a, tc.b, n, tc.n)
-		}
-	}
 }
 
 // Who drives a rollout reads in the help which codes it may end with, in the words of
