@@ -35,7 +35,7 @@ func (m *Meta) loadRollout(path string) (runner.Input, error) {
 	if err := m.checkPluginBlocks(f); err != nil {
 		return runner.Input{}, err
 	}
-	in := runner.Input{Spec: f.Spec, Dir: dir, Contents: f.Contents, Fleet: m.fleet(f)}
+	in := runner.Input{Spec: f.Spec, File: filepath.Join(dir, filepath.Base(path)), Dir: dir, Contents: f.Contents, Fleet: m.fleet(f)}
 	for name, t := range f.Templates {
 		if in.Templates == nil {
 			in.Templates = map[string]runner.Template{}
@@ -140,6 +140,10 @@ type rolloutView struct {
 	Superseded string                    `json:"superseded_by,omitempty"`
 	Follows    string                    `json:"follows,omitempty"`
 	Note       string                    `json:"note,omitempty"`
+	// BegunBy is who began it; empty where it is not known.
+	BegunBy string `json:"begun_by,omitempty"`
+	// BegunWith is the file of its spec, on the machine where it was begun.
+	BegunWith string `json:"begun_with,omitempty"`
 	// Drifted are nodes where somebody else changed a file, 100 at most, of so
 	// many.
 	Drifted      []runner.Drifted `json:"drifted,omitempty"`
@@ -178,7 +182,7 @@ func viewRollout(h *orchestrator.Header, note string) rolloutView {
 		InFlight: h.InFlight, Flying: h.Flying, Gates: h.Gates,
 		ID: h.ID, Name: h.Name, State: h.State, Stage: h.Stage, Token: h.Token, Counts: h.Counts, Total: h.Total,
 		StartedAt: h.StartedAt, FinishedAt: h.FinishedAt, CreatedAt: h.CreatedAt, Reason: h.Reason, Problems: h.Problems,
-		Command: h.Command, Superseded: h.SupersededBy, Follows: h.Follows, Note: note,
+		Command: h.Command, Superseded: h.SupersededBy, BegunBy: h.BegunBy, BegunWith: h.BegunWith, Follows: h.Follows, Note: note,
 	}
 	if h.Paused != nil {
 		v.Reason, v.Pause = h.Paused.Why, h.Pauses
@@ -240,6 +244,9 @@ func rolloutText(h *orchestrator.Header) string {
 	for _, p := range h.Problems {
 		line("problem", "%s: %s: %s", p.Node, p.Class, text.Clip(text.Printable(p.Why), 400))
 	}
+	if begun := begunText(h); begun != "" && h.FinishedAt == nil {
+		line("begun", "%s", text.Printable(begun))
+	}
 	if h.StartedAt != nil {
 		line("started", "%s", text.Time(*h.StartedAt))
 	}
@@ -263,6 +270,22 @@ func afterEnd(h *orchestrator.Header, typed board.Typed, late bool) string {
 		fmt.Fprintf(&b, "  %-9s counts and problems are those at its end; `%s` says how the fleet stands now\n", "now", typed("rollout plan", "SPEC"))
 	}
 	return b.String()
+}
+
+// begunText says who began an unfinished rollout, and with what: a start of anything
+// else does not go on with it. "" where that is not known.
+func begunText(h *orchestrator.Header) string {
+	words := ""
+	if h.BegunBy != "" {
+		words = "by " + h.BegunBy
+	}
+	if h.BegunWith != "" {
+		words += " with " + h.BegunWith
+	}
+	if words = strings.TrimSpace(words); words != "" && h.Token != 0 && h.Conflict != orchestrator.ConflictQueue {
+		words += "; a start of another spec or content takes its place"
+	}
+	return words
 }
 
 func pausedWhy(h *orchestrator.Header) string {

@@ -64,6 +64,9 @@ It changes nothing and exits 0 whatever the state is.`,
 			if h.FinishedAt == nil && h.PlanChunks > 0 {
 				plan, err := r.PlanOf(ctx, h)
 				if err == nil {
+					if bake := board.Bake(h, &plan.Spec, time.Now()); bake != "" {
+						m.Printf("  %-9s %s\n", "bake", text.Printable(bake))
+					}
 					left := text.Printable(board.ETA(h, &plan.Spec, measured(ctx, r, h, &plan.Spec), time.Now(), m.given.Judging))
 					if _, ok := undriven(h, locks); ok {
 						left += ", once somebody drives it again"

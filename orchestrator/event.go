@@ -129,8 +129,8 @@ type OperatorCommand struct {
 }
 
 // Supersede ends the rollout in favour of another one of its config. Whoever
-// feeds it holds the config's lock.
-type Supersede struct{ By string }
+// feeds it holds the config's lock. Begun is who began that one, if it is known.
+type Supersede struct{ By, Begun string }
 
 // Tick: time has passed.
 type Tick struct{}

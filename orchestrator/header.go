@@ -89,6 +89,12 @@ type Header struct {
 	// read.
 	Root         string `json:"root,omitempty"`
 	SupersededBy string `json:"superseded_by,omitempty"`
+	// BegunBy is who began it; empty where it is not known.
+	BegunBy string `json:"begun_by,omitempty"`
+	// BegunWith is the file of its spec, on the machine where it was begun.
+	BegunWith string `json:"begun_with,omitempty"`
+	// Conflict is what its spec says about unfinished rollouts of its configs.
+	Conflict string `json:"conflict,omitempty"`
 	// QueuedAt is the Raft index at which a rollout joined the queue that was
 	// ended there: it never began, and has no Token to be sorted by.
 	QueuedAt uint64 `json:"queued_at,omitempty"`
@@ -320,7 +326,7 @@ func (s *State) Header() Header {
 func NewHeader(id string, spec Spec, at time.Time) Header {
 	h := Header{
 		Version: HeaderVersion, ID: id, Name: spec.Name, Hash: spec.Hash, State: Waiting,
-		CreatedAt: at, UpdatedAt: at,
+		CreatedAt: at, UpdatedAt: at, Conflict: spec.Conflict,
 	}
 	for _, st := range spec.Stages {
 		h.Stages = append(h.Stages, HeaderStage{Name: st.Name})

@@ -67,16 +67,26 @@ func (s *State) apply(ev Event) {
 		}
 	case Supersede:
 		if s.superseded = ev.By; !s.status.Terminal() {
-			s.makeRoom(ev.By)
+			s.makeRoom(ev.By, ev.Begun)
 		}
 	case Tick:
 	}
 }
 
 // makeRoom ends the rollout in favour of another one.
-func (s *State) makeRoom(by string) {
+func (s *State) makeRoom(by, begun string) {
 	s.superseded = by
-	s.setStatus(Superseded, "rollout "+by+" took its place")
+	s.setStatus(Superseded, TookPlace(by, begun))
+}
+
+// TookPlace says which rollout took another one's place, and who began it, if that is
+// known.
+func TookPlace(id, begun string) string {
+	words := "rollout " + id + " took its place"
+	if begun != "" {
+		words += ", begun by " + begun
+	}
+	return words
 }
 
 func because(why string) string {
@@ -328,7 +338,7 @@ func (s *State) obey(c OperatorCommand) {
 	case Abort:
 		s.setStatus(Aborted, by)
 	case MakeRoom:
-		s.makeRoom(c.Rollout)
+		s.makeRoom(c.Rollout, c.By)
 	case Rollback:
 		if s.status == RollingBack {
 			s.command.Result = "it is rolling back already"

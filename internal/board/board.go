@@ -401,6 +401,9 @@ func (p *painter) facts() []string {
 	out := []string{""}
 	if h.State == orchestrator.Paused {
 		out = append(out, p.ways()...)
+		if bake := Bake(h, p.m.Spec, p.m.Now); bake != "" {
+			out = append(out, p.fact("bake", bake)...)
+		}
 	}
 	if h.Total > 0 {
 		out = append(out, p.fact("nodes", Counts(h))...)
@@ -471,8 +474,12 @@ func ETA(h *orchestrator.Header, spec *orchestrator.Spec, past *orchestrator.Ans
 	switch h.State {
 	case orchestrator.Paused:
 		if h.Paused != nil && h.Paused.Cause == orchestrator.CauseFailure {
-			ways := Ways(h, typed)
-			return fmt.Sprintf("nothing happens before `%s` (%s) or `%s` (%s)", ways[0].Command, ways[0].What, ways[1].Command, ways[1].What)
+			var ways []string
+			for _, w := range Ways(h, typed) {
+				ways = append(ways, fmt.Sprintf("`%s` (%s)", w.Command, w.What))
+			}
+			last := len(ways) - 1
+			return "nothing happens before " + strings.Join(ways[:last], ", ") + " or " + ways[last]
 		}
 		return fmt.Sprintf("nothing happens before `%s` or `rollback`", typed.on(h.WayOn(), h))
 	case orchestrator.RollingBack:

@@ -207,13 +207,62 @@ func TestWaysAreWhole(t *testing.T) {
 	for width := 40; width <= 200; width++ {
 		lines := Render(m, Screen{Width: width, UTF8: true})
 		all := strings.Join(strings.Fields(strings.Join(lines, " ")), " ")
-		i, k := strings.Index(all, back), strings.Index(all, on)
-		if i < 0 || k < i || !strings.Contains(all, "without the failed nodes, which are not tried again") {
+		i, n, k := strings.Index(all, back), strings.Index(all, "aimlock rollout start SPEC"), strings.Index(all, on)
+		if i < 0 || n < i || k < n || !strings.Contains(all, "without the failed nodes, which this rollout does not try again") {
 			t.Errorf("width %d:\n%s", width, strings.Join(lines, "\n"))
 		}
 		if width >= 72 && !strings.Contains(strings.Join(lines, "\n"), on) {
 			t.Errorf("width %d: the command is broken where it has room:\n%s", width, strings.Join(lines, "\n"))
 		}
+	}
+}
+
+// Who is to wait for the end of the one that is paused is told to end it first.
+func TestWaysWhereOthersQueue(t *testing.T) {
+	t.Parallel()
+	h := &orchestrator.Header{ID: "r-1", State: orchestrator.Paused, Paused: &orchestrator.PauseInfo{Cause: orchestrator.CauseFailure}}
+	if got, want := WaysText(h, nil), "To begin anew in its place, with a corrected content or spec: `aimlock rollout start SPEC`. To go on"; !strings.Contains(got, want) {
+		t.Errorf("%q", got)
+	}
+	h.Conflict = orchestrator.ConflictQueue
+	if got, want := WaysText(h, nil), "To end it, before a corrected content or spec is begun: `aimlock rollout abort r-1`. To go on"; !strings.Contains(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
+// A pause stops no bake: when it is over, and what a resume comes to then, is said.
+func TestBakeOfAPause(t *testing.T) {
+	t.Parallel()
+	m := paused()
+	h := *m.Header
+	m.Header = &h
+	for _, c := range []struct {
+		since    *time.Time
+		stage    int
+		promoted bool
+		want     string
+	}{
+		{nil, 2, false, ""},
+		{ago(3 * time.Minute), 2, true, ""},
+		{ago(3 * time.Minute), 3, false, ""},
+		{ago(3 * time.Minute), 2, false, `that of stage "tenth" runs on, and is over at 20:07:00 UTC, in 7m0s: resumed after that, its gates are asked at once`},
+		{ago(13 * time.Minute), 2, false, `that of stage "tenth" is over since 19:57:00 UTC: resumed, its gates are asked at once`},
+	} {
+		h.BakingSince, h.StageIndex, h.Promoted = c.since, c.stage, c.promoted
+		if got := Bake(&h, m.Spec, now); got != c.want {
+			t.Errorf("%q, not %q", got, c.want)
+		}
+		all := strings.Join(strings.Fields(strings.Join(Render(m, Screen{Width: 200, UTF8: true}), " ")), " ")
+		if strings.Contains(all, "bake that of") != (c.want != "") || !strings.Contains(all, c.want) {
+			t.Errorf("%q is not in %s", c.want, all)
+		}
+	}
+	spec := *m.Spec
+	spec.Stages = append([]orchestrator.Stage{}, spec.Stages...)
+	spec.Stages[2].Gate = nil
+	h.StageIndex, h.Promoted, h.BakingSince = 2, false, ago(13*time.Minute)
+	if got := Bake(&h, &spec, now); !strings.HasSuffix(got, `: resumed, stage "rest" begins at once`) {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -3,7 +3,6 @@ package board
 import (
 	"time"
 
-	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator"
 )
 
@@ -33,10 +32,7 @@ func pausedAt(h *orchestrator.Header, now time.Time) string {
 	if h.State != orchestrator.Paused || h.Paused == nil || h.Paused.At.IsZero() {
 		return ""
 	}
-	if now.Sub(h.Paused.At).Abs() < 12*time.Hour {
-		return "since " + h.Paused.At.UTC().Format("15:04:05 UTC")
-	}
-	return "since " + text.Time(h.Paused.At)
+	return "since " + clock(h.Paused.At, now)
 }
 
 // unplanned reports whether a rollout has no nodes yet: it waits for its turn.

@@ -486,6 +486,7 @@ func (d *drive) present() orchestrator.Header { return d.dress(d.state.Header())
 // dress fills in what a header has that is not the core's.
 func (d *drive) dress(h orchestrator.Header) orchestrator.Header {
 	h.PlanChunks, h.Events, h.Traceparent = d.chunks, d.diary.last, d.header.Traceparent
+	h.BegunBy, h.BegunWith = d.header.BegunBy, d.header.BegunWith
 	mark(&h, &d.header, d.plan.Spec.Deadline > 0, d.r.clock)
 	h.Flying = d.state.Oldest(orchestrator.FlyingShown)
 	if d.took.N > 0 {

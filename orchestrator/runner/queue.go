@@ -76,7 +76,7 @@ type Waiting struct {
 func (w *Waiting) Header() *orchestrator.Header {
 	h := &orchestrator.Header{
 		Version: orchestrator.HeaderVersion, ID: w.ID, Name: w.Name, Hash: w.rec.Hash, State: orchestrator.Waiting,
-		Configs: w.Configs, CreatedAt: w.Since, UpdatedAt: w.Since, QueuedAt: w.place,
+		Configs: w.Configs, CreatedAt: w.Since, UpdatedAt: w.Since, QueuedAt: w.place, BegunBy: w.By, Conflict: w.rec.Conflict,
 	}
 	for _, s := range w.rec.Stages {
 		h.Stages = append(h.Stages, orchestrator.HeaderStage{Name: s})
@@ -413,7 +413,7 @@ func (r *Runner) clearQueue(ctx context.Context, h Hold, spec *orchestrator.Spec
 			var ok bool
 			head, ok, err = r.endQueued(ctx, w, func(head *orchestrator.Header) {
 				head.Epoch, head.SupersededBy = h.Epoch(), id
-				head.End(orchestrator.Superseded, "rollout "+id+" took its place before it began", time.Now().UTC())
+				head.End(orchestrator.Superseded, orchestrator.TookPlace(id, r.by)+": this one had not begun", time.Now().UTC())
 			}, h.Txn)
 			if ok {
 				r.tell(Progress{Kind: orchestrator.TellStatus, Text: fmt.Sprintf("rollout %s, which was waiting, is superseded", w.ID), Header: *head})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -210,6 +211,9 @@ func TestSupersedeOfOneAtWork(t *testing.T) {
 	})
 	second := f.ends(f.begin(f.input("two", orchestrator.Stage{Name: "all", Percent: 100})), orchestrator.Succeeded)
 	out := f.ends(first, orchestrator.Superseded)
+	if begun := " took its place, begun by "; !strings.Contains(out.Header.Reason, second.ID+begun) {
+		t.Errorf("%q", out.Header.Reason)
+	}
 	if out.Header.SupersededBy != second.ID || out.Header.Counts != (orchestrator.Counts{orchestrator.ClassApplied: 1, orchestrator.ClassSuperseded: 1}) {
 		t.Errorf("the first one: %+v", out.Header)
 	}

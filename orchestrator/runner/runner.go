@@ -135,8 +135,8 @@ func New(cfg Config) *Runner {
 // Input is a rollout as it is wanted.
 type Input struct {
 	Spec orchestrator.Spec
-	// Dir is the folder of the spec's file: programs of gates run in it.
-	Dir string
+	// File is the spec's file, and Dir its folder: programs of gates run in it.
+	File, Dir string
 	// Contents are the configs' contents by name. They never reach a log.
 	Contents map[string][]byte
 	// Templates of the configs whose contents differ between nodes, by name.

@@ -99,6 +99,7 @@ func (r *Runner) liveOf(ctx context.Context, plan *orchestrator.Plan, h *orchest
 			}
 		}
 	}
+	out.BegunBy, out.BegunWith = h.BegunBy, h.BegunWith
 	return &out, nil
 }
 

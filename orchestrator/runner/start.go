@@ -290,6 +290,7 @@ func (r *Runner) drive(ctx context.Context, h Hold, in *Input, j *job, wait unti
 		trace := d.header.Traceparent
 		d.header = d.state.Header()
 		d.header.Epoch, d.header.Token, d.header.Traceparent = h.Epoch(), h.Token(), trace
+		d.header.BegunBy, d.header.BegunWith = r.by, in.File
 		if err := r.clearQueue(ctx, h, &in.Spec, j.plan.ID, q); err != nil {
 			return nil, next{}, err
 		}
@@ -315,7 +316,7 @@ func (r *Runner) supersede(ctx context.Context, h Hold, j *job) (seq uint64, err
 		var head orchestrator.Header
 		switch {
 		case old.State != orchestrator.RollingBack:
-			if head, err = r.superseded(ctx, h, old, j.plan.ID); err != nil {
+			if head, err = r.superseded(ctx, h, old, j); err != nil {
 				return seq, err
 			}
 		case !covers(&j.plan.Spec, old):
@@ -349,7 +350,11 @@ func ofOldSpec(spec *orchestrator.Spec, old *orchestrator.Header) string {
 
 // superseded writes that a rollout is superseded. What is damaged or lost of it
 // is no reason to leave it unfinished.
-func (r *Runner) superseded(ctx context.Context, h Hold, old *orchestrator.Header, by string) (orchestrator.Header, error) {
+func (r *Runner) superseded(ctx context.Context, h Hold, old *orchestrator.Header, j *job) (orchestrator.Header, error) {
+	by, begun := j.plan.ID, r.by
+	if j.resume != nil {
+		begun = j.resume.BegunBy
+	}
 	head, now := *old, time.Now().UTC()
 	d := &drive{r: r, h: h, header: *old}
 	var err error
@@ -359,7 +364,7 @@ func (r *Runner) superseded(ctx context.Context, h Hold, old *orchestrator.Heade
 	switch {
 	case err == nil:
 		var effects []orchestrator.Effect
-		d.state, effects = orchestrator.Step(d.state, orchestrator.Supersede{By: by}, now)
+		d.state, effects = orchestrator.Step(d.state, orchestrator.Supersede{By: by, Begun: begun}, now)
 		for _, e := range effects {
 			if t, ok := e.(orchestrator.Tell); ok {
 				d.told(t, now)
@@ -370,7 +375,7 @@ func (r *Runner) superseded(ctx context.Context, h Hold, old *orchestrator.Heade
 	case unreadable(err):
 		r.log.Warn("an unfinished rollout cannot be read whole", "rollout", old.ID, "error", err)
 		head.SupersededBy = by
-		head.End(orchestrator.Superseded, "rollout "+by+" took its place", now)
+		head.End(orchestrator.Superseded, orchestrator.TookPlace(by, begun), now)
 	default:
 		return head, err
 	}
