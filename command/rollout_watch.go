@@ -87,7 +87,7 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 	var end *orchestrator.Header
 	var failed error
 	last, log := "", eventLog{read: r.Events}
-	left := false
+	left, late := false, false
 	err := r.Watch(ctx, id, func(h *orchestrator.Header, undriven bool) bool {
 		first := end == nil
 		end = h
@@ -107,7 +107,7 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 			}
 		}
 		if first {
-			log.seen = h.Events
+			log.seen, late = h.Events, h.FinishedAt != nil
 		}
 		var events []records.RolloutEvent
 		if events, failed = log.next(ctx, h); failed != nil {
@@ -128,7 +128,7 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 		return rolloutError(err)
 	}
 	if !m.JSON {
-		m.tell("%s%s", rolloutText(end), afterEnd(end, m.given.Judging, false))
+		m.tell("%s%s", rolloutText(end), afterEnd(end, m.given.Judging, late))
 	}
 	return nil
 }
