@@ -97,7 +97,7 @@ func locksText(h *orchestrator.Header, list []rolloutLock, start string) string 
 			// A start that waits for the window has let go of the locks.
 			words += ": held again when the window opens, by the start that waits for it or by the next tick"
 		case l.State == locksmith.Free && h.State == orchestrator.Paused:
-			words += fmt.Sprintf(": nobody drives it now, since it is paused; once that is ended, `%s`, or the next tick, goes on with it", start)
+			words += ": " + runner.UndrivenPaused(start)
 		case l.State == locksmith.Free:
 			words += ": " + runner.Undriven(start)
 		}

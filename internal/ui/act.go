@@ -125,7 +125,7 @@ func (o *order) obey(ctx context.Context, a *Actor) (string, error) {
 		if c := h.Command; c != nil && !c.OK {
 			return "", fmt.Errorf("%s was refused: %s", o.Do, c.Result)
 		}
-		return a.Rollouts.Became(ctx, h, verb, locksmith.Flags{}.Judging("rollout start", "SPEC")), nil
+		return a.Rollouts.Became(ctx, h, verb, startAgain()), nil
 	}
 	switch o.Do {
 	case "request":

@@ -12,6 +12,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/records"
+	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/orchestrator/runner"
 )
@@ -68,6 +69,8 @@ type board struct {
 	rollouts []rolloutRow
 	listed   bool
 	stories  map[string]*tale
+	// still is since when nobody is seen to drive a rollout, by id.
+	still map[string]time.Time
 }
 
 // looker is one stream. wake has room for one: what changed meanwhile is told
@@ -84,14 +87,21 @@ type lockRow struct {
 	// lock was gone in between.
 	rev  uint64
 	sign string
+	// rollout is the id that its holder names.
+	rollout string
 }
 
 type rolloutRow struct {
 	ID   string          `json:"id"`
 	View json.RawMessage `json:"view"`
+	// Driving is null for one that has ended or has not begun. It is told as of when
+	// the row is.
+	Driving *driving `json:"driving"`
 	// rev grows with each view that is another one; open: it has not ended.
 	rev  uint64
 	open bool
+	// header is nil for one that has not begun.
+	header *orchestrator.Header
 }
 
 func newBoard(ctx context.Context, cfg Config) *board {
@@ -133,6 +143,7 @@ func (b *board) begin() {
 	b.stop = cancel
 	b.free, b.lastFree = map[string]*freeRow{}, nil
 	b.locks, b.counts, b.troubles, b.away = map[string]*lockRow{}, map[string]int{}, map[string]string{}, map[string]time.Time{}
+	b.still = map[string]time.Time{}
 	b.ready, b.listed, b.rollouts, b.quiet, b.brake = false, false, nil, 0, brake{}
 	b.wg.Go(func() {
 		// It ends with ctx, and for no other reason.
@@ -292,6 +303,9 @@ func (b *board) take(v *locksmith.Verdict) bool {
 	st.Next = b.cfg.Locks.Next(v, nil)
 	st.Evidence = nil
 	row := &lockRow{st: st, at: v.At, sign: sign(st)}
+	if rec := v.Snapshot.Holder; rec != nil && st.Session != nil {
+		row.rollout = rec.RolloutID
+	}
 	if len(b.locks) < keptVerdicts || old != nil && old.v != nil {
 		row.v = v
 	}
@@ -328,19 +342,19 @@ func sign(st *locksmith.Status) string {
 // listing takes the rollouts in.
 func (b *board) listing(list *runner.Listing) {
 	var rows []rolloutRow
-	add := func(id string, open bool, view any) {
+	add := func(id string, open bool, h *orchestrator.Header, view any) {
 		text, err := json.Marshal(view)
 		if err != nil {
 			b.cfg.Log.Warn("a rollout cannot be shown", "rollout", id, "error", err)
 			return
 		}
-		rows = append(rows, rolloutRow{ID: id, View: text, open: open})
+		rows = append(rows, rolloutRow{ID: id, View: text, open: open, header: h})
 	}
 	for _, w := range list.Waiting {
-		add(w.ID, true, b.cfg.Waiting(w))
+		add(w.ID, true, nil, b.cfg.Waiting(w))
 	}
 	for _, h := range list.Headers {
-		add(h.ID, h.FinishedAt == nil, b.cfg.Rollout(h))
+		add(h.ID, h.FinishedAt == nil, h, b.cfg.Rollout(h))
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -31,6 +31,8 @@ type lockDetail struct {
 	// Permitted is why a HOT lock is not broken now; empty: it may be, or it is
 	// not HOT.
 	Refused string `json:"refused,omitempty"`
+	// Rollout is the one that its holder names, or its last holder did.
+	Rollout string `json:"rollout,omitempty"`
 }
 
 type ruleView struct {
@@ -79,6 +81,9 @@ func (s *Server) lockDetail(ctx context.Context, name, told string) (string, any
 	st := c.Status(v)
 	out := lockDetail{Evidence: append([]records.Evidence{}, st.Evidence...), Decisive: st.Decisive, Rules: []ruleView{}, Timeline: []eventView{}}
 	st.Evidence = nil
+	if rec := v.Snapshot.Holder; rec != nil {
+		out.Rollout = rec.RolloutID
+	}
 	var permit *locksmith.Permit
 	if v.State == locksmith.Hot {
 		var err error

@@ -8,6 +8,7 @@
 //	Server    server.go  what is served, to whom, and under which headers
 //	board     board.go   follows locks and rollouts, once for all who look on
 //	stream    stream.go  server-sent events: what changed, as often as a person can read
+//	driving   driving.go who drives a rollout, told from the locks
 //	details   details.go one lock's story, one rollout's nodes, the policies
 //	act       act.go     what a viewer may do, where actions are allowed
 //	static/              the page

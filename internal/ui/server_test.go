@@ -28,6 +28,7 @@ import (
 type world struct {
 	t     *testing.T
 	net   *counted
+	kv    *consulkv.Client
 	locks *locksmith.Client
 	page  *Server
 	// holder takes locks by a network of its own.
@@ -69,6 +70,7 @@ func newWorld(t *testing.T, mod ...func(*Config)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.kv = kv
 	set, diags := policies.Parse("test.hcl", []byte(`policy "test" {
   locks = ["**"]
   hot "named" {

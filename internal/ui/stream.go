@@ -138,8 +138,18 @@ func (st *stream) show(ctx context.Context) error {
 			return st.send("rollouts", list)
 		}
 	case viewLock:
+		if list, ok := st.s.board.rolloutsOf(st.id); ok {
+			if err := st.send("rollouts", list); err != nil {
+				return err
+			}
+		}
 		return st.sendDetail(ctx, "lock", st.s.lockDetail)
 	case viewRollout:
+		if d, ok := st.s.board.driving(st.id); ok {
+			if err := st.send("driving", d); err != nil {
+				return err
+			}
+		}
 		return st.sendDetail(ctx, "rollout", st.s.rolloutDetail)
 	case viewPolicies:
 		rev := st.s.board.policiesRev()

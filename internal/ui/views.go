@@ -118,7 +118,11 @@ func (b *board) policiesRev() int {
 func (b *board) allRollouts() ([]rolloutRow, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return append([]rolloutRow{}, b.rollouts...), b.listed
+	out := append([]rolloutRow{}, b.rollouts...)
+	for i := range out {
+		out[i].Driving = b.drivingOf(out[i].header)
+	}
+	return out, b.listed
 }
 
 // row finds a lock by its name.

@@ -183,6 +183,11 @@ func Undriven(start string) string {
 	return fmt.Sprintf("nobody drives it now: `%s`, or the next tick, goes on with it", start)
 }
 
+// UndrivenPaused says that of a rollout that is paused.
+func UndrivenPaused(start string) string {
+	return fmt.Sprintf("nobody drives it now, since it is paused; once that is ended, `%s`, or the next tick, goes on with it", start)
+}
+
 // Became says what became of an order that was taken, and who acts on it. start is the
 // command that starts the rollout again.
 func (r *Runner) Became(ctx context.Context, h *orchestrator.Header, verb orchestrator.Verb, start string) string {

@@ -225,7 +225,8 @@
         el("button", { type: "button", onclick: () => ask("approve", "Approve a break", name, "Lets the lock be broken for an hour while its present holder has it, where the policy wants an approval.") }, "Approve"),
         el("button", { type: "button", class: "grave", "data-verb": "break", onclick: () => ask("break", "Break the lock", name, "Only a HOT lock is broken, and only as its policy lets it be.") }, "Break"));
     }
-    put(main, el("p", {}, el("a", { href: "#/locks" }, "All locks")), head, tools, rest);
+    const needs = el("div");
+    put(main, el("p", {}, el("a", { href: "#/locks" }, "All locks")), head, needs, tools, rest);
     let last = null;
     function draw(l) {
       const got = since();
@@ -243,7 +244,7 @@
         l.silence ? el("p", { class: "warn" }, "Silenced until ", stamp(l.silence.expires), " by ", l.silence.by || "somebody", l.silence.reason ? ": " + l.silence.reason : "") : "",
         el("p", {}, "Next: ", prose(l.next)));
       const p = l.progress;
-      const facts = [["Held for", age], ["Holder", holderText(l) || "nobody"], ["User", l.holder && l.holder.user], ["Token", l.token], ["Session", l.session],
+      const facts = [["Held for", age], ["Holder", holderText(l) || "nobody"], [l.session ? "Rollout" : "Last rollout", l.rollout ? el("dd", {}, rolloutLink(l.rollout)) : null], ["User", l.holder && l.holder.user], ["Token", l.token], ["Session", l.session],
         ["Progress", p && p.total !== null && p.total !== undefined ? p.done + " of " + p.total + (p.unit ? " " + p.unit : "") + (p.age !== null ? ", last written " + span(p.age) + " before this was read" : "") : null],
         ["Policy", l.policy || "none matches: it has no rules"], ["Key", l.key],
         ["Pause owed by the next holder", l.quiesce_owed ? span(l.quiesce_owed) : null],
@@ -255,7 +256,14 @@
         el("h2", {}, "Timeline"),
         l.timeline.length ? el("ol", { class: "line" }, l.timeline.map((e) => el("li", {}, e.at_latest ? "by " : "", time(e.at), e.text, e.detail ? el("div", { class: "soft" }, e.detail) : ""))) : el("p", { class: "soft" }, "Nothing is on record."));
     }
-    page.source = open("lock", name, { lock: draw });
+    page.source = open("lock", name, {
+      lock: draw,
+      rollouts(list) {
+        renew(needs, list, () => list.map((r) => [
+          el("p", {}, "Unfinished rollout that takes it: ", rolloutLink(r.id), " ", badge(r, r)),
+          r.words ? el("p", { class: "warn" }, prose(r.words[0].toUpperCase() + r.words.slice(1))) : ""]));
+      },
+    });
   }
 
   // output is what a command said; where it is long it scrolls, by keyboard too.
@@ -296,6 +304,23 @@
   }
   const key = (counts) => el("ul", { class: "key" }, order.filter((c) => counts[c]).map((c) => el("li", {}, el("i", { class: c, "aria-hidden": "true" }), counts[c] + " " + words(c))));
 
+  const lockLink = (l) => [el("a", { href: "#/lock/" + encodeURIComponent(l.name) }, l.name), " ", l.state ? state(l.state, tone) : ""];
+  const rolloutLink = (id) => el("a", { href: "#/rollout/" + encodeURIComponent(id) }, id);
+  // badge is a rollout's state: one that nobody drives is no more than said to be at work.
+  const badge = (v, d) => state(v.state, d && d.driven === false && rolloutTone[v.state] === "busy" ? { [v.state]: "warn" } : rolloutTone);
+  // standing says since when a rollout is paused and what ends that, and that nobody
+  // drives it, with what does.
+  function standing(v, d) {
+    if (!d) return [];
+    const hot = d.locks.filter((l) => l.state === "HOT");
+    return [
+      v.paused_since ? el("p", {}, "Paused since ", time(v.paused_since)) : "",
+      (d.ways || []).map((w) => el("p", { class: "way" }, w.what[0].toUpperCase() + w.what.slice(1) + ": ", el("code", {}, w.command))),
+      d.words ? el("p", { class: "warn" }, prose(d.words[0].toUpperCase() + d.words.slice(1))) : "",
+      hot.map((l) => el("p", { class: "bad" }, "Who drives it may be gone: lock ", lockLink(l))),
+    ];
+  }
+
   function rolloutsPage() {
     const body = el("tbody", { role: "rowgroup" });
     const heads = ["Rollout", "State", "Stage", "Nodes", "Why", "Started"];
@@ -305,11 +330,11 @@
     page.source = open("rollouts", "", {
       rollouts(list) {
         note.textContent = list.length ? "" : "No rollout is on record.";
-        put(body, ...list.map(({ id, view: v }) => cells(heads, [
-          el("td", { class: "name" }, el("a", { href: "#/rollout/" + encodeURIComponent(id) }, id)),
-          el("td", {}, state(v.state, rolloutTone)), el("td", {}, v.stage || ""),
+        put(body, ...list.map(({ id, view: v, driving: d }) => cells(heads, [
+          el("td", { class: "name" }, rolloutLink(id)),
+          el("td", {}, badge(v, d)), el("td", {}, v.stage || ""),
           el("td", {}, bar(v.counts, v.total), el("small", { class: "soft" }, v.total ? applied(v.counts, v.total) : "")),
-          el("td", { class: "w" }, v.reason || v.note || ""), el("td", { class: "t" }, stamp(v.started_at))])));
+          el("td", { class: "w" }, v.reason || v.note || "", standing(v, d)), el("td", { class: "t" }, stamp(v.started_at))])));
       },
     });
   }
@@ -374,11 +399,11 @@
   }
 
   function rolloutPage(id) {
-    const head = el("div"), tools = el("div", { class: "tools" }), stages = el("div");
+    const head = el("div"), drive = el("div"), tools = el("div", { class: "tools" }), stages = el("div");
     const gates = el("div"), failures = el("div"), breaks = el("div"), log = el("div");
     const found = el("p", { role: "status" });
     const find = el("input", { type: "search", placeholder: "name of a node", "aria-label": "Find a node", oninput: look });
-    put(main, el("p", {}, el("a", { href: "#/rollouts" }, "All rollouts")), head, tools, el("div", { class: "tools" }, find), found, stages, gates, failures, breaks, log);
+    put(main, el("p", {}, el("a", { href: "#/rollouts" }, "All rollouts")), head, drive, tools, el("div", { class: "tools" }, find), found, stages, gates, failures, breaks, log);
     if (setup.actions) {
       for (const [verb, title, text, grave] of [
         ["pause", "Pause", "Nothing more is assigned until it is resumed. Nodes that have their order go on."],
@@ -390,7 +415,16 @@
       }
     }
     const grids = new Map();
-    let data = null, was = "";
+    let data = null, was = "", driving = null;
+    const mark = el("span");
+    function drawDriving() {
+      if (!data) return;
+      const v = data.view, d = driving;
+      renew(mark, [v.state, d && d.driven], () => badge(v, d));
+      renew(drive, [v.state, v.paused_since, d], () => [
+        standing(v, d),
+        d && d.locks.length ? el("p", {}, d.locks.length > 1 ? "Its locks: " : "Its lock: ", d.locks.map((l, i) => [i ? ", " : "", lockLink(l)])) : ""]);
+    }
     function look() {
       const want = find.value.trim().toLowerCase();
       if (!want || !data) { found.textContent = ""; return; }
@@ -405,12 +439,13 @@
       if (was && was !== v.state) say(id + " is " + words(v.state));
       was = v.state;
       put(head,
-        el("h1", {}, v.id, " ", state(v.state, rolloutTone)),
+        el("h1", {}, v.id, " ", mark),
         v.reason ? el("p", { class: "warn" }, v.reason) : "",
         key(v.counts), bar(v.counts, v.total),
         el("dl", {}, [["Nodes", v.total + (v.in_flight ? ", " + v.in_flight + " in flight" : "")], ["Stage", v.stage], ["Config", (v.configs || []).map((c) => c.name + " " + c.revision).join(", ")],
           ["Token", v.token], ["Started", stamp(v.started_at)], ["Finished", stamp(v.finished_at)]].filter(([, x]) => x).map(([k, x]) => el("div", {}, el("dt", {}, k), el("dd", {}, String(x))))),
         el("p", {}, el("a", { href: "/report?id=" + encodeURIComponent(id) }, "Its report, on one page")));
+      drawDriving();
       for (const b of tools.children) b.disabled = !!v.finished_at || (b.dataset.verb === "resume") !== (v.state === "paused") && ["pause", "resume"].includes(b.dataset.verb);
       const list = d.stages.slice();
       const end = list.length ? list[list.length - 1].end : 0;
@@ -433,7 +468,14 @@
         el("ol", { class: "line" }, d.events.map((e) => el("li", {}, time(e.at), e.node ? e.node + ": " : "", e.text)))]);
     }
     page.resize = () => { for (const g of grids.values()) g.draw(); };
-    page.source = open("rollout", id, { rollout: draw });
+    page.source = open("rollout", id, {
+      rollout: draw,
+      driving(d) {
+        if (d && d.words && !(driving && driving.words)) say(d.words);
+        driving = d;
+        drawDriving();
+      },
+    });
   }
 
   // --- policies ---
@@ -508,27 +550,38 @@
 
   // --- pages ---
 
-  const titles = { locks: "Locks", lock: "Lock", rollouts: "Rollouts", rollout: "Rollout", policies: "Policies" };
+  const titles = { locks: "Locks", lock: "Lock", rollouts: "Rollouts", rollout: "Rollout", policies: "Policies", none: "No such page" };
+  function nonePage() {
+    put(main, el("h1", {}, page.title),
+      el("p", {}, "There is no page at ", el("code", {}, location.hash), "."),
+      el("p", {}, "There are: ", [["#/locks", "all locks"], ["#/rollouts", "all rollouts"], ["#/policies", "the policies"]].map(([to, t], i) => [i ? ", " : "", el("a", { href: to }, t)]), "; a lock is at ", el("code", {}, "#/lock/NAME"), ", and a rollout at ", el("code", {}, "#/rollout/ID"), "."));
+    page.source = open("policies", "", {}); // its own is not shown: what each page shows is
+  }
   function show() {
     const m = /^#\/(locks|rollouts|policies|lock\/(.+)|rollout\/(.+))$/.exec(location.hash);
     if (!m) {
       if (location.hash === "#main") return;
-      location.replace("#/locks");
-      return;
+      // What was meant is known of these two.
+      const near = /^#\/(lock|rollout)s\/(.+)$/.exec(location.hash);
+      if (near || location.hash.length < 3) {
+        location.replace(near ? "#/" + near[1] + "/" + near[2] : "#/locks");
+        return;
+      }
     }
     if (page && page.source) page.source.close();
     if ($("ask").open) $("ask").close();
     troubles([]);
-    const name = m[2] ? "lock" : m[3] ? "rollout" : m[1];
+    const name = !m ? "none" : m[2] ? "lock" : m[3] ? "rollout" : m[1];
     let id = "";
-    try { id = decodeURIComponent(m[2] || m[3] || ""); } catch { id = m[2] || m[3]; }
+    const given = m ? m[2] || m[3] || "" : "";
+    try { id = decodeURIComponent(given); } catch { id = given; }
     page = { name, id, title: id || titles[name], first: true };
     document.title = page.title + " · aimlock";
     for (const a of document.querySelectorAll("nav a")) {
       if (a.dataset.page === name || a.dataset.page === name + "s") a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current");
     }
     put(main, el("h1", {}, page.title), el("p", { class: "soft" }, "Reading…"));
-    ({ locks: locksPage, lock: () => lockPage(id), rollouts: rolloutsPage, rollout: () => rolloutPage(id), policies: policiesPage })[name]();
+    ({ locks: locksPage, lock: () => lockPage(id), rollouts: rolloutsPage, rollout: () => rolloutPage(id), policies: policiesPage, none: nonePage })[name]();
     if (show.before) main.focus({ preventScroll: true });
     show.before = true;
     scrollTo(0, 0);
