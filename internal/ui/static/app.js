@@ -403,7 +403,7 @@
     const gates = el("div"), failures = el("div"), breaks = el("div"), log = el("div");
     const found = el("p", { role: "status" });
     const find = el("input", { type: "search", placeholder: "name of a node", "aria-label": "Find a node", oninput: look });
-    put(main, el("p", {}, el("a", { href: "#/rollouts" }, "All rollouts")), head, drive, tools, el("div", { class: "tools" }, find), found, stages, gates, failures, breaks, log);
+    put(main, el("p", {}, el("a", { href: "#/rollouts" }, "All rollouts")), head, tools, el("div", { class: "tools" }, find), found, stages, gates, failures, breaks, log);
     if (setup.actions) {
       for (const [verb, title, text, grave] of [
         ["pause", "Pause", "Nothing more is assigned until it is resumed. Nodes that have their order go on."],
@@ -440,7 +440,7 @@
       was = v.state;
       put(head,
         el("h1", {}, v.id, " ", mark),
-        v.reason ? el("p", { class: "warn" }, v.reason) : "",
+        v.reason ? el("p", { class: "warn" }, v.reason) : "", drive,
         key(v.counts), bar(v.counts, v.total),
         el("dl", {}, [["Nodes", v.total + (v.in_flight ? ", " + v.in_flight + " in flight" : "")], ["Stage", v.stage], ["Config", (v.configs || []).map((c) => c.name + " " + c.revision).join(", ")],
           ["Token", v.token], ["Started", stamp(v.started_at)], ["Finished", stamp(v.finished_at)]].filter(([, x]) => x).map(([k, x]) => el("div", {}, el("dt", {}, k), el("dd", {}, String(x))))),
