@@ -190,6 +190,20 @@ try {
   await page.getByRole("dialog").getByText("the rollout is paused").waitFor();
   await page.keyboard.press("Escape");
   await heading("paused");
+  // How the pause ends, and the way to its lock and back.
+  await page.getByText("Paused since").waitFor();
+  await page.getByText("aimlock rollout resume -pause 1 " + id).waitFor();
+  await page.getByText("Its lock").getByRole("link").click();
+  const unfinished = page.getByText("Unfinished rollout that takes it");
+  await unfinished.waitFor();
+  await looks("lock-of-rollout");
+  await unfinished.getByRole("link", { name: id }).click();
+  await heading("paused");
+  await page.goto(url + "#/no/such");
+  await page.getByRole("heading", { name: "No such page" }).waitFor();
+  await page.goto(url + "#/rollouts/" + id);
+  await heading("paused");
+  check(new URL(page.url()).hash === "#/rollout/" + id, "an address that is nearly right leads there");
   await page.getByRole("searchbox").fill("-n1");
   await page.getByText("n1: applied").first().waitFor();
   await looks("rollout");
