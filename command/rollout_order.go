@@ -13,7 +13,14 @@ import (
 
 func newRolloutPause(m *Meta) *command {
 	return rolloutOrder(m, orchestrator.Pause, "Pause a rollout",
-		`Nothing more is assigned until it is resumed. Nodes that have their order go on.`, false)
+		`Nothing more of it is assigned until it is resumed. Nodes that have their order
+go on.
+
+A pause holds this rollout, and no other: a start of another version of its spec
+or content, or of another rollout of its config, takes its place all the same.
+What holds others off is conflict = "queue" in their specs, with which they wait
+for the end of this one, or the lock of the config in other hands: "aimlock lock
+exec CONFIG -- COMMAND", once this rollout has ended.`, false)
 }
 
 func newRolloutResume(m *Meta) *command {

@@ -62,6 +62,7 @@ It changes nothing, and exits 0 whatever it shows.`,
 				return err
 			}
 			v := planView{Name: want.Spec.Name, Resumes: p.Resumes, Supersedes: p.Supersedes, NothingToDo: p.NothingToDo, Note: p.Note, Total: len(p.Plan.Nodes)}
+			v.takesPlaces(p.Unfinished)
 			v.WaitsFor, v.WaitsForState, v.waits = p.WaitsFor, p.WaitsForState, p.Waits
 			v.Warnings = slices.Concat(p.Plan.Warnings, m.unfenced(&want.Spec))
 			v.planned = len(p.Plan.Warnings)
@@ -126,6 +127,8 @@ type planView struct {
 	Window     *planWindow         `json:"window"`
 	Resumes    string              `json:"resumes,omitempty"`
 	Supersedes []string            `json:"supersedes,omitempty"`
+	// SupersedesPaused are those of them that are paused.
+	SupersedesPaused []planPaused `json:"supersedes_paused,omitempty"`
 	// WaitsFor is the rollout whose end it would wait for before it begins.
 	WaitsFor string `json:"waits_for,omitempty"`
 	// WaitsForState is the state of the rollout that it would wait for.
@@ -140,10 +143,30 @@ type planView struct {
 	allNodes bool
 	// start is the command that starts a rollout.
 	start string
+	// unfinished are those whose place it would take.
+	unfinished []*orchestrator.Header
 	// waits says what it would wait for.
 	waits string
 	// planned is how many of the warnings are the plan's own.
 	planned int
+}
+
+// planPaused is a paused rollout whose place another one would take.
+type planPaused struct {
+	ID string `json:"id"`
+	// Reason says who paused it, and why.
+	Reason string `json:"reason"`
+	// PausedSince is since when it is paused, by the clock of who paused it.
+	PausedSince time.Time `json:"paused_since,omitzero"`
+}
+
+func (v *planView) takesPlaces(list []*orchestrator.Header) {
+	v.unfinished = list
+	for _, h := range list {
+		if h.Paused != nil {
+			v.SupersedesPaused = append(v.SupersedesPaused, planPaused{h.ID, h.Paused.Why, h.Paused.At})
+		}
+	}
 }
 
 type planStage struct {
@@ -309,8 +332,8 @@ func (v *planView) text() string {
 	case v.Note != "":
 		fmt.Fprintf(&b, "  %s\n", v.Note)
 	}
-	for _, id := range v.Supersedes {
-		fmt.Fprintf(&b, "  takes the place of %s, which is unfinished\n", id)
+	for _, h := range v.unfinished {
+		fmt.Fprintf(&b, "  takes the place of %s, which is %s\n", h.ID, text.Printable(runner.Unfinished(h)))
 	}
 	if v.waits != "" {
 		fmt.Fprintf(&b, "  conflict = \"queue\": it %s\n", text.Printable(v.waits))

@@ -162,6 +162,8 @@ type Preview struct {
 	Resumes string
 	// Supersedes are unfinished rollouts whose place it would take.
 	Supersedes []string
+	// Unfinished are those.
+	Unfinished []*orchestrator.Header
 	// WaitsFor is the rollout that it would wait for, as its spec says conflict =
 	// "queue", and WaitsForState that one's state; Waits says so for people.
 	WaitsFor      string
@@ -238,7 +240,7 @@ func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
 func (r *Runner) foreseeOthers(ctx context.Context, in *Input, j *job, p *Preview) error {
 	if in.Spec.Conflict != orchestrator.ConflictQueue || j.resume != nil {
 		for _, o := range j.older {
-			p.Supersedes = append(p.Supersedes, o.ID)
+			p.Supersedes, p.Unfinished = append(p.Supersedes, o.ID), append(p.Unfinished, o)
 		}
 		return nil
 	}

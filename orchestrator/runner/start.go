@@ -217,7 +217,11 @@ func (r *Runner) askForRoom(ctx context.Context, older []*orchestrator.Header, b
 		case err != nil:
 			r.log.Warn("asking the orchestrator of an unfinished rollout to make room", "rollout", old.ID, "error", err)
 		case told:
-			r.tell(Progress{Kind: orchestrator.TellStatus, Text: fmt.Sprintf("rollout %s, which is at work, is told to make room", old.ID), Header: *old})
+			words := fmt.Sprintf("rollout %s, which is at work, is told to make room", old.ID)
+			if old.State == orchestrator.Paused {
+				words = fmt.Sprintf("rollout %s is told to make room, which is %s", old.ID, Unfinished(old))
+			}
+			r.tell(Progress{Kind: orchestrator.TellStatus, Text: words, Header: *old})
 		}
 	}
 }
@@ -238,7 +242,7 @@ func (r *Runner) acquire(ctx context.Context, spec *orchestrator.Spec, id string
 	req := locksmith.Request{
 		Operation: "rollout " + spec.Name, RolloutID: id,
 		// A wait of 0 in a spec is none; to the locksmith it is one without end.
-		TTL: spec.Lock.TTL, Wait: spec.Lock.Wait, Try: wait != untilEnd || spec.Lock.Wait == 0, Notify: r.notify,
+		TTL: spec.Lock.TTL, Wait: spec.Lock.Wait, Try: wait != untilEnd || spec.Lock.Wait == 0, Notify: r.waits(ctx, id, spec.Lock.Wait),
 		// Every participant checks the order: the agents' fence.
 		Quiesce: 0,
 		// To a tick, an election among Consul's servers is no reason to fail.
@@ -257,7 +261,11 @@ func (r *Runner) acquire(ctx context.Context, spec *orchestrator.Spec, id string
 		return h, nil, nil
 	}
 	if ref, ok := errors.AsType[*locksmith.RefusedError](err); ok && wait == untilIdle {
-		return nil, &Outcome{ID: id, Busy: ref.Status, Note: fmt.Sprintf("lock %s is %s: left to its holder", ref.Status.Name, ref.Status.State)}, nil
+		note := fmt.Sprintf("lock %s is %s: left to its holder", ref.Status.Name, ref.Status.State)
+		if who := r.drives(ctx, ref.Status.Name, id); who != "" {
+			note += ", which " + who
+		}
+		return nil, &Outcome{ID: id, Busy: ref.Status, Note: note}, nil
 	}
 	return nil, nil, err
 }
@@ -316,6 +324,9 @@ func (r *Runner) supersede(ctx context.Context, h Hold, j *job) (seq uint64, err
 		var head orchestrator.Header
 		switch {
 		case old.State != orchestrator.RollingBack:
+			if old.State == orchestrator.Paused {
+				r.tell(Progress{Kind: orchestrator.TellStatus, Text: fmt.Sprintf("takes the place of rollout %s, which is %s", old.ID, Unfinished(old)), Header: *old})
+			}
 			if head, err = r.superseded(ctx, h, old, j); err != nil {
 				return seq, err
 			}
