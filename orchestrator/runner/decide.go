@@ -125,16 +125,12 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 			return j, nil, nil
 		}
 	}
-	joiners, answers, err := r.joiners(ctx, hy, hy.chain(last), fleet, wait != untilIdle)
+	joiners, lack, answers, err := r.joiners(ctx, hy, hy.chain(last), fleet, wait != untilIdle)
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(joiners) == 0 {
-		note := "every node of the fleet has this revision: nothing to do"
-		if last.State != orchestrator.Succeeded {
-			note = "every node of the fleet was given this revision: a tick does not try again"
-		}
-		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: note, answers: answers}, nil
+		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: lack.text(), answers: answers}, nil
 	}
 	j.note = fmt.Sprintf("the revision of %s is still to go to %s", last.ID, text.Count(len(joiners), "node"))
 	j.past = fmt.Sprintf("it brought the revision of %s to nodes that had none of it", last.ID)
@@ -241,16 +237,21 @@ func (hy *history) chain(last *orchestrator.Header) []*orchestrator.Header {
 // that failed to apply their order or had it taken back: a person who starts a
 // rollout again wants that, a periodic job would never stop. Who was skipped
 // stays skipped. Joiners are, too, those who had a newer order that a restore of Consul
-// took away, once the epoch was raised.
-func (r *Runner) joiners(ctx context.Context, hy *history, chain []*orchestrator.Header, fleet []orchestrator.Node, retry bool) ([]orchestrator.Node, map[string]api.KVPairs, error) {
+// took away, once the epoch was raised; and who was unreachable and got no order, as in a
+// rollout that reached nobody, once the agent is up.
+//
+// An unreachable node whose order stands is none: its agent carries that out by itself.
+// It is among those that the fleet still lacks.
+func (r *Runner) joiners(ctx context.Context, hy *history, chain []*orchestrator.Header, fleet []orchestrator.Node, retry bool) ([]orchestrator.Node, *lacking, map[string]api.KVPairs, error) {
 	plans, err := r.plans(ctx, chain)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	planned := map[string]bool{}
 	for _, p := range plans {
 		if p.Ends[len(p.Ends)-1] < len(p.Nodes) {
-			return nil, nil, nil
+			lack, err := r.lacking(ctx, chain, plans, fleet, nil, retry)
+			return nil, lack, nil, err
 		}
 		for _, n := range p.Nodes {
 			planned[n] = true
@@ -262,28 +263,35 @@ func (r *Runner) joiners(ctx context.Context, hy *history, chain []*orchestrator
 	if retry {
 		for _, c := range plans[0].Spec.Configs {
 			if err := r.forgetUnserved(ctx, c.Name, chain, plans, planned); err != nil {
-				return nil, nil, err
+				return nil, nil, nil, err
 			}
 		}
 	}
 	answers, err := r.forgetFormer(ctx, plans, chain, retry, planned)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	lost, err := r.ahead(ctx, &plans[0].Spec, hy.heads, answers)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	for _, name := range lost {
+		delete(planned, name)
+	}
+	lack, err := r.lacking(ctx, chain, plans, fleet, answers, retry)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	for _, name := range lack.back {
 		delete(planned, name)
 	}
 	late := slices.DeleteFunc(slices.Clone(fleet), func(n orchestrator.Node) bool { return planned[n.Name] })
 	match, err := selector.Of(&plans[0].Spec)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	list, err := orchestrator.Reached(&plans[0].Spec, late, orchestrator.Selecting(match))
-	return list, answers, err
+	return list, lack, answers, err
 }
 
 // forgetUnserved takes those nodes out of planned whose order stands and was

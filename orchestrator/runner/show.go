@@ -169,7 +169,7 @@ type Preview struct {
 	WaitsFor      string
 	WaitsForState orchestrator.Status
 	Waits         string
-	// NothingToDo: every node has this revision.
+	// NothingToDo: a start would begin nothing. Note says how many nodes have it.
 	NothingToDo bool
 	Note        string
 	// Now are the contents, by config, that most of the nodes have now which have
