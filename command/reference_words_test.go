@@ -179,7 +179,7 @@ nomad_deployment: A Nomad job's deployment that is asked for.
 nonce: The hold's random name.
 not_acting: Why it may not break.
 note: More, for people.
-nothing_to_do: Whether a start would begin nothing; `note` then says how many nodes have it.
+nothing_to_do: Whether a start would begin nothing; the note then says how many nodes have it.
 now: How it is now.
 observations: How many.
 observed_at: When it was looked at.
