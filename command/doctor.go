@@ -25,8 +25,9 @@ func newDoctor(m *Meta) *command {
 		Usage:    "[options]",
 		Description: `Looks at what aimlock depends on: Consul, its leader, its clock and what it takes,
 the rights of the token against the roles of "aimlock acl", the agents, the
-locksmith, the policies applied, locks and rollouts in trouble, and Nomad and
-plugins where they are configured. Each finding says how it is mended.
+locksmith, the policies applied, locks and rollouts in trouble, rollouts that nobody
+drives, files that somebody else changed, and Nomad and plugins where they are
+configured. Each finding says how it is mended.
 
 It changes nothing, unless -try is given: then it takes the lock aimlock.doctor
 and lets go of it. It exits 1 if something does not work.`,

@@ -6,7 +6,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/guard"
+	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
 // A page in a locksmith costs Consul one blocking query, whatever it shows and however
@@ -27,6 +29,7 @@ func TestSharesWithTheLocksmith(t *testing.T) {
 		go func() { ended <- g.Run(ctx) }()
 		defer func() { cancel(); <-ended }()
 		before := w.hold("before")
+		w.rollout("app-1", "before", orchestrator.Running)
 		pass(10 * time.Second)
 		idle := w.net.waiting.Load()
 		if idle == 0 {
@@ -53,6 +56,15 @@ func TestSharesWithTheLocksmith(t *testing.T) {
 		if got := locksOf(t, locks); got["aimlock/locks/before"] != "" || got["aimlock/locks/after"] == "" {
 			t.Errorf("after a release, shown are %v", got)
 		}
+		if got, want := seenDriving(t, viewers[4], "rollouts"), "false before FREE: "+runner.Undriven(startSpec); got != want {
+			t.Errorf("after a release, who drives is told as %s, not %s", got, want)
+		}
+		late := w.open("view=rollouts")
+		pass(10 * time.Second)
+		if got, want := seenDriving(t, late, "rollouts"), "false before FREE: "+runner.Undriven(startSpec); got != want {
+			t.Errorf("on a later page, who drives is told as %s, not %s", got, want)
+		}
+		viewers = append(viewers, late)
 		if err := after.Release(ctx); err != nil {
 			t.Error(err)
 		}
