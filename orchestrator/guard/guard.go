@@ -81,11 +81,14 @@ type Guard struct {
 	batches  chan batch
 	terms    chan *term
 	results  chan result
+	rereads  chan reread
 	brakesCh chan brakes
 	beat     chan pulse
 	tokens   chan struct{}
 	wg       sync.WaitGroup
-	joined   chan *onlooker
+	// spawn runs something until Run ends.
+	spawn  func(func(context.Context))
+	joined chan *onlooker
 
 	onlookers onlookers
 
@@ -122,7 +125,7 @@ func New(cfg Config) (*Guard, error) {
 	r := cfg.Client.Reader()
 	g := &Guard{
 		cfg: cfg, log: cfg.Log, consul: r.Consul, keys: r.Keys, metrics: cfg.Metrics, client: cfg.Client,
-		batches: make(chan batch), terms: make(chan *term), results: make(chan result), brakesCh: make(chan brakes), joined: make(chan *onlooker),
+		batches: make(chan batch), terms: make(chan *term), results: make(chan result), rereads: make(chan reread), brakesCh: make(chan brakes), joined: make(chan *onlooker),
 		beat: make(chan pulse, 1), tokens: make(chan struct{}, maxBreaks), eligible: make(chan candidacy, 1),
 		table: newTable(), living: newLiving(), board: newBoard(cfg.DryRun),
 	}
@@ -173,6 +176,7 @@ func (g *Guard) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { cancel(); <-g.source.done }()
+	g.spawn = func(f func(context.Context)) { g.wg.Go(func() { f(rctx) }) }
 	g.wg.Go(func() { g.followBrakes(rctx) })
 	g.wg.Go(func() { g.followRights(rctx) })
 	if g.scribe, err = newScribe(g.client.Reader()); err != nil {
@@ -216,6 +220,8 @@ func (g *Guard) loop(ctx context.Context) {
 			}
 		case r := <-g.results:
 			g.finished(r)
+		case r := <-g.rereads:
+			g.reread(r)
 		case t := <-g.terms:
 			g.term = t
 			g.board.leads(t)
@@ -366,7 +372,7 @@ const filesEvery = 5 * time.Second
 // judge judges a lock as of now and sees to it that it is judged again in time.
 // While a break uses the observer it waits for that.
 func (g *Guard) judge(l *lock, now time.Time) {
-	if l.acting || l.snap == nil || l.ended != "" && l.ended == l.snap.Hold() {
+	if l.acting || l.settling || l.snap == nil || l.ended != "" && l.ended == l.snap.Hold() {
 		return
 	}
 	l.ended = ""
@@ -375,6 +381,9 @@ func (g *Guard) judge(l *lock, now time.Time) {
 		look = l.obs.Judge // it keeps every fact
 	}
 	v := look(l.snap, now)
+	if g.settle(l, v) {
+		return
+	}
 	l.cools(v)
 	g.judged++
 	g.metrics.judgements.Inc()

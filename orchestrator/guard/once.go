@@ -74,7 +74,11 @@ func (g *Guard) Once(ctx context.Context, say func(string)) (*Report, error) {
 			continue
 		}
 		obs := g.client.NewObserver(s.Name, g.cluster)
-		o := &once{obs: obs, v: obs.Judge(s, now)}
+		v, err := obs.Settle(ctx, obs.Judge(s, now))
+		if err != nil {
+			return nil, err
+		}
+		o := &once{obs: obs, v: v}
 		g.record(o.v)
 		found = append(found, o)
 	}

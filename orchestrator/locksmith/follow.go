@@ -101,6 +101,8 @@ type followedLock struct {
 	cool bool
 	// due is when the lock is judged again though nothing changed; zero: never.
 	due time.Time
+	// settled is the hold of which a later read has shown that its HOT is no release.
+	settled string
 }
 
 // coolingAgain is how often it is asked whether a lock-delay is over: Consul has
@@ -130,7 +132,7 @@ func (r *followed) take(ctx context.Context, batch []*evidence.Snapshot) {
 			r.locks[s.Key] = l
 		}
 		l.s, l.cool = s, cooling[s.Key]
-		changed = append(changed, r.judge(l, time.Now()))
+		changed = append(changed, r.judge(ctx, l, time.Now()))
 		if s.Pair == nil {
 			delete(r.locks, s.Key)
 		}
@@ -138,8 +140,21 @@ func (r *followed) take(ctx context.Context, batch []*evidence.Snapshot) {
 	r.f.Tell(changed)
 }
 
-func (r *followed) judge(l *followedLock, now time.Time) *Verdict {
+func (r *followed) judge(ctx context.Context, l *followedLock, now time.Time) *Verdict {
 	v := l.obs.Judge(l.s, now)
+	switch {
+	case v.State != Hot:
+		l.settled = ""
+	case l.settled != l.s.Hold():
+		hold := l.s.Hold()
+		// An error is the source's to tell: it reads the same.
+		if again, err := l.obs.Settle(ctx, v); err == nil {
+			v, l.s = again, again.Snapshot
+		}
+		if l.s.Hold() == hold {
+			l.settled = hold
+		}
+	}
 	l.due = time.Time{}
 	switch {
 	case l.cool:
@@ -176,7 +191,7 @@ func (r *followed) due(ctx context.Context, now time.Time) []*Verdict {
 	out := make([]*Verdict, len(list))
 	for i, l := range list {
 		l.cool = l.cool && cooling[l.s.Key]
-		out[i] = r.judge(l, now)
+		out[i] = r.judge(ctx, l, now)
 	}
 	return out
 }

@@ -86,7 +86,11 @@ func (c *Client) eachLock(ctx context.Context, prefixes []string, heldOnly bool,
 	cooling := c.coolingOf(ctx, found)
 	now := time.Now()
 	for i, s := range found {
-		v := c.NewObserver(s.Name, nil).Judge(s, now)
+		obs := c.NewObserver(s.Name, nil)
+		v, err := obs.Settle(ctx, obs.Judge(s, now))
+		if err != nil {
+			return false, err
+		}
 		if cooling[s.Key] {
 			v.State = Cooling
 		}

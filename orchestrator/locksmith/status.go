@@ -89,10 +89,38 @@ func (o *Observer) Under(c *Client) { o.c = c }
 // whether it is COOLING.
 func (o *Observer) Observe(ctx context.Context) (*Verdict, error) {
 	v, err := o.observe(ctx)
+	if err == nil {
+		v, err = o.Settle(ctx, v)
+	}
 	if err == nil && o.c.cooling(ctx, v.Snapshot) {
 		v.State = Cooling
 	}
 	return v, err
+}
+
+// Unsettled tells of a HOT lock whose holder is a process of this host: who lets go of a
+// lock ends right after that, and may have done both between the read of the lock and
+// the look at its holder. Only a read that is later than the look tells a holder that
+// died from one that is done.
+func (c *Client) Unsettled(v *Verdict) bool {
+	h := v.Snapshot.Holder
+	return v.State == Hot && v.Snapshot.Held() && h != nil && c.reader.Local(h)
+}
+
+// Settle reads a lock again of which that is so, and judges it anew where its hold has
+// ended since.
+func (o *Observer) Settle(ctx context.Context, v *Verdict) (*Verdict, error) {
+	if !o.c.Unsettled(v) {
+		return v, nil
+	}
+	s, err := o.c.reader.Read(ctx, v.Snapshot.Name)
+	if err != nil {
+		return nil, err
+	}
+	if s.Hold() == v.Snapshot.Hold() {
+		return v, nil
+	}
+	return o.Judge(s, time.Now()), nil
 }
 
 func (o *Observer) observe(ctx context.Context) (*Verdict, error) {
