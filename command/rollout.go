@@ -144,6 +144,9 @@ type rolloutView struct {
 	BegunBy string `json:"begun_by,omitempty"`
 	// BegunWith is the file of its spec, on the machine where it was begun.
 	BegunWith string `json:"begun_with,omitempty"`
+	// Nodes are names of those that have not applied it, by class, 100 of each at most;
+	// of a rollout that has ended those of "applied" too, where they are the few.
+	Nodes map[string][]string `json:"nodes,omitempty"`
 	// Drifted are nodes where somebody else changed a file, 100 at most, of so
 	// many.
 	Drifted      []runner.Drifted `json:"drifted,omitempty"`
@@ -265,6 +268,9 @@ func afterEnd(h *orchestrator.Header, typed board.Typed, late bool) string {
 	}
 	if h.SupersededBy != "" {
 		fmt.Fprintf(&b, "  %-9s rollout %s took its place: `%s` follows that\n", "next", h.SupersededBy, typed("rollout watch", h.SupersededBy))
+	}
+	if left := leftBehind(h, typed("rollout start", "SPEC")); left != "" {
+		fmt.Fprintf(&b, "  %-9s %s\n", "next", left)
 	}
 	if late {
 		fmt.Fprintf(&b, "  %-9s counts and problems are those at its end; `%s` says how the fleet stands now\n", "now", typed("rollout plan", "SPEC"))

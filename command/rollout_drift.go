@@ -43,7 +43,7 @@ func (m *Meta) printRollout(ctx context.Context, r *runner.Runner, out *runner.O
 		v.Drifted, v.DriftedTotal = some, all
 		return m.PrintJSON(v)
 	}
-	m.Printf("%s", rolloutText(h))
+	m.Printf("%s%s", rolloutText(h), afterEnd(h, m.given.Judging, false))
 	if note != "" {
 		m.Printf("  %-9s %s\n", "note", note)
 	}

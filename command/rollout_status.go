@@ -55,12 +55,13 @@ It changes nothing and exits 0 whatever the state is.`,
 				}
 			}
 			some, all := m.drifted(ctx, r, h)
+			apart := nodesOf(ctx, r, h)
 			if m.JSON {
 				v := viewRollout(h, "")
-				v.Events, v.Drifted, v.DriftedTotal = events, some, all
+				v.Events, v.Drifted, v.DriftedTotal, v.Nodes = events, some, all, namesByClass(apart)
 				return m.PrintJSON(v.withLocks(locks))
 			}
-			m.tell("%s", rolloutText(h))
+			m.tell("%s", rolloutText(h)+nodesText(apart, h))
 			if h.FinishedAt == nil && h.PlanChunks > 0 {
 				plan, err := r.PlanOf(ctx, h)
 				if err == nil {

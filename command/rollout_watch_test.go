@@ -228,6 +228,15 @@ func TestAfterEnd(t *testing.T) {
 		t.Errorf("%q, want %q", got, next)
 	}
 	h.SupersededBy = ""
+	h.State, h.Total, h.Stages = orchestrator.Succeeded, 3, []orchestrator.HeaderStage{{End: 3}}
+	h.Counts[orchestrator.ClassFailed], h.Counts[orchestrator.ClassApplied] = 1, 2
+	const again = "  next      `aimlock rollout start SPEC` of the same serves what failed again, 1 node; a tick does not\n"
+	if got := afterEnd(h, typed, false); got != again {
+		t.Errorf("%q, want %q", got, again)
+	}
+	if h.Stages[0].End = 2; afterEnd(h, typed, false) != "" {
+		t.Error("a fleet that the stages do not reach whole is served no more")
+	}
 	const now = "  now       counts and problems are those at its end; `aimlock rollout plan SPEC` says how the fleet stands now\n"
 	if got := afterEnd(h, typed, true); got != now {
 		t.Errorf("%q, want %q", got, now)
