@@ -37,7 +37,9 @@ somebody else did does not end a later pause that he has not seen.`, false)
 
 func newRolloutAbort(m *Meta) *command {
 	return rolloutOrder(m, orchestrator.Abort, "End a rollout where it stands",
-		`Ends the rollout. Nodes that have the new revision keep it; nobody else gets it.`, false)
+		`Ends the rollout. Nodes that have the new revision keep it; nobody else gets it.
+So the fleet may be left mixed: "rollout status" names the nodes then, and a start
+of any content, this one too, brings all of them to one.`, false)
 }
 
 func newRolloutRollback(m *Meta) *command {

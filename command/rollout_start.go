@@ -20,7 +20,8 @@ func newRolloutStart(m *Meta) *command {
 		Description: `Takes the locks of the rollout's configs, drives it through its stages, and lets
 the locks go. It resumes the unfinished rollout of the same name and content,
 whatever its last orchestrator died of; where a finished one of the same content
-left nodes out that joined since, it serves those.
+left out nodes that joined since, or that failed or could not be reached, it
+serves those.
 
 Where the spec or a content is another one than an unfinished rollout of the same
 config was begun with, this one takes that one's place, also while an orchestrator
