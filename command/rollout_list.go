@@ -161,7 +161,7 @@ func (m *Meta) tellUndriven(ctx context.Context, heads []*orchestrator.Header) {
 			case l.Session == nil:
 				what = "nobody drives it now"
 			case l.rollout == h.ID:
-				what = driverGone
+				what = runner.DriverGone
 			}
 			m.Notef("%s: %s: `%s` says what happens next\n", h.ID, what, m.given.Looking("rollout status", h.ID))
 		}

@@ -65,9 +65,6 @@ func (m *Meta) rolloutLocks(ctx context.Context, h *orchestrator.Header) (list [
 	return list
 }
 
-// driverGone says that a rollout's own lock is HOT.
-const driverGone = "its orchestrator does not answer, and is judged gone"
-
 // locksText says who has the locks of a rollout. Those that one hold has are
 // said once. start is the command that starts it again.
 func locksText(h *orchestrator.Header, list []rolloutLock, start string) string {
@@ -81,13 +78,10 @@ func locksText(h *orchestrator.Header, list []rolloutLock, start string) string 
 		words := l.State
 		switch {
 		case l.Session != nil && l.rollout == h.ID:
-			switch {
-			case l.State != locksmith.Hot:
+			if l.State == locksmith.Hot {
+				words += ": " + runner.Gone(h, start)
+			} else {
 				words += " by this rollout's orchestrator"
-			case h.State == orchestrator.Paused:
-				words += fmt.Sprintf(": %s; it stays paused, and the command that ends that breaks this lock where the policy lets it; `%s` then goes on", driverGone, start)
-			default:
-				words += fmt.Sprintf(": %s; `%s` goes on with it, and breaks this lock where the policy lets it", driverGone, start)
 			}
 		case l.Session != nil && l.rollout != "":
 			words += " by rollout " + text.Printable(l.rollout) + ", and not by this one"

@@ -56,13 +56,14 @@ func (b *board) drivingOf(h *orchestrator.Header) *driving {
 		return nil // still keeps no more than the rollouts of one board
 	}
 	out := &driving{Locks: []lockRef{}}
-	known, driven, hot := b.ready && len(h.Configs) > 0, true, false
+	known, driven, hot, gone := b.ready && len(h.Configs) > 0, true, false, false
 	for _, c := range h.Configs {
 		key, ref := keys.Prefix(b.cfg.Locks.Prefix()).Lock(c.Name), lockRef{Name: c.Name}
 		switch row := b.locks[key]; {
 		case row != nil:
 			ref.State = row.st.State
 			hot = hot || ref.State == locksmith.Hot
+			gone = gone || ref.State == locksmith.Hot && row.rollout == h.ID
 			driven = driven && row.st.Session != nil && row.rollout == h.ID && ref.State != locksmith.Hot
 		case b.free[key] != nil:
 			ref.State, driven = locksmith.Free, false
@@ -75,6 +76,9 @@ func (b *board) drivingOf(h *orchestrator.Header) *driving {
 		for _, w := range ways.Ways(h, nil) {
 			out.Ways = append(out.Ways, wayView{w.What, w.Command})
 		}
+	}
+	if h.State == orchestrator.Waiting {
+		return out // a start that waits for the window lets go of the locks
 	}
 	if !known || driven {
 		delete(b.still, h.ID)
@@ -98,8 +102,10 @@ func (b *board) drivingOf(h *orchestrator.Header) *driving {
 	}
 	out.Driven = &driven
 	switch {
+	case gone:
+		out.Words = runner.Gone(h, startAgain())
 	case hot:
-		// Its lock says what becomes of it.
+		// It is somebody else's, and its lock says what becomes of it.
 	case h.State == orchestrator.Paused:
 		out.Words = runner.UndrivenPaused(startAgain())
 	case h.AtWork():

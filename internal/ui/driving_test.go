@@ -150,7 +150,8 @@ func TestWhoDrivesIsNotGuessed(t *testing.T) {
 		config, holder, want string
 		after                time.Duration
 	}{
-		"hot":        {"doomed", "app-1", "false doomed HOT", 10 * time.Second},
+		"hot":        {"doomed", "app-1", "false doomed HOT: " + runner.Gone(&orchestrator.Header{State: orchestrator.Baking}, startSpec), 10 * time.Second},
+		"another's":  {"doomed", "another", "false doomed HOT", 10 * time.Second},
 		"never held": {"app.conf", "", "not known app.conf ", 10 * time.Second},
 		"ahead":      {"app.conf", "another", "not known app.conf HELD", settles - time.Second},
 	} {

@@ -188,6 +188,17 @@ func UndrivenPaused(start string) string {
 	return fmt.Sprintf("nobody drives it now, since it is paused; once that is ended, `%s`, or the next tick, goes on with it", start)
 }
 
+// DriverGone says that a lock is HOT that a rollout's own orchestrator holds.
+const DriverGone = "its orchestrator does not answer, and is judged gone"
+
+// Gone says that of a rollout, and what goes on with it.
+func Gone(h *orchestrator.Header, start string) string {
+	if h.State == orchestrator.Paused {
+		return fmt.Sprintf("%s; it stays paused, and the command that ends that breaks this lock where the policy lets it; `%s` then goes on", DriverGone, start)
+	}
+	return fmt.Sprintf("%s; `%s` goes on with it, and breaks this lock where the policy lets it", DriverGone, start)
+}
+
 // Became says what became of an order that was taken, and who acts on it. start is the
 // command that starts the rollout again.
 func (r *Runner) Became(ctx context.Context, h *orchestrator.Header, verb orchestrator.Verb, start string) string {

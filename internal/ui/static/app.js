@@ -317,7 +317,7 @@
       v.paused_since ? el("p", {}, "Paused since ", time(v.paused_since)) : "",
       (d.ways || []).map((w) => el("p", { class: "way" }, w.what[0].toUpperCase() + w.what.slice(1) + ": ", el("code", {}, w.command))),
       d.words ? el("p", { class: "warn" }, prose(d.words[0].toUpperCase() + d.words.slice(1))) : "",
-      hot.map((l) => el("p", { class: "bad" }, "Who drives it may be gone: lock ", lockLink(l))),
+      hot.map((l) => el("p", {}, "Lock ", lockLink(l))),
     ];
   }
 
@@ -422,7 +422,7 @@
       const v = data.view, d = driving;
       renew(mark, [v.state, d && d.driven], () => badge(v, d));
       renew(drive, [v.state, v.paused_since, d], () => [
-        standing(v, d),
+        standing(v, d && { ...d, locks: [] }),
         d && d.locks.length ? el("p", {}, d.locks.length > 1 ? "Its locks: " : "Its lock: ", d.locks.map((l, i) => [i ? ", " : "", lockLink(l)])) : ""]);
     }
     function look() {
