@@ -284,7 +284,7 @@ func TestManPages(t *testing.T) {
 func TestSuggestedCommandChangesNothing(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ parent, given, want string }{
-		{"rollout", "stauts", "status"}, {"rollout", "strat", "start"}, {"rollout", "plna", "plan"}, {"rollout", "lsit", "list"},
+		{"rollout", "stauts", "status"}, {"rollout", "statr", "start"}, {"rollout", "plna", "plan"}, {"rollout", "lsit", "list"},
 		{"rollout", "stat", "status"}, {"rollout", "sta", "status"}, {"rollout", "sk", "skip"}, {"x", "apple", ""},
 	} {
 		known := []string{"start", "status", "plan", "list", "skip"}

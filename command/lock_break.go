@@ -42,6 +42,11 @@ be broken now (approval, budget, freeze, other policies applied) is exit code 5.
 				m.Printf("%s: nobody holds it; there is nothing to break\n", name)
 				return nil
 			}
+			if err != nil && m.JSON {
+				if err := m.refusedBreak(name, dryRun, out, err); err != nil {
+					return err
+				}
+			}
 			if not, ok := errors.AsType[*locksmith.NotPermittedError](err); ok && out != nil {
 				return refused(ExitLockHot, notPermittedText(not, c.Status(out.Verdict)))
 			}
@@ -61,6 +66,21 @@ type breakView struct {
 	Steps  []string       `json:"steps,omitempty"`
 	Break  *records.Break `json:"break"`
 	Detail string         `json:"detail,omitempty"`
+}
+
+// refusedBreak prints the result of a break that the verdict or the policy refuses.
+func (m *Meta) refusedBreak(name string, dryRun bool, out *locksmith.Broken, err error) error {
+	v := breakView{Lock: name, DryRun: dryRun}
+	not, forbidden := errors.AsType[*locksmith.NotPermittedError](err)
+	switch ref, ok := errors.AsType[*locksmith.RefusedError](err); {
+	case ok && ref.Status != nil:
+		v.State, v.Detail = ref.Status.State, first(ref.Why, ref.Status.Next)
+	case forbidden && out != nil:
+		v.State, v.Detail = out.Verdict.State, not.Why
+	default:
+		return nil
+	}
+	return m.PrintJSON(v)
 }
 
 func (m *Meta) showBreak(name string, dryRun bool, out *locksmith.Broken) error {

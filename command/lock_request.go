@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
+	"github.com/aim-control/aimlock/policies"
 )
 
 func newLockRequest(m *Meta) *command {
@@ -42,10 +44,21 @@ func unheard(_ context.Context, _ *locksmith.Client, v *locksmith.Verdict) (stri
 // vain says why nothing is broken by these policies, approved or not.
 func vain(ctx context.Context, c *locksmith.Client, v *locksmith.Verdict) (string, error) {
 	why, err := c.NotInForce(ctx, v)
-	if err != nil || why == "" {
-		return "", err
+	if err != nil || why != "" {
+		if why != "" {
+			why = "nothing is broken for it by these policies: " + why
+		}
+		return why, err
 	}
-	return "nothing is broken for it by these policies: " + why, nil
+	switch p := v.Policy; {
+	case p == nil:
+		return "no policy matches this lock: nothing breaks it", nil
+	case p.Break == nil:
+		return fmt.Sprintf("policy %s never breaks it", p.Name), nil
+	case p.Break.Approval == policies.ApprovalNever:
+		return fmt.Sprintf("policy %s says approval = %q: nothing is broken for it", p.Name, p.Break.Approval), nil
+	}
+	return "", nil
 }
 
 // doubtFunc says what is in the way of what was told; "" if nothing is known.

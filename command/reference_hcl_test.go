@@ -188,7 +188,7 @@ policies variable description: For people.
 policies variable validation: A condition on the value.
 policies variable.validation condition: Condition over ` + "`var.NAME`" + `.
 policies variable.validation error_message: What is said where it does not hold.
-policies test lock: The lock's name.
+policies test lock: The lock's name; with a slash its whole key, as on the command line.
 policies test facts: Object of objects: the facts. What is left out is unknown; ` + "`unknown()` and `atleast(N)`" + ` say so for one.
 policies test held: For how long the facts have stood so.
 policies test expect: What must come out.

@@ -115,6 +115,13 @@ Without an argument the only unfinished rollout is meant.`,
 			return err
 		}
 		h, err := r.Command(ctx, runner.Order{ID: id, Verb: verb, Nodes: names, Stage: stage, Pause: pause, Reason: reason})
+		if errors.Is(err, runner.ErrEnded) && h != nil && already(verb, h.State) {
+			if m.JSON {
+				return m.PrintJSON(viewRollout(h, ""))
+			}
+			m.Printf("%s: %s: nothing to do; the rollout is %s\n", h.ID, verb, h.State)
+			return nil
+		}
 		if verb == orchestrator.Rollback && errors.Is(err, runner.ErrEnded) {
 			return exitf(ExitFailed, "%w. To go back, start a rollout of the content from before: it goes through the stages as any other", err)
 		}
@@ -126,8 +133,21 @@ Without an argument the only unfinished rollout is meant.`,
 	return c
 }
 
+// already tells that a rollout which has ended stands where the order would bring it: who
+// gives an order twice has what he wants.
+func already(verb orchestrator.Verb, state orchestrator.Status) bool {
+	switch verb {
+	case orchestrator.Abort:
+		return true
+	case orchestrator.Rollback:
+		return state == orchestrator.RolledBack
+	}
+	return false
+}
+
 func (m *Meta) showOrder(ctx context.Context, r *runner.Runner, h *orchestrator.Header, verb orchestrator.Verb) error {
-	if c := h.Command; c != nil && !c.OK {
+	// Whoever resumes a rollout that goes on has what he wants.
+	if c := h.Command; c != nil && !c.OK && (verb != orchestrator.Resume || !h.AtWork()) {
 		return exitf(ExitFailed, "%s of rollout %s was refused: %s", verb, h.ID, text.Printable(c.Result))
 	}
 	if m.JSON {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/aim-control/aimlock/internal/metrics"
 	"github.com/aim-control/aimlock/internal/text"
+	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
@@ -70,8 +71,8 @@ window or for an operator. It is meant for Nomad periodic jobs and cron; two at
 once are safe, and the one that finds the other at work says so and exits 0.
 
 It exits 0 also where the rollout is paused, aborted or rolled back, and says so.
-With -detailed-exitcode it exits 3 where more is left to do, and 6 or 1 where
-"rollout start" would.`,
+With -detailed-exitcode it exits 3 where more is left to do, 5 where the lock is HOT
+and the policies do not let it be broken now, and 6 or 1 where "rollout start" would.`,
 		Examples: []example{
 			{"In a periodic job", "aimlock rollout tick rollout.hcl"},
 			{"Tell converged from more to do", "aimlock rollout tick -detailed-exitcode rollout.hcl"},
@@ -171,7 +172,10 @@ func (m *Meta) busy(out *runner.Outcome, detailed bool) error {
 	} else {
 		m.Printf("%s\n%s", out.Note, statusLines(out.Busy, "", "  "))
 	}
-	if detailed {
+	switch {
+	case detailed && out.Busy.State == locksmith.Hot:
+		return exit(ExitLockHot)
+	case detailed:
 		return exit(ExitMore)
 	}
 	return nil

@@ -170,10 +170,16 @@ func (d *decoder) test(b *hcl.Block) *Test {
 	content := d.content(b.Body, testSchema)
 	if a := content.Attributes["lock"]; a != nil {
 		if name, ok := d.stringAttr(a); ok {
-			if key, whole := strings.CutPrefix(name, "/"); whole {
+			// As on the command line: with a slash it is a whole key.
+			const locks = "aimlock/locks/"
+			key := strings.TrimPrefix(name, "/")
+			switch own, ok := strings.CutPrefix(key, locks); {
+			case ok:
+				t.Lock = LockID{Name: own, Key: key, Own: true}
+			case strings.Contains(name, "/"):
 				t.Lock = LockID{Name: key, Key: key}
-			} else {
-				t.Lock = LockID{Name: name, Key: "aimlock/locks/" + name, Own: true}
+			default:
+				t.Lock = LockID{Name: name, Key: locks + name, Own: true}
 			}
 		}
 	}

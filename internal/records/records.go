@@ -155,8 +155,9 @@ type Request struct {
 	Version    int    `json:"version"`
 	Session    string `json:"session"`
 	Token      uint64 `json:"token"`
-	Rule       string `json:"rule,omitempty"`
-	PolicyHash string `json:"policy_hash,omitempty"`
+	// Rule is "" where a person asks, or approves before any rule makes the lock HOT.
+	Rule       string `json:"rule"`
+	PolicyHash string `json:"policy_hash"`
 	By         string `json:"by"`
 	Who
 	At      time.Time `json:"at"`

@@ -255,6 +255,9 @@ func (c *Client) Next(v *Verdict, p *Permit) string {
 	}
 	switch v.State {
 	case Free:
+		if err := usable(s); err != nil {
+			return fmt.Sprintf("nobody takes it: %v", err)
+		}
 		if owed, _ := c.owed(s); owed != nil {
 			return fmt.Sprintf("anybody may take it; the next holder first waits %s for what the last one may still have running", round(seconds(owed.Owed)))
 		}
