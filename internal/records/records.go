@@ -152,9 +152,9 @@ type Who struct {
 
 // Request asks the holder that it names to let go, at requests/<name>.
 type Request struct {
-	Version    int    `json:"version"`
-	Session    string `json:"session"`
-	Token      uint64 `json:"token"`
+	Version int    `json:"version"`
+	Session string `json:"session"`
+	Token   uint64 `json:"token"`
 	// Rule is "" where a person asks, or approves before any rule makes the lock HOT.
 	Rule       string `json:"rule"`
 	PolicyHash string `json:"policy_hash"`
