@@ -33,13 +33,13 @@ tokens that were handed out before. This command
   - has the next holder of every lock wait once, 15s or what the last one asked for,
     before it does anything: the last one may still be at work.
 
-Stop rollouts first if you can. It shows what it would do, and asks; where there is
-no terminal it wants -yes. It can be repeated: after an error, or when a node says
-that it has accepted a newer order, run it again. It does not touch the locks of
-other tools, nor any file on a node.`,
+Stop rollouts first if you can. On a terminal it shows what it would do, and asks;
+elsewhere, as in a script, it does it. It can be repeated: after an error, or when a
+node says that it has accepted a newer order, run it again. It does not touch the
+locks of other tools, nor any file on a node.`,
 		Examples: []example{
 			{"What would it do?", "aimlock recover -dry-run"},
-			{"Do it, in a script", "aimlock recover -yes"},
+			{"Do it without a question", "aimlock recover -yes"},
 		},
 		Groups: groupConsul | groupJSON,
 		Flags: func(fs *flag.FlagSet) {
@@ -55,8 +55,10 @@ other tools, nor any file on a node.`,
 			if req.DryRun {
 				return m.recoverDryRun(ctx, c, req)
 			}
-			if !yes {
-				if err := m.askRecover(ctx, c, req); err != nil {
+			in, ok := m.Stdin.(*os.File)
+			ask := !yes && ok && term.IsTerminal(int(in.Fd()))
+			if ask {
+				if err := m.askRecover(ctx, c, req, in); err != nil {
 					return err
 				}
 			}
@@ -66,7 +68,7 @@ other tools, nor any file on a node.`,
 					return perr
 				}
 			} else if out.Epoch != 0 {
-				m.Printf("%s", recoveryText(out, err == nil, !yes))
+				m.Printf("%s", recoveryText(out, err == nil, ask))
 			}
 			if err != nil {
 				return fmt.Errorf("not all is done; `aimlock recover` can be run again: %w", err)
@@ -88,12 +90,8 @@ func (m *Meta) recoverDryRun(ctx context.Context, c *locksmith.Client, req locks
 	return nil
 }
 
-// askRecover shows what would be done, on a terminal, and asks.
-func (m *Meta) askRecover(ctx context.Context, c *locksmith.Client, req locksmith.RecoverRequest) error {
-	in, ok := m.Stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return usagef("there is no terminal to ask on: look with -dry-run, then give -yes")
-	}
+// askRecover shows what would be done, and asks on the terminal in.
+func (m *Meta) askRecover(ctx context.Context, c *locksmith.Client, req locksmith.RecoverRequest, in *os.File) error {
 	dry := req
 	dry.DryRun = true
 	out, err := c.Recover(ctx, dry)
