@@ -116,8 +116,9 @@ Without an argument the only unfinished rollout is meant.`,
 		}
 		h, err := r.Command(ctx, runner.Order{ID: id, Verb: verb, Nodes: names, Stage: stage, Pause: pause, Reason: reason})
 		if errors.Is(err, runner.ErrEnded) && h != nil && already(verb, h.State) {
+			h.Command = nil // somebody else's
 			if m.JSON {
-				return m.PrintJSON(viewRollout(h, ""))
+				return m.PrintJSON(viewRollout(h, string(verb)+": nothing to do"))
 			}
 			m.Printf("%s: %s: nothing to do; the rollout is %s\n", h.ID, verb, h.State)
 			return nil
@@ -146,8 +147,7 @@ func already(verb orchestrator.Verb, state orchestrator.Status) bool {
 }
 
 func (m *Meta) showOrder(ctx context.Context, r *runner.Runner, h *orchestrator.Header, verb orchestrator.Verb) error {
-	// Whoever resumes a rollout that goes on has what he wants.
-	if c := h.Command; c != nil && !c.OK && (verb != orchestrator.Resume || !h.AtWork()) {
+	if c := h.Command; c != nil && !c.OK {
 		return exitf(ExitFailed, "%s of rollout %s was refused: %s", verb, h.ID, text.Printable(c.Result))
 	}
 	if m.JSON {

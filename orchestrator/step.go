@@ -323,7 +323,7 @@ func (s *State) obey(c OperatorCommand) {
 		s.pauseFor(CauseOperator, by)
 	case Resume:
 		if s.status != Paused {
-			no("the rollout is %s, not paused", s.status)
+			s.command.Result = fmt.Sprintf("nothing to do: the rollout is %s, not paused", s.status)
 			return
 		}
 		if s.pause.Cause == CausePromotion {

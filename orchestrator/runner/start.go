@@ -53,12 +53,6 @@ func (r *Runner) run(ctx context.Context, in Input, wait until) (*Outcome, error
 		if q, err = r.keepPlace(ctx, &in.Spec, wait, q, j); err != nil {
 			return nil, err
 		}
-		switch {
-		case q != nil:
-			r.announce(&in, q.header())
-		case j.resume != nil && wait == untilEnd:
-			r.announce(&in, j.resume)
-		}
 		out, next, err := r.attempt(ctx, &in, wait, q, j)
 		switch {
 		case errors.Is(err, errNotQueued):
@@ -97,8 +91,8 @@ func (r *Runner) run(ctx context.Context, in Input, wait until) (*Outcome, error
 	return nil, fmt.Errorf("rollout %s: another orchestrator changes it again and again: is it started twice?", in.Spec.Name)
 }
 
-// announce tells the id of the rollout that a call drives, before anything else of it and
-// once: by that others follow it.
+// announce tells the id of the rollout that a call drives, once and before anything else
+// of it: by that others follow it. What is told of a lock that refuses comes before.
 func (r *Runner) announce(in *Input, h *orchestrator.Header) {
 	if in.announced != h.ID {
 		in.announced = h.ID
