@@ -1,8 +1,10 @@
 package spec
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,8 +48,17 @@ func (d *decoder) bad(a *hcl.Attribute, summary, format string, args ...any) {
 func (d *decoder) content(body hcl.Body, schema *hcl.BodySchema) *hcl.BodyContent {
 	c, diags := body.Content(schema)
 	misplaced(body, schema, diags)
+	// HCL finds arguments that may not stand there in the order of a map.
+	slices.SortStableFunc(diags, func(a, b *hcl.Diagnostic) int { return cmp.Compare(start(a), start(b)) })
 	d.diags = append(d.diags, diags...)
 	return c
+}
+
+func start(d *hcl.Diagnostic) int {
+	if d.Subject == nil {
+		return -1
+	}
+	return d.Subject.Start.Byte
 }
 
 // single returns the only block of a type, or nil; further ones are errors.
