@@ -92,6 +92,8 @@ type checker struct {
 	mu sync.Mutex
 	// gates are the rollouts whose gate has passed.
 	gates map[string]bool
+	// forgiven are the rollouts that an operator resumes: it forgives their failures.
+	forgiven map[string]bool
 	// accepted is the highest order that each node had on disk, by node and config.
 	accepted map[string]orchestrator.Order
 }
@@ -99,7 +101,7 @@ type checker struct {
 func newChecker(w *World) *checker {
 	c := &checker{w: w}
 	c.reset()
-	c.accepted, c.gates = map[string]orchestrator.Order{}, map[string]bool{}
+	c.accepted, c.gates, c.forgiven = map[string]orchestrator.Order{}, map[string]bool{}, map[string]bool{}
 	return c
 }
 

@@ -65,6 +65,13 @@ func (c *checker) passed(rollout string) {
 	c.gates[rollout] = true
 }
 
+// forgive notes that an operator is about to resume a rollout.
+func (c *checker) forgive(rollout string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forgiven[rollout] = true
+}
+
 // header looks at the state of a rollout.
 func (c *checker) header(k state.KVChange) {
 	var h orchestrator.Header
@@ -77,8 +84,15 @@ func (c *checker) header(k state.KVChange) {
 	if h.FinishedAt != nil && h.State != orchestrator.Superseded && h.Counts[orchestrator.ClassPending] != 0 {
 		c.w.fail(InvClass, "rollout %s is %s, and %d of its nodes are in no class", h.ID, h.State, h.Counts[orchestrator.ClassPending])
 	}
-	if h.State == orchestrator.Succeeded && h.Counts[orchestrator.ClassFailed] > maxFailed {
-		c.w.fail(InvFailures, "rollout %s succeeded with %d failed nodes: %d are allowed", h.ID, h.Counts[orchestrator.ClassFailed], maxFailed)
+	c.mu.Lock()
+	resumed := c.forgiven[h.ID]
+	c.mu.Unlock()
+	allowed := maxFailed
+	if resumed {
+		allowed += h.Budget.ForgivenFailed
+	}
+	if h.State == orchestrator.Succeeded && h.Counts[orchestrator.ClassFailed] > allowed {
+		c.w.fail(InvFailures, "rollout %s succeeded with %d failed nodes: %d are allowed", h.ID, h.Counts[orchestrator.ClassFailed], allowed)
 	}
 }
 

@@ -252,8 +252,11 @@ func (inc *incarnation) command(ctx context.Context, v orchestrator.Verb) error 
 	if err != nil || len(heads) == 0 || heads[0].FinishedAt != nil {
 		return err
 	}
-	if v == orchestrator.Promote {
+	switch v {
+	case orchestrator.Promote:
 		inc.w.check.passed(heads[0].ID) // it takes bake and gates as passed
+	case orchestrator.Resume:
+		inc.w.check.forgive(heads[0].ID)
 	}
 	_, err = r.Command(ctx, runner.Order{ID: heads[0].ID, Verb: v, Reason: "sim"})
 	return err
