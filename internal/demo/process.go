@@ -143,7 +143,7 @@ func (p *process) wait(d time.Duration) error {
 	case 0:
 		return nil
 	case -1:
-		return fmt.Errorf("%s did not end within %s", p.title, d)
+		return fmt.Errorf("the process %q did not end within %s, which is what the demo allows it: is this machine very busy?", p.title, d)
 	default:
 		return fmt.Errorf("%s ended with exit code %d", p.title, code)
 	}

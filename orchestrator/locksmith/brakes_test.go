@@ -198,7 +198,7 @@ func TestSpentBudgetEndsAnyway(t *testing.T) {
 		w.acquire(w.client(asElsewhere), one("a"))
 		_, err := c.Acquire(t.Context(), Request{Names: []string{"a"}, Try: true})
 		ref, ok := errors.AsType[*RefusedError](err)
-		if want := "1 break in 1h; the next one is free in 1h0m0s; if its process is gone, Consul frees it by itself within about 10s"; !ok || !strings.HasSuffix(ref.Status.Next, want) {
+		if want := "1 break in 1h; one more is allowed in 1h0m0s; if its process is gone, Consul frees it by itself within about 10s"; !ok || !strings.HasSuffix(ref.Status.Next, want) {
 			t.Fatalf("%v: next %q, not %q", err, ref.Status.Next, want)
 		}
 		_, err = c.Break(t.Context(), BreakRequest{Name: "a"})

@@ -262,7 +262,7 @@ func (c *Client) spend(p *policies.Policy, permit *Permit, verdicts []*Verdict, 
 	case len(rec.Breaks) == before:
 		return nil, ""
 	case len(rec.Breaks) > b.Max:
-		return nil, fmt.Sprintf("the budget of policy %s is spent: %s in %s; the next one is free in %s%s",
+		return nil, fmt.Sprintf("the budget of policy %s is spent: %s in %s; one more is allowed in %s%s",
 			p.Name, text.Count(before, "break"), text.Duration(b.Per), round(b.Per-now.Sub(oldest)), future)
 	}
 	return consulkv.CAS(key, records.Encode(&rec), permit.budgetIndex), ""
