@@ -218,7 +218,7 @@ func (c *checker) committed(s state.Commit, x *exchange, meddled bool) {
 	before := map[string]records.Break{}
 	for _, k := range s.KV {
 		if strings.HasPrefix(k.Key(), c.w.keys.BreaksRoot()) {
-			c.brk(k, before, now, x)
+			c.brk(k, before, x)
 		}
 	}
 	for _, k := range s.KV {
@@ -433,7 +433,7 @@ func provedDead(old, value []byte) bool {
 func breakKey(name string, token uint64) string { return name + " " + itoa(token) }
 
 // brk looks at a break record. before gets what stood before, by lock and token.
-func (c *checker) brk(k state.KVChange, before map[string]records.Break, now time.Time, x *exchange) {
+func (c *checker) brk(k state.KVChange, before map[string]records.Break, x *exchange) {
 	var old, rec records.Break
 	if k.Before != nil {
 		_ = json.Unmarshal(k.Before.Value, &old)
@@ -461,15 +461,19 @@ func (c *checker) brk(k state.KVChange, before map[string]records.Break, now tim
 	if _, paid := c.spent[hold]; paid || rec.Policy != policyName || k.Before != nil {
 		return
 	}
-	c.spent[hold] = now
-	n := 0
-	for _, at := range c.spent {
-		if now.Sub(at) < budgetPer {
-			n++
+	// A break counts from when it was asked for: the request may be long under way.
+	c.spent[hold] = x.sentAt
+	for _, from := range c.spent {
+		n := 0
+		for _, at := range c.spent {
+			if d := at.Sub(from); d >= 0 && d < budgetPer {
+				n++
+			}
 		}
-	}
-	if n > budgetMax {
-		c.w.fail(InvBudget, "%d breaks of policy %s within %s, the last by %v of %s: %d are allowed", n, policyName, budgetPer, x.inc, rec.Lock, budgetMax)
+		if n > budgetMax {
+			c.w.fail(InvBudget, "%d breaks of policy %s within %s, the last by %v of %s: %d are allowed", n, policyName, budgetPer, x.inc, rec.Lock, budgetMax)
+			return
+		}
 	}
 }
 

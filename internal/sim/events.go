@@ -80,6 +80,16 @@ func (w *World) happen(e Event) {
 		w.mu.Lock()
 		w.held[w.keys.Lock(e.Who)] = e.For
 		w.mu.Unlock()
+	case evIntent:
+		w.mu.Lock()
+		w.held[w.keys.Breaks(e.Who)] = e.For
+		w.mu.Unlock()
+	case evHang:
+		if h := w.holder(e.Who); h != nil {
+			w.stop(h, e.For)
+		} else {
+			w.after(200*time.Millisecond, e.String(), func() { w.happen(e) })
+		}
 	case evSessions:
 		if err := w.srv.EndSessions(); err != nil {
 			w.fail("set-up", "%v", err)
@@ -91,30 +101,52 @@ func (w *World) happen(e Event) {
 }
 
 // heldUp is how much longer a transaction is under way: one that ends a hold by a
-// break may have been chosen for it.
+// break, or is the intent of one, may have been chosen for it.
 func (w *World) heldUp(ops []txnOp) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.held) == 0 {
 		return 0
 	}
-	breaks, locks := false, []string(nil)
+	breaks, of := false, []string(nil)
 	for _, op := range ops {
 		switch {
 		case op.KV == nil:
 		case op.KV.Verb == "unlock":
-			locks = append(locks, op.KV.Key)
+			of = append(of, op.KV.Key)
 		case op.KV.Verb == "cas" && strings.HasPrefix(op.KV.Key, w.keys.BreaksRoot()):
-			breaks = true
+			if breaks = true; op.KV.Index == 0 {
+				of = append(of, op.KV.Key[:strings.LastIndexByte(op.KV.Key, '/')+1])
+			}
 		}
 	}
-	for _, key := range locks {
+	for _, key := range of {
 		if d := w.held[key]; breaks && d > 0 {
 			delete(w.held, key)
 			return d
 		}
 	}
 	return 0
+}
+
+// holder is who holds a lock, as the servers see it.
+func (w *World) holder(lock string) *actor {
+	m := w.check.locks[lock]
+	if m == nil || m.session == "" {
+		return nil
+	}
+	for _, a := range w.actors {
+		if a.cur == nil {
+			continue
+		}
+		a.cur.mu.Lock()
+		h := a.cur.holds[m.session]
+		a.cur.mu.Unlock()
+		if h != nil {
+			return a
+		}
+	}
+	return nil
 }
 
 // stop has a process get no steps for a while.

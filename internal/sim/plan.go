@@ -95,6 +95,8 @@ const (
 	evRestore  = "Consul is restored"      // to what it was For before, and recovered
 	evClock    = "the wall clock jumps of" // N is one of clockJumps
 	evHeldUp   = "the next break is under way that ends a hold of lock"
+	evIntent   = "the next intent is under way to break lock"
+	evHang     = "stop whoever holds lock" // now, or next
 )
 
 // NewPlan makes the plan of a seed. harder adds to it, and leaves the rest as it is.
@@ -172,6 +174,9 @@ func NewPlan(seed uint64, harder bool) *Plan {
 		if p.Group = rand.New(rand.NewPCG(seed, 0x51f)).IntN(4) == 0; p.Group {
 			p.halfDone(rand.New(rand.NewPCG(seed, 0x520)), nodes)
 		}
+		if r := rand.New(rand.NewPCG(seed, 0x521)); r.IntN(4) == 0 {
+			p.crowd(r)
+		}
 	}
 	slices.SortStableFunc(p.Events, func(a, b Event) int { return int(a.At - b.At) })
 	return p
@@ -196,6 +201,20 @@ func (p *Plan) heldUp(r *rand.Rand) {
 	for range r.IntN(3) {
 		at := time.Second + time.Duration(r.Int64N(int64(p.Length-2*time.Second)))
 		p.Events = append(p.Events, Event{At: at, Kind: evHeldUp, Who: p.lock(r), For: time.Second + time.Duration(r.Int64N(int64(8*time.Second)))})
+	}
+}
+
+// crowd has more locks hang at one moment than the budget allows to break, and their
+// intents be under way together: all of them rest on the same budget.
+func (p *Plan) crowd(r *rand.Rand) {
+	at := time.Second + time.Duration(r.Int64N(int64(p.Length/3)))
+	for _, lock := range []string{"job-a", "job-b", "job-c", "job-d"} {
+		if !slices.Contains(p.Holders, lock) {
+			p.Holders = append(p.Holders, lock, lock)
+		}
+		p.Events = append(p.Events,
+			Event{At: at, Kind: evHang, Who: lock, For: 20*time.Second + time.Duration(r.Int64N(int64(15*time.Second)))},
+			Event{At: at, Kind: evIntent, Who: lock, For: 3*time.Second + time.Duration(r.Int64N(int64(3*time.Second)))})
 	}
 }
 

@@ -25,7 +25,7 @@ var (
 	trace   = flag.Bool("trace", false, "print the whole history of each seed, not only what went wrong")
 	shrink  = flag.Bool("shrink", true, "look for the shortest story of a violation")
 	workers = flag.Int("workers", runtime.NumCPU(), "how many processes run seeds at the same time")
-	harder  = flag.Bool("harder", false, "breaks that are under way for long, wrong clocks, rollouts of two configs too")
+	harder  = flag.Bool("harder", false, "breaks that are under way for long, crowds of hung locks, wrong clocks, rollouts of two configs too")
 	stride  = flag.Uint64("stride", 0, "a worker's own: it runs every so many-th seed")
 )
 
