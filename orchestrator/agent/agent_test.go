@@ -380,6 +380,36 @@ func TestRegister(t *testing.T) {
 	eventually(t, "it is registered again", registered("aimlock-agent-n1", "n1"))
 }
 
+// A second agent of one name says so; one that is started again does not.
+func TestTwin(t *testing.T) {
+	b := newBench(t)
+	log := &logged{}
+	first, second := b.config(t, "n1"), b.config(t, "n1")
+	first.Log = hclog.New(&hclog.LoggerOptions{Output: log})
+	second.Log = first.Log
+	registered := func() string {
+		svc, _, err := b.API().Agent().Service(agent.ServiceID("n1"), nil)
+		if err != nil {
+			return "" // not yet
+		}
+		return svc.Meta["instance"]
+	}
+	for range 2 {
+		stop := run(t, first)
+		eventually(t, "it is registered", func() bool { return registered() != "" })
+		stop()
+	}
+	if log.count("under this name") != 0 {
+		t.Errorf("it takes itself for another one:\n%s", log)
+	}
+	was := registered()
+	run(t, second)
+	eventually(t, "the second one is registered", func() bool { return registered() != was })
+	if log.count("under this name") != 1 {
+		t.Errorf("it is not said:\n%s", log)
+	}
+}
+
 // One agent at a time has a state folder, and one node.
 func TestStateFolderInUse(t *testing.T) {
 	b := newBench(t)

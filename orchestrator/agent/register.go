@@ -61,6 +61,7 @@ func (a *Agent) register(ctx context.Context) {
 func (a *Agent) registerOnce(ctx context.Context, id string) error {
 	cctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	a.twin(cctx, id)
 	return a.cfg.Consul.API().Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
 		ID:   id,
 		Name: ServiceName,
@@ -73,4 +74,16 @@ func (a *Agent) registerOnce(ctx context.Context, id string) error {
 			DeregisterCriticalServiceAfter: deregisterAfter.String(),
 		},
 	}, api.ServiceRegisterOpts{ReplaceExistingChecks: true}.WithContext(cctx))
+}
+
+// twin warns of another agent with this one's name on the same Consul agent. Those on
+// other ones are seen by whoever resolves the fleet.
+func (a *Agent) twin(ctx context.Context, id string) {
+	svc, _, err := a.cfg.Consul.API().Agent().Service(id, (&api.QueryOptions{}).WithContext(ctx))
+	if err != nil || svc == nil {
+		return // there is none, or the registration tells what is wrong
+	}
+	if other := svc.Meta["instance"]; other != "" && other != a.fence.instance {
+		a.cfg.Log.Warn("an agent with another state folder has registered under this name: if it still runs, both carry out the orders of this node; end it, or give each a name of its own", "service", id)
+	}
 }
