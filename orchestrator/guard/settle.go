@@ -21,14 +21,10 @@ type reread struct {
 // it was read, and reports whether the verdict waits for that: a process that is done
 // ends at once, and this host tells its end sooner than Consul its release.
 func (g *Guard) settle(l *lock, v *locksmith.Verdict) bool {
-	if v.State != locksmith.Hot {
-		l.settled = ""
+	if !l.settled.Owes(g.client, v) {
 		return false
 	}
-	if l.settled == l.snap.Hold() || !g.client.Unsettled(v) {
-		return false
-	}
-	l.settled, l.settling = l.snap.Hold(), true
+	l.settling = true
 	r, reader := reread{l: l, was: l.snap}, g.client.Reader()
 	g.spawn(func(ctx context.Context) {
 		r.snap, r.err = reader.Read(ctx, r.was.Name)

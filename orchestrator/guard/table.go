@@ -40,10 +40,9 @@ type lock struct {
 	// ended is a hold that is known to have ended, though snap may still show
 	// it: nothing is judged by that.
 	ended string
-	// settling: a HOT lock is read again before anybody is told, see settle; settled is
-	// the hold of which that was done.
+	// settling: a HOT lock is read again before anybody is told, see settle.
 	settling bool
-	settled  string
+	settled  locksmith.Settled
 	// told is the refusal that was told last, so that it is told once.
 	told string
 	// procs are the holder's processes, where they are of this host.

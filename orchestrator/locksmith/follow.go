@@ -100,14 +100,18 @@ type followedLock struct {
 	s    *evidence.Snapshot
 	cool bool
 	// due is when the lock is judged again though nothing changed; zero: never.
-	due time.Time
-	// settled is the hold of which a later read has shown that its HOT is no release.
-	settled string
+	due     time.Time
+	settled Settled
 }
 
 // coolingAgain is how often it is asked whether a lock-delay is over: Consul has
 // no blocking query for it.
 const coolingAgain = 5 * time.Second
+
+// settleWithin bounds how long all locks of one batch together are read again. Nothing
+// else is told meanwhile, so that no verdict comes before one on an earlier read: a
+// Consul that does not answer must not keep the ages of all locks from being told.
+const settleWithin = 2 * time.Second
 
 // take judges what a sweep brought.
 func (r *followed) take(ctx context.Context, batch []*evidence.Snapshot) {
@@ -125,6 +129,8 @@ func (r *followed) take(ctx context.Context, batch []*evidence.Snapshot) {
 		free = append(free, s)
 	}
 	cooling := r.c.coolingOf(ctx, free)
+	settle, cancel := context.WithTimeout(ctx, settleWithin)
+	defer cancel()
 	for _, s := range free {
 		l := r.locks[s.Key]
 		if l == nil {
@@ -132,7 +138,7 @@ func (r *followed) take(ctx context.Context, batch []*evidence.Snapshot) {
 			r.locks[s.Key] = l
 		}
 		l.s, l.cool = s, cooling[s.Key]
-		changed = append(changed, r.judge(ctx, l, time.Now()))
+		changed = append(changed, r.judge(settle, l, time.Now()))
 		if s.Pair == nil {
 			delete(r.locks, s.Key)
 		}
@@ -140,19 +146,14 @@ func (r *followed) take(ctx context.Context, batch []*evidence.Snapshot) {
 	r.f.Tell(changed)
 }
 
-func (r *followed) judge(ctx context.Context, l *followedLock, now time.Time) *Verdict {
+// judge judges a lock. While settle lasts, one that has become HOT is read again first.
+func (r *followed) judge(settle context.Context, l *followedLock, now time.Time) *Verdict {
 	v := l.obs.Judge(l.s, now)
-	switch {
-	case v.State != Hot:
-		l.settled = ""
-	case l.settled != l.s.Hold():
-		hold := l.s.Hold()
-		// An error is the source's to tell: it reads the same.
-		if again, err := l.obs.Settle(ctx, v); err == nil {
+	if l.settled.Owes(r.c, v) {
+		// Where Consul does not answer, what was known counts. The error is the source's
+		// to tell: it reads the same.
+		if again, err := l.obs.Settle(settle, v); err == nil {
 			v, l.s = again, again.Snapshot
-		}
-		if l.s.Hold() == hold {
-			l.settled = hold
 		}
 	}
 	l.due = time.Time{}
@@ -188,10 +189,12 @@ func (r *followed) due(ctx context.Context, now time.Time) []*Verdict {
 		}
 	}
 	cooling := r.c.coolingOf(ctx, cool)
+	settle, cancel := context.WithTimeout(ctx, settleWithin)
+	defer cancel()
 	out := make([]*Verdict, len(list))
 	for i, l := range list {
 		l.cool = l.cool && cooling[l.s.Key]
-		out[i] = r.judge(ctx, l, now)
+		out[i] = r.judge(settle, l, now)
 	}
 	return out
 }

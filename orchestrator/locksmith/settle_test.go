@@ -1,8 +1,14 @@
 package locksmith
 
 import (
+	"context"
+	"net/http"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/aim-control/aimlock/orchestrator/evidence"
 )
 
 // A lock that was let go after it was read is not HOT because its holder has ended by
@@ -34,6 +40,90 @@ func TestSettle(t *testing.T) {
 		}
 		if got := settled(); got != Free {
 			t.Errorf("let go since: %s", got)
+		}
+	})
+}
+
+// follow follows locks as they were read, until done is called: it returns the states that
+// were told of each, in order.
+func (w *world) follow(c *Client, read ...*evidence.Snapshot) (told func() map[string][]string, done func()) {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(w.t.Context())
+	states, ended := map[string][]string{}, make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = c.Follow(ctx, Following{
+			Source: func(ctx context.Context, tell func([]*evidence.Snapshot)) error {
+				tell(read)
+				<-ctx.Done()
+				return ctx.Err()
+			},
+			Tell: func(changed []*Verdict) {
+				for _, v := range changed {
+					states[v.Snapshot.Name] = append(states[v.Snapshot.Name], v.State)
+				}
+			},
+		})
+	}()
+	return func() map[string][]string { synctest.Wait(); return states }, func() { cancel(); <-ended }
+}
+
+func (w *world) read(c *Client, name string) *evidence.Snapshot {
+	w.t.Helper()
+	s, err := c.Reader().Read(w.t.Context(), name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return s
+}
+
+// Who watches is told of no lock that it is HOT which was let go since it was read.
+func TestFollowedReleaseIsNotHot(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		h := w.acquire(w.client(asDead), one("job"))
+		w.acquire(w.client(asDead), one("dead"))
+		c := w.client()
+		job, dead := w.read(c, "job"), w.read(c, "dead")
+		if err := h.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		told, done := w.follow(c, job, dead)
+		defer done()
+		time.Sleep(3 * time.Second)
+		if got := told()["job"]; len(got) == 0 || slices.Contains(got, Hot) {
+			t.Errorf("a lock that was let go: %q", got)
+		}
+		if got := told()["dead"]; !slices.Contains(got, Hot) {
+			t.Errorf("a lock whose holder died: %q", got)
+		}
+	})
+}
+
+// mute is a Consul that never answers.
+type mute struct{}
+
+func (mute) RoundTrip(req *http.Request) (*http.Response, error) {
+	<-req.Context().Done()
+	return nil, req.Context().Err()
+}
+
+// Where Consul does not answer, what was known is told soon, however many locks it is.
+func TestFollowedHotWithoutConsul(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		names, c := []string{"a", "b", "c"}, w.client()
+		var read []*evidence.Snapshot
+		for _, n := range names {
+			w.acquire(w.client(asDead), one(n))
+			read = append(read, w.read(c, n))
+		}
+		w.net.to(mute{})
+		told, done := w.follow(c, read...)
+		defer done()
+		time.Sleep(settleWithin + time.Second)
+		for _, n := range names {
+			if got := told()[n]; !slices.Contains(got, Hot) {
+				t.Errorf("%s: %q", n, got)
+			}
 		}
 	})
 }

@@ -107,6 +107,25 @@ func (c *Client) Unsettled(v *Verdict) bool {
 	return v.State == Hot && v.Snapshot.Held() && h != nil && c.reader.Local(h)
 }
 
+// Settled is the last hold of one lock that was read again because it had become HOT: of
+// each hold that is done once.
+type Settled string
+
+// Owes reports whether a lock is to be read again before anybody is told its verdict,
+// and takes it that this is done.
+func (s *Settled) Owes(c *Client, v *Verdict) bool {
+	hold := Settled(v.Snapshot.Hold())
+	switch {
+	case v.State != Hot:
+		*s = ""
+		return false
+	case *s == hold || !c.Unsettled(v):
+		return false
+	}
+	*s = hold
+	return true
+}
+
 // Settle reads a lock again of which that is so, and judges it anew where its hold has
 // ended since.
 func (o *Observer) Settle(ctx context.Context, v *Verdict) (*Verdict, error) {
