@@ -356,9 +356,7 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 	if err != nil {
 		return nil, nil, err
 	}
-	if v.Unheard() {
-		st.Next += "; there is no such key"
-	}
+	st.Next = v.Named(st.Next)
 	if v.Occupied() {
 		st.Suspended = m.suspended(ctx, c)
 	}

@@ -184,6 +184,9 @@ func (b *lockBoard) tell(changed []*locksmith.Verdict, now time.Time) error {
 	for _, v := range changed {
 		st := b.c.Status(v)
 		st.Next = b.c.Next(v, nil)
+		if !b.all {
+			st.Next = v.Named(st.Next)
+		}
 		st.Evidence = nil
 		row := b.rows[st.Key]
 		if row == nil {

@@ -94,7 +94,7 @@ func (s *Server) lockDetail(ctx context.Context, name, told string) (string, any
 			out.Refused = permit.Why
 		}
 	}
-	st.Next = c.Next(v, permit)
+	st.Next = v.Named(c.Next(v, permit))
 	out.lockView = lockView{Status: st, Gravity: locksmith.Gravity(st.State), Ago: max(0, time.Since(v.At).Seconds())}
 	for _, r := range v.Judgement.Results {
 		view := ruleView{Kind: r.Rule.Kind(), Name: r.Rule.Name, When: r.Rule.When, Value: triWord(r.Value)}

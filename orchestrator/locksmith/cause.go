@@ -119,7 +119,7 @@ func (in *told) causeFree(t *storyteller) string {
 	case last != nil:
 		return state + ": the last hold was broken: " + brokenText(t, &last.rec)
 	case h == nil && unheardOf(s) && len(in.breaks)+len(in.lost)+len(in.seen) == 0:
-		return state + "; there is no such key"
+		return state + noSuchKey
 	case h == nil:
 		return state
 	case h.Released && h.Broken != "":

@@ -308,9 +308,16 @@ func (c *Client) nextUnasked(v *Verdict) string {
 	return fmt.Sprintf("the next one who wants it%s breaks it (%s), where budget and brakes let it be broken now: `%s`", c.flags.same(), stepsText(b.Steps), c.flags.Judging("lock status", s.Name))
 }
 
-// Unheard tells of a lock that nothing in Consul shows to have been held ever; who
-// named it may have mistyped.
-func (v *Verdict) Unheard() bool { return v.State == Free && unheardOf(v.Snapshot) }
+// Named is what Next says, for who gave the lock's name himself and may have mistyped it.
+func (v *Verdict) Named(next string) string {
+	if v.State == Free && unheardOf(v.Snapshot) {
+		return next + noSuchKey
+	}
+	return next
+}
+
+// noSuchKey is said of a lock that nothing in Consul shows to have been held ever.
+const noSuchKey = "; there is no such key"
 
 // unheardOf tells of a lock that nothing in Consul shows to have been held ever, of
 // which the name may be a typing error.
