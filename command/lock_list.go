@@ -113,25 +113,12 @@ func lockPrefixes(p keys.Prefix, given string) []string {
 	return []string{key, p.Locks() + keys.Escape(key)}
 }
 
-// someNames are the first of names, and how many more there are.
-func someNames(names []string) string {
-	const most = 5
-	out := make([]string, min(len(names), most))
-	for i := range out {
-		out[i] = text.Clip(text.Printable(names[i]), 60)
-	}
-	if more := len(names) - len(out); more > 0 {
-		return fmt.Sprintf("%s and %d more", strings.Join(out, ", "), more)
-	}
-	return strings.Join(out, ", ")
-}
-
 // lockTable prints the locks, and below them which are cooling. hidden: there may be
 // more, which the token may not read.
 func (m *Meta) lockTable(list []*locksmith.Status, cooling []string, hidden bool) error {
 	switch {
 	case len(list) == 0 && len(cooling) > 0:
-		m.Notef("No locks held; %d cooling: %s\n", len(cooling), someNames(cooling))
+		m.Notef("No locks held; %d cooling: %s\n", len(cooling), text.Some(cooling))
 		return nil
 	case len(list) == 0 && hidden:
 		m.Notef("No locks that this token may read.\n")
@@ -166,7 +153,7 @@ func (m *Meta) lockTable(list []*locksmith.Status, cooling []string, hidden bool
 		return err
 	}
 	if len(cooling) > 0 {
-		m.Notef("Not held, and cooling: %s\n", someNames(cooling))
+		m.Notef("Not held, and cooling: %s\n", text.Some(cooling))
 	}
 	return nil
 }

@@ -119,7 +119,7 @@ func (m *Meta) unmatched(ctx context.Context, c *locksmith.Client) {
 	}
 	if len(names) > 0 {
 		slices.Sort(names)
-		m.Notef("Warning: no policy of these matches %s held now, and nobody breaks what none matches: %s\n", text.Count(len(names), "lock"), someNames(names))
+		m.Notef("Warning: no policy of these matches %s held now, and nobody breaks what none matches: %s\n", text.Count(len(names), "lock"), text.Some(names))
 	}
 }
 

@@ -88,9 +88,9 @@ func (m *Meta) unbroken(set *policies.Set) {
 
 func policyNames(names []string) string {
 	if len(names) == 1 {
-		return "policy " + someNames(names)
+		return "policy " + text.Some(names)
 	}
-	return "policies " + someNames(names)
+	return "policies " + text.Some(names)
 }
 
 func (m *Meta) policyCheckJSON(set *policies.Set, diags hcl.Diagnostics) error {

@@ -96,7 +96,7 @@ func (c *planConfig) unknownText(rev string) string {
 	if len(nodes) == 0 {
 		return ""
 	}
-	return ", which no rollout on record brought: edited on " + someNames(nodes) + ", or from before"
+	return ", which no rollout on record brought: edited on " + text.Some(nodes) + ", or from before"
 }
 
 // driftText says where somebody else changed the file, and what becomes of that.
@@ -111,7 +111,7 @@ func (c *planConfig) driftText(v *planView) string {
 	case v.Resumes != "":
 		what += " where it has yet to give an order"
 	}
-	return fmt.Sprintf("  Warning: edited by somebody else since its last order on %s: %s\n", someNames(c.edited), what)
+	return fmt.Sprintf("  Warning: edited by somebody else since its last order on %s: %s\n", text.Some(c.edited), what)
 }
 
 func diffLines(b *strings.Builder, indent, diff string) {

@@ -22,17 +22,6 @@ import (
 // named bounds the names in one finding.
 const named = 5
 
-// some are the first of names, and how many more there are.
-func some(names []string) string {
-	for i := range names {
-		names[i] = text.Printable(names[i])
-	}
-	if len(names) > named {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:named], ", "), len(names)-named)
-	}
-	return strings.Join(names, ", ")
-}
-
 // agents looks at the agents of nodes.
 func (e *examination) agents(ctx context.Context) bool {
 	list, _, err := e.Consul.API().Health().Service(agent.ServiceName, "", false, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
@@ -60,7 +49,7 @@ func (e *examination) agents(ctx context.Context) bool {
 	case len(list) == 0:
 		return e.note("agents", "start one on each machine, `aimlock agent -node NAME -state-dir DIR`, or let consul-template run `aimlock agent apply`", "no agent is registered, or the token may not see them (service:read): a rollout would reach no node")
 	case len(down) > 0:
-		e.warn("agents", "look at the machines and at their agents' logs; a rollout counts them as unreachable; docs/how-to/machine-leaves.md takes one out of the fleet", "%s, and of %d the check is not passing: %s", text.Count(len(list), "agent"), len(down), some(down))
+		e.warn("agents", "look at the machines and at their agents' logs; a rollout counts them as unreachable; docs/how-to/machine-leaves.md takes one out of the fleet", "%s, and of %d the check is not passing: %s", text.Count(len(list), "agent"), len(down), text.Some(down))
 	default:
 		e.ok("agents", "%s, all passing", text.Count(len(list), "agent"))
 	}
@@ -153,7 +142,7 @@ func (e *examination) locks(ctx context.Context) bool {
 	}
 	if len(grave) > 0 {
 		slices.Sort(grave)
-		return e.warn("locks", "`aimlock lock explain NAME` tells why, and what happens next", "%s held, and in trouble: %s", text.Count(total, "lock"), some(grave))
+		return e.warn("locks", "`aimlock lock explain NAME` tells why, and what happens next", "%s held, and in trouble: %s", text.Count(total, "lock"), text.Some(grave))
 	}
 	return e.ok("locks", "%s held, none HOT or UNKNOWN at a glance", text.Count(total, "lock"))
 }
@@ -190,18 +179,18 @@ func (e *examination) rollouts(ctx context.Context) bool {
 		}
 	}
 	if len(still) > 0 {
-		e.warn("rollouts", "`"+e.Start+"`, with the spec that it was begun with; or roll it back or abort it", "%s: %s", some(still), runner.Undriven(e.Start))
+		e.warn("rollouts", "`"+e.Start+"`, with the spec that it was begun with; or roll it back or abort it", "%s: %s", text.Some(still), runner.Undriven(e.Start))
 	}
 	switch {
 	case len(paused) > 0:
-		return e.warn("rollouts", "`aimlock rollout status ID` says why; then resume, roll back or abort it", "paused: %s", some(paused))
+		return e.warn("rollouts", "`aimlock rollout status ID` says why; then resume, roll back or abort it", "paused: %s", text.Some(paused))
 	case len(still) > 0:
 		return true
 	case len(open)+len(list.Waiting) > 0:
-		return e.ok("rollouts", "unfinished: %s; %d waiting", some(open), len(list.Waiting))
+		return e.ok("rollouts", "unfinished: %s; %d waiting", text.Some(open), len(list.Waiting))
 	}
 	if left := leftOut(list.Headers); len(left) > 0 {
-		return e.note("rollouts", "`aimlock rollout plan SPEC` shows which nodes lack it now, and `aimlock rollout start SPEC` serves them", "none is unfinished, but not all nodes got what succeeded: %s", some(left))
+		return e.note("rollouts", "`aimlock rollout plan SPEC` shows which nodes lack it now, and `aimlock rollout start SPEC` serves them", "none is unfinished, but not all nodes got what succeeded: %s", text.Some(left))
 	}
 	return e.ok("rollouts", "none is unfinished")
 }

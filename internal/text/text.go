@@ -144,3 +144,17 @@ func Count(n int, noun string) string {
 	}
 	return fmt.Sprintf("%d %s", n, noun)
 }
+
+// Some are the first of many names, and how many more there are.
+func Some(names []string) string {
+	const most, long = 5, 100
+	out := make([]string, min(len(names), most))
+	for i := range out {
+		out[i] = Clip(Printable(names[i]), long)
+	}
+	words := strings.Join(out, ", ")
+	if more := len(names) - most; more > 0 {
+		words += fmt.Sprintf(" and %d more", more)
+	}
+	return words
+}

@@ -2,6 +2,7 @@ package text
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +65,27 @@ func TestCount(t *testing.T) {
 	}{{1, "node", "1 node"}, {0, "node", "0 nodes"}, {2, "policy", "2 policies"}, {1, "policy", "1 policy"}, {3, "process", "3 processes"}} {
 		if got := Count(c.n, c.noun); got != c.want {
 			t.Errorf("Count(%d, %q) = %q, want %q", c.n, c.noun, got, c.want)
+		}
+	}
+}
+
+func TestSome(t *testing.T) {
+	t.Parallel()
+	for want, names := range map[string][]string{
+		"":                                     nil,
+		"a":                                    {"a"},
+		"a, b, c, d, e":                        {"a", "b", "c", "d", "e"},
+		"a, b, c, d, e and 1 more":             {"a", "b", "c", "d", "e", "f"},
+		"a, b, c, d, e and 2 more":             {"a", "b", "c", "d", "e", "f", "g"},
+		"a?[31mred, b":                         {"a\x1b[31mred", "b"},
+		"b, " + strings.Repeat("n", 100) + "…": {"b", strings.Repeat("n", 101)},
+	} {
+		given := slices.Clone(names)
+		if got := Some(names); got != want {
+			t.Errorf("Some(%q) = %q, want %q", names, got, want)
+		}
+		if !slices.Equal(names, given) {
+			t.Errorf("it changed the names that it was given: %q to %q", given, names)
 		}
 	}
 }

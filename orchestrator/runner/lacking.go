@@ -190,9 +190,9 @@ func (l *lacking) text() string {
 		switch len(nodes) {
 		case 0:
 		case 1:
-			why = append(why, some(nodes)+" "+one)
+			why = append(why, text.Some(nodes)+" "+one)
 		default:
-			why = append(why, some(nodes)+" "+many)
+			why = append(why, text.Some(nodes)+" "+many)
 		}
 	}
 	say(l.away, "has its order, and takes it when its agent is back", "have their orders, and take them when their agents are back")
@@ -208,14 +208,4 @@ func (l *lacking) text() string {
 		verb = "has"
 	}
 	return fmt.Sprintf("%d of %s of the fleet %s this revision: %s; nothing to do here", l.have, text.Count(l.fleet, "node"), verb, strings.Join(why, "; "))
-}
-
-// some names the first few of many nodes.
-func some(nodes []string) string {
-	const most = 5
-	words := text.Printable(strings.Join(nodes[:min(len(nodes), most)], ", "))
-	if more := len(nodes) - most; more > 0 {
-		words += fmt.Sprintf(" and %d more", more)
-	}
-	return words
 }
