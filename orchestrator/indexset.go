@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -13,6 +14,12 @@ import (
 // small whatever the set: ranges such as "0-4,17", or, where that is shorter,
 // a bitmap: so 10,000 nodes take 1.7 kB at most.
 type IndexSet []int
+
+// Has reports whether a node is in it; -1 never is.
+func (s IndexSet) Has(i int) bool {
+	_, there := slices.BinarySearch(s, i)
+	return there
+}
 
 const bitmapPrefix = "bitmap:"
 

@@ -26,6 +26,11 @@ func TestIndexSet(t *testing.T) {
 		if err := json.Unmarshal(b, &got); err != nil || !slices.Equal(got, want) {
 			rt.Fatalf("%s became %v (%v)", b, got, err)
 		}
+		for i := -1; i <= 3001; i++ {
+			if want.Has(i) != m[i] {
+				rt.Fatalf("it has %d: %v, want %v: %v", i, want.Has(i), m[i], want)
+			}
+		}
 	})
 	var half IndexSet
 	for i := 0; i < 10000; i += 2 {

@@ -52,7 +52,8 @@ func TestCountRollout(t *testing.T) {
 			f.nodes = append(f.nodes, orchestrator.Node{Name: fmt.Sprintf("node-%05d", i)})
 		}
 		stages := []orchestrator.Stage{{Name: "canary", Nodes: 1}, {Name: "rest", Percent: 100, MaxParallel: 100}}
-		out, err := runner.New(runner.Config{Consul: kv, Prefix: prefix, Locks: runner.Locksmith(c)}).Start(ctx, f.input("content", stages...))
+		r, in := runner.New(runner.Config{Consul: kv, Prefix: prefix, Locks: runner.Locksmith(c)}), f.input("content", stages...)
+		out, err := r.Start(ctx, in)
 		if err != nil || out.Header.Counts[orchestrator.ClassApplied] != n {
 			t.Fatalf("%+v %v", out, err)
 		}
@@ -60,9 +61,42 @@ func TestCountRollout(t *testing.T) {
 		if per := float64(m.bytes.Load()) / n; per > 12_000 {
 			t.Errorf("%.0f bytes a node", per)
 		}
+		idle(t, m, r, in)
+		if _, err := sim.kv.API().KV().Delete(prefix.Actual(config, f.nodes[7].Name), nil); err != nil {
+			t.Fatal(err)
+		}
+		idle(t, m, r, in)
 		cancel()
 		if err := <-done; err != nil && !strings.Contains(err.Error(), "canceled") {
 			t.Error(err)
 		}
 	})
+}
+
+// idle: a tick that has nothing to do reads what the whole fleet says once, also where a
+// node lacks the revision, and asks no more for a large fleet than for a small one.
+func idle(t *testing.T, m *meter, r *runner.Runner, in runner.Input) {
+	t.Helper()
+	m.paths = nil
+	out, err := r.Tick(t.Context(), in)
+	if err == nil {
+		_, _, err = r.DriftOf(t.Context(), out)
+	}
+	if err != nil || !out.Converged {
+		t.Fatalf("%+v %v", out, err)
+	}
+	for _, part := range []string{prefix.ActualAll(config), "/service/" + runner.AgentService} {
+		n := 0
+		for _, p := range m.paths {
+			if strings.Contains(p, part) {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("%s was read %d times: %s", part, n, out.Note)
+		}
+	}
+	if len(m.paths) > 6 {
+		t.Errorf("%d requests: %q", len(m.paths), m.paths)
+	}
 }

@@ -247,11 +247,11 @@ func (r *Runner) joiners(ctx context.Context, hy *history, chain []*orchestrator
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	planned := map[string]bool{}
+	look, planned := r.look(), map[string]bool{}
 	for _, p := range plans {
 		if p.Ends[len(p.Ends)-1] < len(p.Nodes) {
-			lack, err := r.lacking(ctx, chain, plans, fleet, nil, retry)
-			return nil, lack, nil, err
+			lack, err := r.lacking(ctx, look, chain, plans, fleet, retry)
+			return nil, lack, look.answers, err
 		}
 		for _, n := range p.Nodes {
 			planned[n] = true
@@ -267,18 +267,17 @@ func (r *Runner) joiners(ctx context.Context, hy *history, chain []*orchestrator
 			}
 		}
 	}
-	answers, err := r.forgetFormer(ctx, plans, chain, retry, planned)
-	if err != nil {
+	if err := r.forgetFormer(ctx, look, plans, chain, retry, planned); err != nil {
 		return nil, nil, nil, err
 	}
-	lost, err := r.ahead(ctx, &plans[0].Spec, hy.heads, answers)
+	lost, err := r.ahead(ctx, &plans[0].Spec, hy.heads, look.answers)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	for _, name := range lost {
 		delete(planned, name)
 	}
-	lack, err := r.lacking(ctx, chain, plans, fleet, answers, retry)
+	lack, err := r.lacking(ctx, look, chain, plans, fleet, retry)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -291,7 +290,7 @@ func (r *Runner) joiners(ctx context.Context, hy *history, chain []*orchestrator
 		return nil, nil, nil, err
 	}
 	list, err := orchestrator.Reached(&plans[0].Spec, late, orchestrator.Selecting(match))
-	return list, lack, answers, err
+	return list, lack, look.answers, err
 }
 
 // forgetUnserved takes those nodes out of planned whose order stands and was

@@ -5,7 +5,6 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
-	"github.com/aim-control/aimlock/internal/consulkv"
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/orchestrator"
@@ -20,13 +19,16 @@ import (
 // there is nothing to do here. Without retry such a node is served once: those
 // that the last follow-up has had are left, or a periodic job would never stop.
 //
-// It returns what it has read in actual/, by config; nil where it read nothing.
-func (r *Runner) forgetFormer(ctx context.Context, plans []*orchestrator.Plan, chain []*orchestrator.Header, retry bool, planned map[string]bool) (answers map[string]api.KVPairs, err error) {
-	now, err := r.instances(ctx)
-	if err != nil || len(now) == 0 {
-		return nil, err
+// It reads no answers where no agent says where its state is.
+func (r *Runner) forgetFormer(ctx context.Context, look *looked, plans []*orchestrator.Plan, chain []*orchestrator.Header, retry bool, planned map[string]bool) error {
+	agents, err := look.agents(ctx)
+	if err != nil {
+		return err
 	}
-	answers = map[string]api.KVPairs{}
+	now := instances(agents)
+	if len(now) == 0 {
+		return nil
+	}
 	served := map[string]bool{}
 	if !retry && chain[0].Follows != "" {
 		for _, n := range plans[0].Nodes {
@@ -34,11 +36,10 @@ func (r *Runner) forgetFormer(ctx context.Context, plans []*orchestrator.Plan, c
 		}
 	}
 	for _, c := range plans[0].Spec.Configs {
-		list, err := r.scan(ctx, readAnswers, r.keys.ActualAll(c.Name), every)
+		list, err := look.answersOf(ctx, c.Name)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		answers[c.Name] = list
 		for _, p := range list {
 			var a records.Actual
 			name := keys.LastSegment(p.Key)
@@ -50,20 +51,13 @@ func (r *Runner) forgetFormer(ctx context.Context, plans []*orchestrator.Plan, c
 			}
 		}
 	}
-	return answers, nil
+	return nil
 }
 
-// instances are the state folders of the agents that are registered, by node.
+// instances are the state folders of agents, by node.
 // Of a node that several agents serve nothing is said, nor of one whose agent is
 // older than instances.
-func (r *Runner) instances(ctx context.Context) (map[string]string, error) {
-	list, err := consulkv.Retry(ctx, r.consul.ForScan(), "list agents", func(ctx context.Context) ([]*api.CatalogService, error) {
-		l, _, err := r.consul.Services(ctx, AgentService, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
-		return l, err
-	})
-	if err != nil {
-		return nil, err
-	}
+func instances(list []*api.CatalogService) map[string]string {
 	out := make(map[string]string, len(list))
 	for _, s := range list {
 		node, id := s.ServiceMeta["node"], s.ServiceMeta["instance"]
@@ -75,5 +69,5 @@ func (r *Runner) instances(ctx context.Context) (map[string]string, error) {
 		}
 		out[node] = id
 	}
-	return out, nil
+	return out
 }

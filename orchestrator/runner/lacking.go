@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/hashicorp/consul/api"
-
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/internal/records"
 	"github.com/aim-control/aimlock/internal/text"
@@ -47,10 +45,9 @@ func (s *seat) wants(plans []*orchestrator.Plan, ci int) string {
 	return p.Spec.Configs[ci].Revision
 }
 
-// lacking finds them among the nodes that have a seat in the chain. answers are what
-// was read in actual/, by config; of others it is read here. The orders and agents of
-// nodes are asked for only where some lack it.
-func (r *Runner) lacking(ctx context.Context, chain []*orchestrator.Header, plans []*orchestrator.Plan, fleet []orchestrator.Node, answers map[string]api.KVPairs, retry bool) (*lacking, error) {
+// lacking finds them among the nodes that have a seat in the chain. The orders and
+// agents of nodes are asked for only where some lack it.
+func (r *Runner) lacking(ctx context.Context, look *looked, chain []*orchestrator.Header, plans []*orchestrator.Plan, fleet []orchestrator.Node, retry bool) (*lacking, error) {
 	l := &lacking{fleet: len(fleet)}
 	seats, index := seatsOf(plans), make(map[string]int, len(fleet))
 	for i, n := range fleet {
@@ -59,12 +56,9 @@ func (r *Runner) lacking(ctx context.Context, chain []*orchestrator.Header, plan
 	configs := plans[0].Spec.Configs
 	has := make([]int, len(fleet)) // of how many configs
 	for ci, c := range configs {
-		list, read := answers[c.Name]
-		if !read {
-			var err error
-			if list, err = r.scan(ctx, readAnswers, r.keys.ActualAll(c.Name), every); err != nil {
-				return nil, err
-			}
+		list, err := look.answersOf(ctx, c.Name)
+		if err != nil {
+			return nil, err
 		}
 		for _, p := range list {
 			name := keys.LastSegment(p.Key)
@@ -81,11 +75,11 @@ func (r *Runner) lacking(ctx context.Context, chain []*orchestrator.Header, plan
 		switch {
 		case has[i] == len(configs):
 			l.have++
-		case s == nil || in(chain[s.plan].Skipped, s.node):
+		case s == nil || chain[s.plan].Skipped.Has(s.node):
 			l.none = append(l.none, n.Name)
-		case !retry && in(chain[s.plan].Failed, s.node):
+		case !retry && chain[s.plan].Failed.Has(s.node):
 			l.failed = append(l.failed, n.Name)
-		case !retry && in(chain[s.plan].RolledBack, s.node):
+		case !retry && chain[s.plan].RolledBack.Has(s.node):
 			l.undone = append(l.undone, n.Name)
 		default:
 			open = append(open, n.Name)
@@ -94,16 +88,20 @@ func (r *Runner) lacking(ctx context.Context, chain []*orchestrator.Header, plan
 	if len(open) == 0 {
 		return l, nil
 	}
-	return l, r.sortOut(ctx, l, chain, plans, seats, open, retry)
+	return l, r.sortOut(ctx, look, l, chain, plans, seats, open, retry)
 }
 
 // sortOut finds out what those wait for who were given it and do not have it.
-func (r *Runner) sortOut(ctx context.Context, l *lacking, chain []*orchestrator.Header, plans []*orchestrator.Plan, seats map[string]*seat, open []string, retry bool) error {
+func (r *Runner) sortOut(ctx context.Context, look *looked, l *lacking, chain []*orchestrator.Header, plans []*orchestrator.Plan, seats map[string]*seat, open []string, retry bool) error {
 	stands, err := r.ordersStand(ctx, plans, seats, open)
 	if err != nil {
 		return err
 	}
-	down, absent, known, err := r.agentsDown(ctx, open)
+	agents, err := look.agents(ctx)
+	if err != nil {
+		return err
+	}
+	down, absent, known, err := r.agentsDown(ctx, agents, open)
 	if err != nil {
 		return err
 	}
@@ -119,7 +117,7 @@ func (r *Runner) sortOut(ctx context.Context, l *lacking, chain []*orchestrator.
 			l.late = append(l.late, n)
 		case stands[n]:
 			l.away = append(l.away, n)
-		case in(h.Unreachable, s.node) && (retry || h.State == orchestrator.Succeeded || h.State == orchestrator.Failed):
+		case h.Unreachable.Has(s.node) && (retry || h.State == orchestrator.Succeeded || h.State == orchestrator.Failed):
 			if up {
 				l.back = append(l.back, n)
 			} else {
@@ -176,8 +174,6 @@ func seatsOf(plans []*orchestrator.Plan) map[string]*seat {
 	}
 	return out
 }
-
-func in(set orchestrator.IndexSet, i int) bool { return i >= 0 && slices.Contains(set, i) }
 
 // text says for who has nothing to do how many of the fleet have the revision, and what
 // becomes of the others.

@@ -54,25 +54,25 @@ func sameContents(h *orchestrator.Header, spec *orchestrator.Spec) bool {
 // none of their name is registered. Where no agent at all is to be seen nothing is
 // known, and none is named.
 func (r *Runner) AgentsDown(ctx context.Context, nodes []string) (down, absent []string, err error) {
-	down, absent, _, err = r.agentsDown(ctx, nodes)
+	agents, err := r.agents(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	down, absent, _, err = r.agentsDown(ctx, agents, nodes)
 	return down, absent, err
 }
 
-// agentsDown is AgentsDown, and tells whether anything is known.
-func (r *Runner) agentsDown(ctx context.Context, nodes []string) (down, absent []string, known bool, err error) {
-	opts := &api.QueryOptions{RequireConsistent: true}
-	agents, err := consulkv.Retry(ctx, r.consul.ForScan(), "list the agents", func(ctx context.Context) ([]*api.CatalogService, error) {
-		l, _, err := r.consul.Services(ctx, AgentService, opts.WithContext(ctx))
+// agentsDown is AgentsDown of the agents that are registered, and tells whether anything
+// is known.
+func (r *Runner) agentsDown(ctx context.Context, agents []*api.CatalogService, nodes []string) (down, absent []string, known bool, err error) {
+	if len(agents) == 0 {
+		return nil, nil, false, nil
+	}
+	critical, err := consulkv.Retry(ctx, r.consul.ForScan(), "list critical checks", func(ctx context.Context) (api.HealthChecks, error) {
+		l, _, err := r.consul.API().Health().State(api.HealthCritical, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
 		return l, err
 	})
 	if err != nil {
-		return nil, nil, false, err
-	}
-	critical, err := consulkv.Retry(ctx, r.consul.ForScan(), "list critical checks", func(ctx context.Context) (api.HealthChecks, error) {
-		l, _, err := r.consul.API().Health().State(api.HealthCritical, opts.WithContext(ctx))
-		return l, err
-	})
-	if err != nil || len(agents) == 0 {
 		return nil, nil, false, err
 	}
 	v := newVitals(nodes)

@@ -27,10 +27,16 @@ import (
 type meter struct {
 	next            http.RoundTripper
 	requests, bytes atomic.Int64
+
+	mu    sync.Mutex
+	paths []string
 }
 
 func (m *meter) RoundTrip(req *http.Request) (*http.Response, error) {
 	m.requests.Add(1)
+	m.mu.Lock()
+	m.paths = append(m.paths, req.URL.Path)
+	m.mu.Unlock()
 	if req.Body != nil {
 		req.Body = &counted{req.Body, &m.bytes}
 	}

@@ -47,10 +47,11 @@ func (r *Runner) unchanged(ctx context.Context, plan *orchestrator.Plan, epoch *
 	if len(have[len(configs)-1]) == 0 {
 		return nil, nil
 	}
-	machines, err := r.instances(ctx)
+	agents, err := r.agents(ctx)
 	if err != nil {
 		return nil, err
 	}
+	machines := instances(agents)
 	same := have[len(configs)-1]
 	for ci, c := range configs {
 		orders, err := r.scan(ctx, "read the orders", r.keys.DesiredAll(c.Name), func(h *consulkv.Head) bool {
