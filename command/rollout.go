@@ -62,7 +62,7 @@ func (m *Meta) runner(tell func(runner.Progress)) (*runner.Runner, error) {
 func (m *Meta) runnerOver(consul *consulkv.Client, locks *locksmith.Client, tell func(runner.Progress)) *runner.Runner {
 	return runner.New(runner.Config{
 		Consul: consul, Prefix: m.Prefix, Locks: runner.Locksmith(locks), Gates: m.gates(consul), Log: m.Log.Named("rollout"),
-		Tell: tell, Notify: m.notices(), By: locks.By(), Who: locks.Who, Fenced: m.Plugins().Fenced,
+		Tell: tell, Notify: m.notices(), By: locks.By(), Who: locks.Who, Flags: m.given, Fenced: m.Plugins().Fenced,
 	})
 }
 

@@ -401,7 +401,7 @@ func (r *Runner) abortUnread(ctx context.Context, h Hold, head *orchestrator.Hea
 	case err != nil:
 		return nil, err
 	case c == nil || c.Verb != orchestrator.Abort || !unreadable(damage):
-		return nil, fmt.Errorf("%w (`aimlock rollout abort %s` ends it where it stands)", damage, head.ID)
+		return nil, fmt.Errorf("%w (`%s` ends it where it stands)", damage, r.typed("abort", head.ID))
 	}
 	now := time.Now().UTC()
 	head.Took(orchestrator.CommandSeen{N: c.N, Verb: c.Verb, By: c.By, Accessor: c.Accessor, At: now, OK: true, Result: "done"})

@@ -168,7 +168,7 @@ func (r *Runner) writeContent(b *batcher, have map[string]bool, c orchestrator.C
 			continue
 		}
 		if !known {
-			return fmt.Errorf("rollout %s: the content of revision %s of config %s is not in Consul any more (%s), and a resumed rollout renders nothing anew: `aimlock rollout abort %s`, and start it again", j.plan.ID, rev.Revision(), c.Name, key, j.plan.ID)
+			return fmt.Errorf("rollout %s: the content of revision %s of config %s is not in Consul any more (%s), and a resumed rollout renders nothing anew: `%s`, and start it again", j.plan.ID, rev.Revision(), c.Name, key, r.typed("abort", j.plan.ID))
 		}
 		b.add(consulkv.Set(key, content[n*chunkSize:min((n+1)*chunkSize, len(content))]))
 	}

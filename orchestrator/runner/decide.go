@@ -92,14 +92,14 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 	case hy.resume != nil:
 		j.resume, j.note = hy.resume, "this process goes on with what another had begun"
 		if j.plan, err = r.plan(ctx, hy.resume); unreadable(err) {
-			err = fmt.Errorf("%w (`aimlock rollout abort %s` ends it where it stands; the next start begins anew)", err, hy.resume.ID)
+			err = fmt.Errorf("%w (`%s` ends it where it stands; the next start begins anew)", err, r.typed("abort", hy.resume.ID))
 		}
 		return j, nil, err
 	case last != nil && seen != nil && !seen[last.ID]:
 		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: "another orchestrator brought it to its end"}, nil
 	case last != nil && wait == untilIdle && unwanted(last.State) && last.Follows == "":
 		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true,
-			Note: "a tick does not begin this content again: change it, or run `aimlock rollout start`"}, nil
+			Note: "a tick does not begin this content again: change it, or run `" + r.typed("start") + "`"}, nil
 	}
 	// Only now, because a rollout is resumed whatever the fleet is by then.
 	fleet, err := in.Fleet.Nodes(ctx, r.consul)
@@ -130,7 +130,7 @@ func (r *Runner) decide(ctx context.Context, in *Input, wait until, seen map[str
 		return nil, nil, err
 	}
 	if len(joiners) == 0 {
-		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: lack.text(), answers: answers}, nil
+		return nil, &Outcome{ID: last.ID, Header: *last, Converged: true, Note: lack.text(r.typed("start")), answers: answers}, nil
 	}
 	j.note = fmt.Sprintf("the revision of %s is still to go to %s", last.ID, text.Count(len(joiners), "node"))
 	j.past = fmt.Sprintf("it brought the revision of %s to nodes that had none of it", last.ID)

@@ -214,7 +214,7 @@ func (d *drive) begin(ctx context.Context) error {
 		words := fmt.Sprintf("it is paused (%s)", p.Why)
 		if awaited(p.Cause) {
 			// Of any other pause the caller tells what each way out of it does.
-			words += fmt.Sprintf("; `aimlock rollout %s %s` lets it go on", d.header.WayOn(), d.plan.ID)
+			words += fmt.Sprintf("; `%s` lets it go on", d.r.typed(d.header.WayOn(), d.plan.ID))
 		}
 		d.r.tell(Progress{Kind: orchestrator.TellStatus, Header: d.present(), Text: words})
 	}

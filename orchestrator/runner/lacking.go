@@ -176,8 +176,8 @@ func seatsOf(plans []*orchestrator.Plan) map[string]*seat {
 }
 
 // text says for who has nothing to do how many of the fleet have the revision, and what
-// becomes of the others.
-func (l *lacking) text() string {
+// becomes of the others. start is the command that starts a rollout.
+func (l *lacking) text(start string) string {
 	if l.have == l.fleet {
 		return "every node of the fleet has this revision: nothing to do"
 	}
@@ -193,7 +193,7 @@ func (l *lacking) text() string {
 	}
 	say(l.away, "has its order, and takes it when its agent is back", "have their orders, and take them when their agents are back")
 	say(l.late, "has its order, and has not answered it yet though its agent is up", "have their orders, and have not answered them yet though their agents are up")
-	const again = ", and a tick does not try again: `aimlock rollout start` does"
+	again := ", and a tick does not try again: `" + start + "` does"
 	say(l.failed, "failed"+again, "failed"+again)
 	say(l.undone, "went back from it"+again, "went back from it"+again)
 	const later = " of it: the next start or tick gives it once the agent is up"

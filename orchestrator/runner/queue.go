@@ -510,7 +510,7 @@ func (r *Runner) waitText(ctx context.Context, b *blocker, spec *orchestrator.Sp
 		return "", err
 	}
 	if !driven {
-		text += fmt.Sprintf(", which nobody drives now: start it again, or `aimlock rollout abort %s`", b.id)
+		text += fmt.Sprintf(", which nobody drives now: start it again, or `%s`", r.typed("abort", b.id))
 	}
 	if b.head.Name == spec.Name {
 		text += ": it was begun with another version of this spec"

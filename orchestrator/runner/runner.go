@@ -68,6 +68,8 @@ type Config struct {
 	By string
 	// Who says more of By, for records; nil: nothing is known.
 	Who func(context.Context) records.Who
+	// Flags are repeated in the commands that people are told to run.
+	Flags locksmith.Flags
 	// Clock counts bakes over several holds; nil: this host's since boot.
 	Clock Clock
 	// Fenced tells whether the target of a name refuses older orders itself; nil: none
@@ -96,6 +98,7 @@ type Runner struct {
 	by     string
 	who    func(context.Context) records.Who
 	clock  Clock
+	flags  locksmith.Flags
 	asks   func(ctx context.Context, target string) (bool, error)
 
 	mu sync.Mutex
@@ -109,7 +112,7 @@ func New(cfg Config) *Runner {
 	r := &Runner{
 		consul: cfg.Consul, keys: cfg.Prefix, locks: cfg.Locks, log: cfg.Log,
 		tell: cfg.Tell, notify: cfg.Notify, by: cfg.By, who: cfg.Who,
-		clock: cfg.Clock, asks: cfg.Fenced,
+		clock: cfg.Clock, flags: cfg.Flags, asks: cfg.Fenced,
 	}
 	if r.clock == nil {
 		r.clock = bootClock()

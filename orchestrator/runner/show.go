@@ -150,7 +150,7 @@ func (r *Runner) Find(ctx context.Context, ref string) (string, error) {
 	case best != "":
 		return best, nil
 	case ref != "":
-		return "", fmt.Errorf("rollout %q: %w; `aimlock rollout list` shows them", ref, ErrNotFound)
+		return "", fmt.Errorf("rollout %q: %w; `%s` shows them", ref, ErrNotFound, r.flags.Looking("rollout list"))
 	}
 	return "", fmt.Errorf("%w: there is none yet", ErrNotFound)
 }

@@ -325,7 +325,7 @@ func (r *Runner) supersede(ctx context.Context, h Hold, j *job) (seq uint64, err
 				return seq, err
 			}
 		case !covers(&j.plan.Spec, old):
-			return seq, fmt.Errorf("rollout %s is rolling back configs that this one does not lock: `aimlock rollout rollback %s` brings it to its end", old.ID, old.ID)
+			return seq, fmt.Errorf("rollout %s is rolling back configs that this one does not lock: `%s` brings it to its end", old.ID, r.typed("rollback", old.ID))
 		default:
 			plan, err := r.plan(ctx, old)
 			if err != nil {

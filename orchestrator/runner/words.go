@@ -24,6 +24,11 @@ func Unfinished(h *orchestrator.Header) string {
 	return words + ": " + h.Paused.Why
 }
 
+// typed is a command on rollouts as people type it, with the flags that this one was given.
+func (r *Runner) typed(verb string, args ...string) string {
+	return r.flags.Judging("rollout "+verb, args...)
+}
+
 // waits adds to the notices of a wait for the rollout id's locks who is waited for, where
 // that is a rollout.
 func (r *Runner) waits(ctx context.Context, id string, most time.Duration) func(locksmith.Notice) {
@@ -56,5 +61,5 @@ func (r *Runner) drives(ctx context.Context, lock, id string) string {
 	if err != nil || h.State != orchestrator.Paused {
 		return words
 	}
-	return fmt.Sprintf("%s, which is %s; `aimlock rollout %s %s` lets that go on", words, Unfinished(h), h.WayOn(), h.ID)
+	return fmt.Sprintf("%s, which is %s; `%s` lets that go on", words, Unfinished(h), r.typed(h.WayOn(), h.ID))
 }
