@@ -66,6 +66,9 @@ func (w *world) connect(wrap func(http.RoundTripper) http.RoundTripper) *consulk
 
 var self1 = sync.OnceValues(hostproc.Self)
 
+// shipped is what a client without policies judges by.
+var shipped = sync.OnceValues(func() (*policies.Set, error) { return policies.Builtin(policies.BuiltinDefault) })
+
 // corpse is a process of this host that has ended and was reaped.
 var corpse = sync.OnceValues(func() (hostproc.Process, error) {
 	cmd := exec.Command("sleep", "600")
@@ -86,6 +89,9 @@ var corpse = sync.OnceValues(func() (hostproc.Process, error) {
 // TestMain makes what is made once outside of every bubble.
 func TestMain(m *testing.M) {
 	if _, err := corpse(); err != nil {
+		panic(err)
+	}
+	if _, err := shipped(); err != nil {
 		panic(err)
 	}
 	if _, err := self1(); err != nil {
@@ -119,6 +125,9 @@ func (w *world) client(mod ...func(*locksmith.Config)) *locksmith.Client {
 	cfg := locksmith.Config{Consul: w.kv, Prefix: w.keys, By: "tester", LeaseClock: bubbleTime}
 	for _, m := range mod {
 		m(&cfg)
+	}
+	if cfg.Policies == nil {
+		cfg.Policies, _ = shipped()
 	}
 	c, err := locksmith.New(cfg)
 	if err != nil {

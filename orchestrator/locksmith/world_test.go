@@ -127,12 +127,19 @@ func (w *world) client(mod ...func(*Config)) *Client {
 	for _, m := range mod {
 		m(&cfg)
 	}
+	if cfg.Policies == nil {
+		cfg.Policies, _ = shipped()
+	}
 	c, err := New(cfg)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	return c
 }
+
+// shipped is what a client without policies judges by: a parse takes longer than many
+// a test.
+var shipped = sync.OnceValues(func() (*policies.Set, error) { return policies.Builtin(policies.BuiltinDefault) })
 
 // withPolicy judges by the policies in src.
 func withPolicy(t *testing.T, src string) func(*Config) {
@@ -175,6 +182,9 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	if _, err := self(); err != nil {
+		panic(err)
+	}
+	if _, err := shipped(); err != nil {
 		panic(err)
 	}
 	m.Run()

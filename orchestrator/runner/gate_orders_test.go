@@ -9,7 +9,6 @@ import (
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/gates"
-	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
@@ -36,12 +35,8 @@ func (a *asked) questions() []gates.Question {
 
 func (f *fleet) gated(kind gates.Kind) *runner.Runner {
 	f.t.Helper()
-	c, err := locksmith.New(locksmith.Config{Consul: f.kv, Prefix: keys.DefaultPrefix})
-	if err != nil {
-		f.t.Fatal(err)
-	}
 	return runner.New(runner.Config{
-		Consul: f.kv, Prefix: keys.DefaultPrefix, Locks: runner.Locksmith(c), By: "tester",
+		Consul: f.kv, Prefix: keys.DefaultPrefix, Locks: runner.Locksmith(f.locks()), By: "tester",
 		Gates: gates.New(gates.Config{Plugin: func(string) (gates.Kind, error) { return kind, nil }}),
 	})
 }

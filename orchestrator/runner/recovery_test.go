@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,18 +17,26 @@ import (
 	"github.com/aim-control/aimlock/orchestrator"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
 	"github.com/aim-control/aimlock/orchestrator/runner"
+	"github.com/aim-control/aimlock/policies"
 )
 
 const prefix = keys.Prefix(keys.DefaultPrefix)
 
 func (f *fleet) locks() *locksmith.Client {
 	f.t.Helper()
-	c, err := locksmith.New(locksmith.Config{Consul: f.kv, Prefix: prefix})
+	set, err := shipped()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	c, err := locksmith.New(locksmith.Config{Consul: f.kv, Prefix: prefix, Policies: set})
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	return c
 }
+
+// shipped is what a client without policies judges by: it need not be parsed for each.
+var shipped = sync.OnceValues(func() (*policies.Set, error) { return policies.Builtin(policies.BuiltinDefault) })
 
 // bad is a content that node n01 finds unhealthy.
 func (f *fleet) bad(content string, stages ...orchestrator.Stage) runner.Input {

@@ -48,11 +48,7 @@ func (f *fleet) restore(list api.KVPairs) {
 
 func (f *fleet) recover() {
 	f.t.Helper()
-	c, err := locksmith.New(locksmith.Config{Consul: f.kv, Prefix: prefix})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	if _, err := c.Recover(f.t.Context(), locksmith.RecoverRequest{}); err != nil {
+	if _, err := f.locks().Recover(f.t.Context(), locksmith.RecoverRequest{}); err != nil {
 		f.t.Fatal(err)
 	}
 }

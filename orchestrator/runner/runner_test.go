@@ -108,11 +108,7 @@ func (f *fleet) until(what string, cond func() bool) {
 
 func (f *fleet) runner() *runner.Runner {
 	f.t.Helper()
-	c, err := locksmith.New(locksmith.Config{Consul: f.kv, Prefix: keys.DefaultPrefix})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return runner.New(runner.Config{Consul: f.kv, Prefix: keys.DefaultPrefix, Locks: runner.Locksmith(c), By: "tester",
+	return runner.New(runner.Config{Consul: f.kv, Prefix: keys.DefaultPrefix, Locks: runner.Locksmith(f.locks()), By: "tester",
 		Tell: func(p runner.Progress) {
 			if p.Text != "" {
 				f.t.Logf("%s %s", p.Node, p.Text)
@@ -329,10 +325,7 @@ func TestTickDoesWhatItCanAndLeaves(t *testing.T) {
 func TestTickLeavesItToAnotherCopy(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)
-	c, err := locksmith.New(locksmith.Config{Consul: f.kv, Prefix: keys.DefaultPrefix})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := f.locks()
 	h, err := c.Acquire(t.Context(), locksmith.Request{Names: []string{config}})
 	if err != nil {
 		t.Fatal(err)
