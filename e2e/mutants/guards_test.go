@@ -35,6 +35,20 @@ var guards = []mutant{
 		run:  "TestLateWriteOfTheSameHold|TestLateWriteOfACallThatGaveUp",
 	},
 	{
+		name: "a pen that went back, as it is read",
+		file: locks + "/write.go",
+		old:  "	if p.ModifyIndex < before {\n",
+		new:  "	if before == 1<<64-1 {\n",
+		run:  "TestWriteAfterARestoreOfThePen",
+	},
+	{
+		name: "a pen that went back, as it is written",
+		file: locks + "/write.go",
+		old:  "			if index <= before {\n",
+		new:  "			if before == 1<<64-1 {\n",
+		run:  "TestWriteAfterARestoreOfThePen",
+	},
+	{
 		name: "check-session in a break",
 		file: locks + "/breaking.go",
 		old:  "ops := []consulkv.Op{consulkv.CheckSession(s.Key, s.SessionID()), consulkv.CheckIndex(s.Key, s.Index())}",

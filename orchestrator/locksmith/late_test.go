@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -259,6 +260,60 @@ func TestLateWriteThatIsNotRepeated(t *testing.T) {
 			t.Fatal("it landed after its caller read that it had not")
 		}
 	})
+}
+
+// Servers that were restored have the lock as it was taken, and the pen as it was
+// before its last turn: the write ends, and the hold is lost.
+func TestWriteAfterARestoreOfThePen(t *testing.T) {
+	t.Parallel()
+	write := func(ctx context.Context, h *Hold) error {
+		_, err := h.Txn(ctx, consulkv.Set("work", nil))
+		return err
+	}
+	for name, act := range map[string]func(context.Context, *Hold) error{
+		"a write": write,
+		"a write that follows one in doubt": func(ctx context.Context, h *Hold) error {
+			h.setDoubt()
+			return write(ctx, h)
+		},
+		"the pen": func(ctx context.Context, h *Hold) error { return h.turnPen(ctx) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				h := w.acquire(w.client(), one("a"))
+				turn := func() {
+					if err := h.turnPen(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				turn()
+				snap := w.srv.Snapshot()
+				for range 10 {
+					turn()
+				}
+				if err := w.srv.Restore(snap); err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				var sent atomic.Int64
+				w.faults.Add(devconsul.Fault{Match: func(*http.Request) bool {
+					if sent.Add(1) > 100 {
+						cancel()
+					}
+					return false
+				}})
+				err := act(ctx, h)
+				if !errors.Is(err, ErrLost) || !strings.Contains(err.Error(), "snapshot") {
+					t.Fatalf("after %d requests: %v", sent.Load(), err)
+				}
+				if cause := context.Cause(h.Context()); !errors.Is(cause, ErrLost) {
+					t.Fatalf("cause %v", cause)
+				}
+			})
+		})
+	}
 }
 
 // Writers beside each other, each with answers that get lost: every write that

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -52,7 +53,10 @@ func (h *Hold) Txn(ctx context.Context, ops ...consulkv.Op) (consulkv.Results, e
 			if err := h.readPen(ctx); err != nil {
 				return nil, err
 			}
-			continue
+			if time.Now().After(deadline) {
+				return nil, fmt.Errorf("write under %s: nothing of it stands, since other writes of this hold are in doubt: %w",
+					strings.Join(h.names, ", "), errPen)
+			}
 		case !ok:
 			return nil, err
 		case ctx.Err() != nil:
@@ -223,8 +227,16 @@ func (h *Hold) setPen(index uint64) {
 	}
 }
 
+// wentBack loses the hold: its locks stand as they were taken, and the pen does not
+// as this hold has written it since.
+func (h *Hold) wentBack() error {
+	h.lose("the key " + h.penKey() + " is older than what this hold wrote: Consul was restored from a snapshot; run aimlock recover")
+	return h.over()
+}
+
 // readPen takes over a pen that another call of this hold has written.
 func (h *Hold) readPen(ctx context.Context) error {
+	before, _ := h.penNow()
 	p, err := h.c.consul.Get(ctx, h.penKey())
 	if err != nil {
 		return err
@@ -234,6 +246,9 @@ func (h *Hold) readPen(ctx context.Context) error {
 		h.lose("the key " + h.penKey() + " was deleted")
 		return h.over()
 	}
+	if p.ModifyIndex < before {
+		return h.wentBack()
+	}
 	h.setPen(p.ModifyIndex)
 	return nil
 }
@@ -242,6 +257,7 @@ func (h *Hold) readPen(ctx context.Context) error {
 // can land any more.
 func (h *Hold) turnPen(ctx context.Context) error {
 	mark, delay, deadline := []byte(NewNonce(ctx)), 50*time.Millisecond, time.Now().Add(h.c.consul.RetryFor())
+	before, _ := h.penNow()
 	for {
 		if err := h.alive(); err != nil {
 			return err
@@ -249,7 +265,11 @@ func (h *Hold) turnPen(ctx context.Context) error {
 		all := append(h.guards[:len(h.guards):len(h.guards)], consulkv.Set(h.penKey(), mark))
 		res, err := h.send(ctx, all...)
 		if err == nil {
-			h.setPen(res.Find(h.penKey()).ModifyIndex)
+			index := res.Find(h.penKey()).ModifyIndex
+			if index <= before {
+				return h.wentBack()
+			}
+			h.setPen(index)
 			return nil
 		}
 		if ref, ok := isRefused(err); ok {
