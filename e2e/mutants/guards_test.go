@@ -105,6 +105,13 @@ var guards = []mutant{
 		run:  "TestIntentRestsOnThePermit|TestBrakesHoldToTheEnd",
 	},
 	{
+		name: "the brakes before a step that destroys",
+		file: locks + "/steps.go",
+		old:  "if err := b.c.permitted(ctx, g.targets); err != nil {",
+		new:  "if err := ctx.Err(); err != nil {",
+		run:  "TestBrakesHoldToTheEnd",
+	},
+	{
 		name: "the budget by CAS",
 		file: locks + "/permit.go",
 		old:  "return consulkv.CAS(key, records.Encode(&rec), permit.budgetIndex), \"\"",

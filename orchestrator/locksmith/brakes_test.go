@@ -236,8 +236,8 @@ func TestUnappliedIsTold(t *testing.T) {
 	})
 }
 
-// A brake that is put on after the intent still holds: the steps may have taken
-// their time.
+// A brake that is put on after the intent still holds, for the last transaction and
+// for a step that destroys: the steps before may have taken their time.
 func TestBrakesHoldToTheEnd(t *testing.T) {
 	t.Parallel()
 	suspend := func(w *world, _ *Hold) {
@@ -260,14 +260,19 @@ func TestBrakesHoldToTheEnd(t *testing.T) {
 			w.put(w.keys.Progress("a"), &records.Progress{Version: 1, Lock: "a", Session: old.Session(), Unit: "frozen"})
 		}},
 	} {
-		for _, late := range []bool{false, true} {
+		for _, end := range []string{"take", "take, at the last moment", "destroy_session"} {
+			late := strings.Contains(end, "last")
 			if late && strings.Contains(name, "expires") {
 				continue // time is no key: what is judged a moment before is judged
 			}
-			t.Run(fmt.Sprintf("%s, at the last moment %v", name, late), func(t *testing.T) {
+			t.Run(name+", "+end, func(t *testing.T) {
 				t.Parallel()
 				run(t, func(t *testing.T, w *world) {
-					c := w.client(withPolicy(t, tc.policy))
+					policy := tc.policy
+					if end == "destroy_session" {
+						policy = strings.Replace(policy, `step "take" {}`, `step "destroy_session" {}`, 1)
+					}
+					c := w.client(withPolicy(t, policy))
 					old := w.deaf(w.acquire(w.client(asElsewhere), one("a")))
 					if tc.before != nil {
 						tc.before(w, c)
@@ -288,7 +293,7 @@ func TestBrakesHoldToTheEnd(t *testing.T) {
 						t.Fatalf("breaks: %s", got)
 					}
 					if key, _ := w.holder("a"); key.Session != old.Session() {
-						t.Fatal("it was taken")
+						t.Fatal("its hold was ended")
 					}
 				})
 			})

@@ -78,17 +78,6 @@ func (b *breaking) stepsOf(ctx context.Context, g *group) (take bool, err error)
 			}
 			return true, nil
 		}
-		if st.Destroys() {
-			for _, t := range g.targets {
-				if err := b.markFence(ctx, t); err != nil {
-					return false, err
-				}
-			}
-		}
-		if _, err := b.under.above(); err != nil {
-			return false, err
-		}
-		b.notify(Notice{Kind: NoticeStep, Lock: first.name, Text: stepText(st)})
 		if err := b.step(ctx, g, st); err != nil {
 			return false, err
 		}
@@ -109,7 +98,16 @@ func (b *breaking) step(ctx context.Context, g *group, st *policies.Step) error 
 	ctx, span := tracing.Start(b.span.In(ctx), tracing.Step)
 	defer span.End()
 	span.Str(tracing.StepKind, st.Kind)
-	if detail, err := b.run(ctx, first, st); err != nil {
+	detail, err := "", b.spares(ctx, first, st)
+	if err == nil {
+		if err := b.ready(ctx, g, st); err != nil {
+			span.Outcome("stopped", false)
+			return err
+		}
+		b.notify(Notice{Kind: NoticeStep, Lock: first.name, Text: stepText(st)})
+		detail, err = b.run(ctx, first, st)
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			span.Outcome("stopped", false)
 			return context.Cause(ctx)
@@ -130,6 +128,31 @@ func (b *breaking) step(ctx context.Context, g *group, st *policies.Step) error 
 	}
 	s := first.v.Snapshot
 	return b.c.await(ctx, st.Wait, map[string]*api.KVPair{s.Key: s.Pair})
+}
+
+// ready is the last word before a step. One that destroys may come minutes after the
+// intent, and no transaction of its own guards it: what the steps before it took, or
+// the reading of what else the session holds, is no time in which a brake may be put
+// on, or the holder come back to life, unseen.
+func (b *breaking) ready(ctx context.Context, g *group, st *policies.Step) error {
+	if st.Destroys() {
+		for _, t := range g.targets {
+			if err := b.markFence(ctx, t); err != nil {
+				return err
+			}
+		}
+		for _, t := range g.targets {
+			if err := t.look(ctx); err != nil {
+				return err
+			}
+		}
+		// The intent has paid for these holds: the budget lets them pass.
+		if err := b.c.permitted(ctx, g.targets); err != nil {
+			return err
+		}
+	}
+	_, err := b.under.above()
+	return err
 }
 
 // applies reports whether a step is to be run, and why not.
@@ -183,21 +206,26 @@ func (b *breaking) builtIn(ctx context.Context, t *target, st *policies.Step) er
 	case policies.StepExec:
 		return b.exec(ctx, t, st)
 	case policies.StepDestroySession:
-		if b.force {
-			return b.c.destroySession(ctx, s.SessionID())
-		}
-		// It would end the hold of every key of that session, whatever is thought of them.
-		switch other, err := b.otherKey(ctx, s); {
-		case err != nil:
-			return fmt.Errorf("the session is left alone: %w", err)
-		case other != "":
-			return fmt.Errorf("the session is left alone: it holds %s too; `aimlock lock break -force` ends that as well", printable(other))
-		}
 		return b.c.destroySession(ctx, s.SessionID())
 	case policies.StepNomadStop:
 		return b.nomadStop(ctx, s)
 	}
 	return fmt.Errorf("%w: step %q", errNotHere, st.Kind)
+}
+
+// spares is an error where a step would end more than the break is about: the end of a
+// session is that of its hold of every key, whatever is thought of them.
+func (b *breaking) spares(ctx context.Context, t *target, st *policies.Step) error {
+	if st.Kind != policies.StepDestroySession || b.force {
+		return nil
+	}
+	switch other, err := b.otherKey(ctx, t.v.Snapshot); {
+	case err != nil:
+		return fmt.Errorf("the session is left alone: %w", err)
+	case other != "":
+		return fmt.Errorf("the session is left alone: it holds %s too; `aimlock lock break -force` ends that as well", printable(other))
+	}
+	return nil
 }
 
 func (b *breaking) nomadStop(ctx context.Context, s *evidence.Snapshot) error {
