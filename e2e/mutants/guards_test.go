@@ -133,6 +133,13 @@ var guards = []mutant{
 		run:  "TestQuiesceSurvivesCrashes",
 	},
 	{
+		name: "the name of the hold before under a quiesce that was raised",
+		file: locks + "/ending.go",
+		old:  "		f.Session, f.Token = s.Fence.Session, s.Fence.Token\n",
+		new:  "",
+		run:  "TestRaisedQuiesceKeepsTheOneBefore",
+	},
+	{
 		name: "the indexes by which a pause is served while a lock cools",
 		file: locks + "/wait.go",
 		old:  "		case !ok || was.index != now.index || was.fence != now.fence:\n",

@@ -97,7 +97,13 @@ func (c *Client) leaves(v *Verdict) *records.Fence {
 	if owed = min(owed, MaxQuiesce); owed <= 0 {
 		return nil
 	}
-	return &records.Fence{Version: records.Version, UnsafeSince: time.Now().UTC(), Owed: owed.Seconds(), Why: why, Session: s.SessionID(), Token: s.Index()}
+	f := &records.Fence{Version: records.Version, UnsafeSince: time.Now().UTC(), Owed: owed.Seconds(), Why: why, Session: s.SessionID(), Token: s.Index()}
+	if s.Fence != nil && s.Fence.Session != f.Session {
+		// The pause of an earlier hold is not served yet. Under the name of this one it
+		// would go with the proof that this one is dead.
+		f.Session, f.Token = s.Fence.Session, s.Fence.Token
+	}
+	return f
 }
 
 // endedRecord is the lock's value after its hold was broken: a record that owes

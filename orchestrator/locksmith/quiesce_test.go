@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/hostproc"
 	"github.com/aim-control/aimlock/internal/records"
 )
 
@@ -192,6 +194,49 @@ func TestPolicyRaisesTheQuiesce(t *testing.T) {
 				}
 				cooled()
 				w.owes(w.client(), tc.want)
+			})
+		})
+	}
+}
+
+// A hold is proved dead before it has served the pause of the hold before it: what
+// that one left is owed all the same, whatever the policy has put on top.
+func TestRaisedQuiesceKeepsTheOneBefore(t *testing.T) {
+	t.Parallel()
+	const kill = `step "exec" { command = ["sh", "-c", "kill -9 PID; while kill -0 PID; do sleep 0.01; done"] }`
+	for name, brk := range map[string]string{
+		"not raised":                 kill + "\nstep \"take\" {}",
+		"raised":                     "quiesce = \"60s\"\n" + kill + "\nstep \"take\" {}",
+		"raised, and a step ends it": "quiesce = \"60s\"\n" + kill + "\nstep \"destroy_session\" {}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.Command("sleep", "600")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			reaped := make(chan struct{})
+			go func() { defer close(reaped); _ = cmd.Wait() }()
+			t.Cleanup(func() { _ = cmd.Process.Kill(); <-reaped })
+			p, err := hostproc.Lookup(cmd.Process.Pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pol := strings.Replace(alwaysHot, `approval = "auto"`, "\napproval = \"auto\"\n"+strings.ReplaceAll(brk, "PID", fmt.Sprint(p.PID))+"\n", 1)
+			run(t, func(t *testing.T, w *world) {
+				w.acquire(w.client(asElsewhere), Request{Names: []string{"a"}, Quiesce: 45 * time.Second}).Abandon(t.Context())
+				time.Sleep(46 * time.Second)
+				serving := w.acquiring(w.client(func(c *Config) {
+					c.Self, _ = self()
+					c.Self.PID, c.Self.StartTicks = p.PID, p.StartTicks
+				}), unfenced("a"))
+				serving.waits(3 * time.Second)
+				start := time.Now()
+				h := w.acquire(w.client(withPolicy(t, pol)), one("a"))
+				if took := time.Since(start); took < 45*time.Second {
+					t.Errorf("it works %s after the break began, and owes 45s to the first hold: breaks %s", took, w.outcomes("a"))
+				}
+				w.stillHolds(h)
 			})
 		})
 	}
