@@ -146,14 +146,53 @@ func TestDocsIndex(t *testing.T) {
 
 func checkLinks(t *testing.T, d doc, n int, line string) {
 	t.Helper()
-	for _, m := range regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`).FindAllStringSubmatch(line, -1) {
+	for _, m := range regexp.MustCompile(`\]\(([^)#]*)(?:#([^)]*))?\)`).FindAllStringSubmatch(line, -1) {
 		if strings.Contains(m[1], "://") {
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(filepath.Dir(d.path), m[1])); err != nil {
+		target := d.path
+		if m[1] != "" {
+			target = filepath.Join(filepath.Dir(d.path), m[1])
+		}
+		if _, err := os.Stat(target); err != nil {
 			t.Errorf("%s: link to a file that is not there: %v", d.at(n), err)
+			continue
+		}
+		if m[2] != "" && filepath.Ext(target) == ".md" && !slices.Contains(anchors(t, target), m[2]) {
+			t.Errorf("%s: %s has no heading #%s", d.at(n), target, m[2])
 		}
 	}
+}
+
+// anchors are the headings of a page, as a link names them: in lower case, without
+// what is neither letter, digit, blank nor hyphen, and the second of two equal ones
+// with a number.
+func anchors(t *testing.T, path string) []string {
+	t.Helper()
+	src, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := doc{path: path, lines: strings.Split(string(src), "\n")}.split(t)
+	heading, link, dropped := regexp.MustCompile(`^#{1,6} +(.*)$`), regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`), regexp.MustCompile(`[^\pL\pN_ -]`)
+	var out []string
+	seen := map[string]int{}
+	for _, line := range text {
+		head := heading.FindStringSubmatch(line)
+		if head == nil {
+			continue
+		}
+		name := link.ReplaceAllString(head[1], "$1")
+		name = dropped.ReplaceAllString(strings.ToLower(strings.TrimSpace(name)), "")
+		name = strings.ReplaceAll(name, " ", "-")
+		if n := seen[name]; n > 0 {
+			out = append(out, fmt.Sprintf("%s-%d", name, n))
+		} else {
+			out = append(out, name)
+		}
+		seen[name]++
+	}
+	return out
 }
 
 func checkNames(t *testing.T, d doc, n int, line string) {

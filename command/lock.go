@@ -366,6 +366,17 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 	return v, st, nil
 }
 
+// hintApplied tells whoever judges a held lock by policies of which none matches it
+// that one of those that are applied may.
+func (m *Meta) hintApplied(ctx context.Context, c *locksmith.Client, v *locksmith.Verdict) {
+	if v.Policy != nil || !v.Snapshot.Held() {
+		return
+	}
+	if others := c.OthersApplied(ctx); others != "" {
+		m.Notef("Hint: %s: `%s`. One of the applied ones may match %s.\n", others, m.given.Looking("policy show", "-active")+" > applied.hcl", text.Printable(v.Snapshot.Name))
+	}
+}
+
 // outlook is a verdict as it is shown, with what happens next: of a HOT lock, whether
 // the policy lets it be broken now.
 func outlook(ctx context.Context, c *locksmith.Client, v *locksmith.Verdict) (*locksmith.Status, error) {

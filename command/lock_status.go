@@ -34,10 +34,11 @@ It changes nothing and exits 0 whatever the lock's state is.`,
 		MinArgs: 1, MaxArgs: 1,
 		Complete: completeLocks,
 		Run: m.onLock(func(ctx context.Context, c *locksmith.Client, name string) error {
-			_, st, err := watched(ctx, m, c, name, now)
+			v, st, err := watched(ctx, m, c, name, now)
 			if err != nil {
 				return err
 			}
+			m.hintApplied(ctx, c, v)
 			if m.JSON {
 				return m.PrintJSON(withEvidence(st))
 			}

@@ -89,11 +89,46 @@ the config file name, or else the shipped default.`,
 				err = m.PrintJSON(applyReport(out, req.DryRun, tests))
 			} else {
 				m.applyText(out, set, req.DryRun, testedText(tests, skip))
+				if out.Before == nil && !coversOwn(set) {
+					m.Printf("  removed   the shipped policy default: it judged aimlock's own locks, and breaks none for anybody once these are applied; to keep it: %s\n", m.keepDefault(in.Args, set))
+				}
 			}
 			m.unmatched(ctx, c)
 			return err
 		},
 	}
+}
+
+// coversOwn: one of the policies is for all of aimlock's own locks, as the shipped
+// default is.
+func coversOwn(set *policies.Set) bool {
+	return slices.ContainsFunc(set.Policies, func(p *policies.Policy) bool { return slices.Contains(p.Locks, "**") })
+}
+
+// keepDefault is how to apply the policies together with the shipped default. That
+// comes last where one of them is for locks of aimlock's own, since the first that
+// matches judges, and else first, since a pattern for keys may match all.
+func (m *Meta) keepDefault(args []string, set *policies.Set) string {
+	const name = policies.BuiltinPrefix + policies.BuiltinDefault
+	last := slices.ContainsFunc(set.Policies, func(p *policies.Policy) bool {
+		return slices.ContainsFunc(p.Locks, func(l string) bool { return !strings.HasPrefix(l, "/") })
+	})
+	with := func(list []string, add ...string) []string {
+		if last {
+			return slices.Concat(list, add)
+		}
+		return slices.Concat(add, list)
+	}
+	given := m.given
+	switch {
+	case len(args) > 0:
+		args = with(args, name)
+	case slices.Contains(given.Judge, "-policy"):
+		given.Judge = with(given.Judge, "-policy", name)
+	default:
+		return fmt.Sprintf("name %s among the policies of the config file, and apply again", name)
+	}
+	return "`" + given.Judging("policy apply", args...) + "`"
 }
 
 // unmatchedPatience bounds the look at all locks once policies are applied.

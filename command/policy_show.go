@@ -146,6 +146,10 @@ of them. Without these it needs no Consul.`,
 			name := ""
 			if len(in.Args) > 0 {
 				name = in.Args[0]
+				if slices.Contains(policies.BuiltinNames(), strings.TrimPrefix(name, policies.BuiltinPrefix)) && !in.Set("policy") {
+					shipped := policies.BuiltinPrefix + strings.TrimPrefix(name, policies.BuiltinPrefix)
+					m.Notef("Hint: %s is taken for the name of a lock; `aimlock policy show -policy %s` prints the shipped policy.\n", name, shipped)
+				}
 			}
 			if m.JSON {
 				return m.PrintJSON(m.policyShowReport(set, name))

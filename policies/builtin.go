@@ -13,8 +13,8 @@ const (
 	BuiltinForeign  = "foreign-locks"
 )
 
-// builtinPrefix before a name stands for a shipped set where a path could be.
-const builtinPrefix = "builtin:"
+// BuiltinPrefix before a name stands for a shipped set where a path could be.
+const BuiltinPrefix = "builtin:"
 
 //go:embed default.hcl cautious.hcl foreign-locks.hcl
 var builtins embed.FS
@@ -24,7 +24,7 @@ func BuiltinNames() []string { return []string{BuiltinDefault, BuiltinCautious, 
 
 // Builtin returns a shipped set.
 func Builtin(name string) (*Set, error) {
-	set, diags := Load([]string{builtinPrefix + name})
+	set, diags := Load([]string{BuiltinPrefix + name})
 	if diags.HasErrors() {
 		return nil, fmt.Errorf("shipped policy %q: %w", name, diags)
 	}
@@ -43,5 +43,5 @@ func builtinSource(name string) (source, error) {
 		return source{}, fmt.Errorf("there is no shipped policy %q.%s", name,
 			didYouMean(name, BuiltinNames(), "There are "+strings.Join(BuiltinNames(), ", ")))
 	}
-	return source{name: builtinPrefix + name, bytes: b}, nil
+	return source{name: BuiltinPrefix + name, bytes: b}, nil
 }

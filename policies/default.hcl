@@ -245,15 +245,3 @@ test "a rollout that ended and kept its lock" {
     rule  = "forgotten"
   }
 }
-
-test "an own lock only" {
-  lock = "/ops/deploy"
-  facts = {
-    holder = { alive = false }
-  }
-
-  expect {
-    state  = "HELD"
-    policy = ""
-  }
-}

@@ -76,7 +76,7 @@ func Load(paths []string) (*Set, hcl.Diagnostics) { return LoadWith(paths, Optio
 // LoadWith is Load with options.
 func LoadWith(paths []string, opts Options) (*Set, hcl.Diagnostics) {
 	if len(paths) == 0 {
-		paths = []string{builtinPrefix + BuiltinDefault}
+		paths = []string{BuiltinPrefix + BuiltinDefault}
 	}
 	var (
 		l     loader
@@ -95,7 +95,7 @@ func LoadWith(paths []string, opts Options) (*Set, hcl.Diagnostics) {
 		}
 	}
 	set, diags := l.finish(opts)
-	set.Builtin = len(paths) == 1 && strings.HasPrefix(paths[0], builtinPrefix) && len(opts.Vars) == 0 && len(opts.VarFiles) == 0
+	set.Builtin = len(paths) == 1 && strings.HasPrefix(paths[0], BuiltinPrefix) && len(opts.Vars) == 0 && len(opts.VarFiles) == 0
 	return set, diags
 }
 
@@ -122,7 +122,7 @@ func expand(path string) ([]source, hcl.Diagnostics) {
 	fail := func(summary, detail string, args ...any) ([]source, hcl.Diagnostics) {
 		return nil, hcl.Diagnostics{{Severity: hcl.DiagError, Summary: summary, Detail: fmt.Sprintf(detail, args...)}}
 	}
-	if name, ok := strings.CutPrefix(path, builtinPrefix); ok {
+	if name, ok := strings.CutPrefix(path, BuiltinPrefix); ok {
 		b, err := builtinSource(name)
 		if err != nil {
 			return fail("Unknown shipped policy", "%s.", err)

@@ -297,6 +297,22 @@ func TestShippedPolicies(t *testing.T) {
 	}
 }
 
+// policy apply runs all tests of what it applies: those of a shipped set must hold
+// beside the one for other tools' locks too.
+func TestShippedPoliciesTogether(t *testing.T) {
+	for _, name := range []string{BuiltinDefault, BuiltinCautious} {
+		set, diags := Load([]string{"builtin:" + name, "builtin:" + BuiltinForeign})
+		if len(diags) > 0 {
+			t.Errorf("%s: %v", name, diags)
+		}
+		for _, r := range set.RunTests(nil) {
+			if len(r.Problems) > 0 {
+				t.Errorf("%s, and %s: %s: %v", name, BuiltinForeign, r.Test.Name, r.Problems)
+			}
+		}
+	}
+}
+
 // The shipped policies are held to what examples are.
 func TestShippedPoliciesAreTested(t *testing.T) {
 	for _, name := range BuiltinNames() {

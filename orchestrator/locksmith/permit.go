@@ -147,6 +147,11 @@ func (c *Client) inForce(v *Verdict, active *api.KVPair) string {
 		}
 		return ""
 	}
+	return c.othersApplied(active)
+}
+
+// othersApplied says what is applied in place of these policies; "" if they are.
+func (c *Client) othersApplied(active *api.KVPair) string {
 	var rec records.PolicyActive
 	if err := records.Decode(c.keys.PolicyActive(), active.Value, &rec); err != nil {
 		return err.Error()
@@ -169,6 +174,16 @@ func (c *Client) NotInForce(ctx context.Context, v *Verdict) (string, error) {
 		active = &api.KVPair{Key: key}
 	}
 	return c.inForce(v, active), nil
+}
+
+// OthersApplied says that other policies than the client's are applied, one of which
+// may match a lock that none of the client's does; "" if that is not so, or not known.
+func (c *Client) OthersApplied(ctx context.Context) string {
+	active, err := c.consul.Get(ctx, c.keys.PolicyActive())
+	if err != nil || active == nil {
+		return ""
+	}
+	return c.othersApplied(active)
 }
 
 // approved says why a manual approval is missing; "" if it is there.
