@@ -281,7 +281,11 @@ type Target interface {
 	// ones, and who comes after a rollout that broke off waits. It is the same at every call, configured or not.
 	Fencing() bool
 	// Apply writes the content, whole or not at all. An older order than one already
-	// seen is a [StaleError]; any other error is a failed write.
+	// seen is a [StaleError]; any other error is a failed write. The newest order that
+	// was seen comes again, and is carried out again: with another content, which puts
+	// back what stood there before it, or with its own, where somebody has changed what
+	// stands there. Once ctx has ended nothing is written any more: what comes after it
+	// under the same order may be there already.
 	Apply(ctx context.Context, r *ApplyRequest) (*Applied, error)
 	// Read tells what stands there. A file that does not exist is no error.
 	Read(ctx context.Context, r *ReadRequest) (*State, error)

@@ -182,6 +182,20 @@ var guards = []mutant{
 		run:  "TestFenceProperty|TestApply",
 	},
 	{
+		name: "a call that was given up before it had the node's lock",
+		file: agents + "/fence.go",
+		old:  "	if ctx.Err() != nil {\n		// Who gave this call up",
+		new:  "	if ctx == nil {\n		// Who gave this call up",
+		run:  "TestGivenUpAtTheLock",
+	},
+	{
+		name: "an order of two rollouts at a target that is fenced",
+		file: agents + "/fence.go",
+		old:  "return other && r == d.Rollout",
+		new:  "return other && r != \"\"",
+		run:  "TestLocalTwin",
+	},
+	{
 		name: "the check again before the rename",
 		file: agents + "/order.go",
 		old:  "	if err := w.recheck(); err != nil {\n		// Not ours any more: neither the file nor the journal is touched.\n		p.t.unstage()\n		return outcome{}, err\n	}\n",

@@ -44,6 +44,9 @@ type fence struct {
 	tell Tell
 	// targets are the plugins that entries may name; nil: there are none.
 	targets Targets
+	// behindAnother: who hands entries over has let them pass a fence of its own, and
+	// puts back here what failed there; see work.putsBack.
+	behindAnother bool
 	// step is called between any two writes; tests end the process there.
 	step func(name string)
 }
@@ -114,7 +117,7 @@ func told(o orchestrator.Order) string {
 func (w *work) behind(d *records.Desired) *OlderError {
 	mark := w.st.Mark
 	if mark == d.Order {
-		if r, ok := w.st.other(d); ok {
+		if r, ok := w.st.other(d); ok && !w.putsBack(d) {
 			return &OlderError{Config: w.config, Order: d.Order, Highest: mark, After: d.After, Twin: r}
 		}
 		return nil
@@ -134,6 +137,26 @@ func (st *state) other(d *records.Desired) (rollout string, is bool) {
 		return "", false
 	}
 	return e.Rollout, e.Rollout != d.Rollout || e.Action != d.Action || e.Revision != d.Revision || e.SHA256 != d.SHA256
+}
+
+// putsBack reports whether d is what an agent puts back at its target, where what the
+// order at the mark brought has failed: it comes under that order, of the same rollout.
+// Of another rollout it is a twin here as everywhere.
+func (w *work) putsBack(d *records.Desired) bool {
+	if !w.behindAnother || w.st.Mark != d.Order {
+		return false
+	}
+	r, other := w.st.other(d)
+	return other && r == d.Rollout
+}
+
+// abandon has an unfinished order taken back and not finished: its giver has given it up.
+func (w *work) abandon() error {
+	if w.st.Phase != phaseStaged {
+		return nil
+	}
+	w.st.Report = w.failure(*w.st.Prev, errors.New("it was taken back before it was done"))
+	return w.save(phaseFailing)
 }
 
 // configDir is the state folder of one config.
@@ -169,10 +192,20 @@ func (f *fence) apply(ctx context.Context, config string, d *records.Desired, co
 	}
 	defer h.close()
 	w := h.by[config]
+	if ctx.Err() != nil {
+		// Who gave this call up may have handed over, under the same order, what was to
+		// come after it.
+		return outcome{}, context.Cause(ctx)
+	}
 
 	c := d.Compare(w.st.Mark)
-	lost := w.behind(d)
-	if c == 0 && lost == nil && !together(w.st.Desired) && (w.st.Phase == phaseStaged || w.st.Phase == phaseFailing) {
+	lost, back := w.behind(d), w.putsBack(d)
+	if back {
+		if err := w.abandon(); err != nil {
+			return outcome{}, err
+		}
+	}
+	if c == 0 && lost == nil && !back && !together(w.st.Desired) && (w.st.Phase == phaseStaged || w.st.Phase == phaseFailing) {
 		if out, err := w.resume(ctx); !errors.Is(err, errNotStaged) {
 			return out, err
 		}
@@ -191,7 +224,7 @@ func (f *fence) apply(ctx context.Context, config string, d *records.Desired, co
 		return w.refuse(d, &OlderError{Config: config, Order: d.Order, Highest: w.st.Mark})
 	case lost != nil:
 		return w.refuse(d, lost)
-	case c == 0 && w.st.Phase == phaseDone:
+	case c == 0 && w.st.Phase == phaseDone && !w.behindAnother:
 		return outcome{Standing: w.st.Report}, nil
 	}
 	if err := w.accept(d); err != nil {
@@ -257,7 +290,7 @@ type work struct {
 	values map[string][]byte
 	// there is what stands at the target, where that was asked; nil: it was not.
 	there *plugin.State
-	// handed: the target of the order at the mark has taken its content.
+	// handed: the target of the order at the mark has taken its content, or may have.
 	handed bool
 	// peers are the works of its group, itself among them.
 	peers []*work

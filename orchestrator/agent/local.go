@@ -26,7 +26,7 @@ func NewLocal(cfg Config) (*Local, error) {
 	}
 	return &Local{&fence{
 		node: cfg.Node, stateDir: cfg.StateDir, root: cfg.Root, agent: cfg.Version, instance: instance, lockWait: cfg.LockWait,
-		now: time.Now, log: cfg.Log, step: func(string) {},
+		now: time.Now, log: cfg.Log, behindAnother: true, step: func(string) {},
 		recover: func(context.Context, string) (*records.Actual, error) { return nil, nil },
 	}}, nil
 }
@@ -34,6 +34,10 @@ func NewLocal(cfg Config) (*Local, error) {
 // Apply brings the node to d, of which content is the content. The error is an
 // *OlderError for an order that is older than one accepted before. A result of
 // "failed" is no error: the report says so.
+//
+// The order at the mark is looked at anew each time it comes: with what it brought
+// before, since somebody may have changed the file meanwhile, and with another entry of
+// the same rollout, which is the last good one that comes back.
 func (l *Local) Apply(ctx context.Context, config string, d *records.Desired, content []byte) (Result, error) {
 	e := *d
 	// It is handed over whole; this is what it would be in Consul.

@@ -149,7 +149,7 @@ func (w *work) push(ctx context.Context, t *target, f file) error {
 	if err == nil && a.SHA256 != "" && a.SHA256 != f.SHA256 {
 		err = errors.New("it answers that another content stands than it was given")
 	}
-	w.handed = w.handed || err == nil
+	w.handed = w.handed || err == nil || errors.Is(err, context.DeadlineExceeded)
 	return w.answered(ctx, err)
 }
 
@@ -167,7 +167,11 @@ func (w *work) answered(ctx context.Context, err error) error {
 	}
 	name := w.st.Desired.Target.Name
 	words = bytes.TrimPrefix(words, []byte("plugin "+name+": "))
-	return &targetError{name: name, words: text.Clip(text.Printable(string(words)), maxTargetWords), err: err}
+	said := text.Clip(text.Printable(string(words)), maxTargetWords)
+	if errors.Is(err, context.DeadlineExceeded) {
+		said += "; whether it was carried out there is not known, and it still may be: look at what stands there"
+	}
+	return &targetError{name: name, words: said, err: err}
 }
 
 // refusedThere answers an order that is older than what the target has seen: the

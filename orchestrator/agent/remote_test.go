@@ -30,6 +30,8 @@ type device struct {
 	// mute is why it cannot be read; sumless: it tells no SHA-256.
 	mute    error
 	sumless bool
+	// late is what comes in place of the answer to an Apply that was carried out.
+	late error
 }
 
 func (d *device) Fencing() bool { return true }
@@ -45,6 +47,9 @@ func (d *device) Apply(_ context.Context, r *plugin.ApplyRequest) (*plugin.Appli
 	}
 	d.highest, d.last, d.keeps = r.Order, d.content, d.has
 	d.content, d.has = string(r.Content), true
+	if d.late != nil {
+		return nil, d.late
+	}
 	return &plugin.Applied{Highest: r.Order, SHA256: r.SHA256, Revision: r.Revision}, nil
 }
 

@@ -56,9 +56,22 @@ func TestFileTarget(t *testing.T) {
 		if a, err := apply(order, name+"2", "good two"); err != nil || !a.Unchanged {
 			t.Errorf("the same order again: %+v, %v", a, err)
 		}
+		// What somebody has changed meanwhile is not taken for what the order left.
+		if err := os.WriteFile(path, []byte("by hand"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if a, err := apply(order, name+"2", "good two"); err != nil || a.Unchanged {
+			t.Errorf("the same order again, after a change by hand: %+v, %v", a, err)
+		}
+		stands("good two")
 		var stale *plugin.StaleError
 		if _, err := apply(plugin.Order{Epoch: 1, Token: token - 1, Seq: 99}, "old", "good, but old"); !errors.As(err, &stale) || stale.Highest != order {
 			t.Errorf("an older order: %v", err)
+		}
+		stands("good two")
+		// Of another rollout it is an order that was given twice.
+		if _, err := apply(order, "other", "good three"); !errors.As(err, &stale) || stale.Highest != order {
+			t.Errorf("the same order of another rollout: %v", err)
 		}
 		stands("good two")
 		if _, err := apply(next(), name+"3", "bad"); err == nil || errors.Is(err, plugin.ErrStale) {

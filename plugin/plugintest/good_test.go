@@ -206,6 +206,9 @@ func (t *target) write(p *plugin.Place, o plugin.Order, f func(k *kept, exists b
 	if flaw("token only") {
 		older = o.Token < k.Highest.Token
 	}
+	if flaw("once for each order") && exists && o == k.Highest {
+		return &plugin.Applied{Highest: k.Highest, Unchanged: true}, nil
+	}
 	if older && !flaw("not fenced") {
 		return nil, &plugin.StaleError{Highest: k.Highest}
 	}

@@ -15,7 +15,7 @@ import (
 func targetChecks() []check {
 	return []check{
 		{"absent", absent}, {"write", writes}, {"contents", contents}, {"fence", fences}, {"fence after a restart", fencesAnew},
-		{"writers at once", atOnce}, {"restore", restores}, {"places", places}, {"cancelled", ended},
+		{"writers at once", atOnce}, {"restore", restores}, {"put back", putsBack}, {"places", places}, {"cancelled", ended},
 	}
 }
 
@@ -43,10 +43,14 @@ func sum(b []byte) string {
 }
 
 func (p *place) apply(token, seq uint64, content string) (*plugin.Applied, error) {
+	return p.applyOf(rolloutOf(content), token, seq, content)
+}
+
+func (p *place) applyOf(rollout string, token, seq uint64, content string) (*plugin.Applied, error) {
 	ctx, cancel := p.r.limit(p.ctx)
 	defer cancel()
 	a, err := p.t.Apply(ctx, &plugin.ApplyRequest{
-		Place: p.at, Order: plugin.Order{Epoch: 1, Token: token, Seq: seq}, Revision: "r" + sum([]byte(content))[:8], Rollout: rolloutOf(content),
+		Place: p.at, Order: plugin.Order{Epoch: 1, Token: token, Seq: seq}, Revision: "r" + sum([]byte(content))[:8], Rollout: rollout,
 		SHA256: sum([]byte(content)), Content: []byte(content), Mode: "0640",
 	})
 	if err == nil {
@@ -252,6 +256,22 @@ func restores(ctx context.Context, r *run, c *plugin.Client, cs *Case) error {
 			return err
 		}
 		return p.holds("good\n")
+	})
+}
+
+// putsBack: what an order brought is taken back under that order, as an agent does where
+// it finds it to do harm, and may come again under it.
+func putsBack(ctx context.Context, r *run, c *plugin.Client, cs *Case) error {
+	return onPlace(ctx, r, c, cs, func(p *place) error {
+		for i, content := range []string{"good\n", "bad\n", "good\n", "bad\n", "good\n"} {
+			if _, err := p.applyOf(rolloutOf("bad\n"), 10, uint64(min(i+1, 2)), content); err != nil {
+				return fmt.Errorf("write %d, from the third on by the order of the second: %w", i+1, err)
+			}
+			if err := p.holds(content); err != nil {
+				return fmt.Errorf("write %d, from the third on by the order of the second: %w", i+1, err)
+			}
+		}
+		return nil
 	})
 }
 
