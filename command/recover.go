@@ -26,6 +26,8 @@ func newRecover(m *Meta) *command {
 sessions back to life with their locks, forgets what was taken since, and hands out
 tokens that were handed out before. This command
 
+  - waits 15s: a lock that was first taken after the snapshot is forgotten, and work
+    under it may still be ending,
   - raises the epoch, the first of the three numbers of an order, above every order
     that it finds, so that every order to come is newer, and agents take it,
   - ends every hold of a lock of aimlock, with its session: also a holder that is
@@ -62,6 +64,7 @@ locks of other tools, nor any file on a node.`,
 					return err
 				}
 			}
+			m.Notef("Waiting %s for what may still be at work under locks that Consul has forgotten\n", locksmith.DefaultQuiesce)
 			out, err := c.Recover(ctx, req)
 			if m.JSON {
 				if perr := m.PrintJSON(out); perr != nil {

@@ -140,6 +140,20 @@ var guards = []mutant{
 		run:  "TestRaisedQuiesceKeepsTheOneBefore",
 	},
 	{
+		name: "the pause before a recovery raises the epoch",
+		file: locks + "/recover.go",
+		old:  "sleep(ctx, DefaultQuiesce); err",
+		new:  "sleep(ctx, 0); err",
+		run:  "TestRecoverOfAForgottenLock",
+	},
+	{
+		name: "what is owed is written anew by a recovery",
+		file: locks + "/recover.go",
+		old:  "		if s.Held() {\n			return nil\n		}\n		_, err := r.c.consul.Txn",
+		new:  "		if s.Held() || r.pauses(s) {\n			return nil\n		}\n		_, err := r.c.consul.Txn",
+		run:  "TestRecoverWritesWhatIsOwedAnew",
+	},
+	{
 		name: "the indexes by which a pause is served while a lock cools",
 		file: locks + "/wait.go",
 		old:  "		case !ok || was.index != now.index || was.fence != now.fence:\n",

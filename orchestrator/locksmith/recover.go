@@ -27,9 +27,12 @@ import (
 //
 //  1. every free lock owes the pause to its next holder: whoever took it after
 //     the snapshot is forgotten, and may still have work running.
-//  2. the epoch is raised above every order that can be found. From here on
+//  2. the pause is waited out. A lock that was first taken after the snapshot has
+//     no key to owe it: who takes it under the new epoch comes late enough, and
+//     who takes it before that is ended by step 4.
+//  3. the epoch is raised above every order that can be found. From here on
 //     nobody who acquires gives an order that a node would take for an old one.
-//  3. every hold that was acquired under an older epoch is ended by a
+//  4. every hold that was acquired under an older epoch is ended by a
 //     transaction that proves that it is that hold and leaves the pause, and its
 //     session after it.
 //
@@ -105,8 +108,8 @@ const RuleRecover = "recover"
 // recoverTries bounds how often one lock is looked at anew because it changed.
 const recoverTries = 10
 
-// Recover raises the epoch and voids all holders. What it has done is in the
-// Recovery also where it returns an error.
+// Recover raises the epoch and voids all holders, after DefaultQuiesce. What it has
+// done is in the Recovery also where it returns an error.
 func (c *Client) Recover(ctx context.Context, req RecoverRequest) (*Recovery, error) {
 	r := &recovering{c: c, out: &Recovery{DryRun: req.DryRun, Orders: []FoundOrders{}, Holds: []VoidedHold{}, Rollouts: []OpenRollout{}}}
 	cur, err := c.consul.Get(ctx, c.keys.Epoch())
@@ -118,6 +121,16 @@ func (c *Client) Recover(ctx context.Context, req RecoverRequest) (*Recovery, er
 			r.unreadable(cur.Key)
 		}
 	}
+	if !req.DryRun {
+		if err := r.locks(ctx, func(s *evidence.Snapshot) error { return r.pause(ctx, s) }); err != nil {
+			return r.out, err
+		}
+		if err := sleep(ctx, DefaultQuiesce); err != nil {
+			return r.out, err
+		}
+	}
+	// Nodes tell anew what they have accepted when Consul went back: the later the
+	// look, the more of them have.
 	if err := r.look(ctx); err != nil {
 		return r.out, err
 	}
@@ -128,9 +141,6 @@ func (c *Client) Recover(ctx context.Context, req RecoverRequest) (*Recovery, er
 	r.out.Epoch = max(r.out.Epoch+1, req.Epoch)
 	if req.DryRun {
 		return r.out, r.locks(ctx, func(s *evidence.Snapshot) error { return r.show(s) })
-	}
-	if err := r.locks(ctx, func(s *evidence.Snapshot) error { return r.pause(ctx, s) }); err != nil {
-		return r.out, err
 	}
 	if r.epochIndex, err = r.raise(ctx, cur); err != nil {
 		return r.out, err
@@ -381,10 +391,12 @@ func (r *recovering) show(s *evidence.Snapshot) error {
 }
 
 // pause makes a free lock owe the pause before the epoch is raised, so that
-// nobody takes it under the new one and does not wait.
+// nobody takes it under the new one and does not wait. One that owes it already is
+// written all the same: who saw it be free before the restore counts that time for
+// as long as the index stands still.
 func (r *recovering) pause(ctx context.Context, s *evidence.Snapshot) error {
 	for range recoverTries {
-		if s.Held() || r.pauses(s) {
+		if s.Held() {
 			return nil
 		}
 		_, err := r.c.consul.Txn(ctx, consulkv.CheckIndex(s.Key, s.Index()), r.fenceOp(s))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -188,6 +189,61 @@ func TestRecoverBesideOthers(t *testing.T) {
 	})
 }
 
+// Consul has forgotten who took a lock for the first time after the snapshot. Nobody
+// works under it before the pause has passed: neither who takes it after the
+// recovery, nor who follows one that took it while the recovery waited.
+func TestRecoverOfAForgottenLock(t *testing.T) {
+	t.Parallel()
+	for name, between := range map[string]bool{"nobody between": false, "one between": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				snap := w.srv.Snapshot()
+				w.deaf(w.acquire(w.client(asElsewhere), unfenced("a")))
+				if err := w.srv.Restore(snap); err != nil {
+					t.Fatal(err)
+				}
+				start := time.Now()
+				done := make(chan error, 1)
+				go func() {
+					_, err := w.client().Recover(t.Context(), RecoverRequest{})
+					done <- err
+				}()
+				if between {
+					time.Sleep(10 * time.Second)
+					early := w.acquire(w.client(asElsewhere), one("a"))
+					w.loses(early)
+					start = time.Now()
+				}
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+				h := w.acquire(w.client(), one("a"))
+				if took := time.Since(start); h.Epoch() != 1 || took < DefaultQuiesce {
+					t.Errorf("epoch %d, after %s", h.Epoch(), took)
+				}
+			})
+		})
+	}
+}
+
+// What a free lock owes is written anew though it is enough: who saw the lock be free
+// before the restore must not count that time.
+func TestRecoverWritesWhatIsOwedAnew(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		w.acquire(w.client(asElsewhere), Request{Names: []string{"a"}, Quiesce: 40 * time.Second}).Abandon(t.Context())
+		before := w.get(w.keys.Fence("a"))
+		if _, err := w.client().Recover(t.Context(), RecoverRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		after := w.get(w.keys.Fence("a"))
+		if before == nil || after == nil || after.ModifyIndex == before.ModifyIndex || !strings.Contains(string(after.Value), `"owed":40`) {
+			t.Errorf("from %+v to %+v", before, after)
+		}
+	})
+}
+
 // Two recoveries at once: one of them says so. A lost answer is looked into.
 func TestRecoverOnABadNetwork(t *testing.T) {
 	t.Parallel()
@@ -195,9 +251,10 @@ func TestRecoverOnABadNetwork(t *testing.T) {
 		c := w.client()
 		w.acquire(w.client(), one("a"))
 		w.acquire(w.client(), one("b"))
-		for _, what := range []string{"cas", "unlock"} {
+		raise := txnWith("cas", w.keys.Epoch())
+		for what, match := range map[string]func(*http.Request) bool{"cas": raise, "unlock": txnWith("unlock")} {
 			for _, fault := range []devconsul.Fault{{DropAfter: true}, {Drop: true}} {
-				fault.Match, fault.Times = txnWith(what), 1
+				fault.Match, fault.Times = match, 1
 				w.faults.Add(fault)
 				out, err := c.Recover(t.Context(), RecoverRequest{})
 				if fault.Drop && what == "cas" {
@@ -216,7 +273,7 @@ func TestRecoverOnABadNetwork(t *testing.T) {
 				t.Errorf("lock %s: %+v, fence %s", n, w.get(w.keys.Lock(n)), w.value(w.keys.Fence(n)))
 			}
 		}
-		w.net.before(txnWith("cas"), func() { w.put(w.keys.Epoch(), "77") })
+		w.net.before(raise, func() { w.put(w.keys.Epoch(), "77") })
 		if _, err := c.Recover(t.Context(), RecoverRequest{}); !errors.Is(err, ErrEpochMeanwhile) {
 			t.Fatal(err)
 		}
