@@ -151,7 +151,7 @@ kinds: What the plugin is: evidence, breaker, gate, target, fleet.
 known: Whether the value is known.
 limit: How many slots there are.
 line: Line, from 1.
-local: Whether it is on this host, in this boot and pid namespace.
+local: Whether it is on this host, in this boot, pid and time namespace.
 lock: The lock's name.
 orchestrator.Spec.lock: How its locks are taken.
 locks: The locks.

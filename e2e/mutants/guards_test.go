@@ -49,6 +49,13 @@ var guards = []mutant{
 		run:  "TestWriteAfterARestoreOfThePen",
 	},
 	{
+		name: "the time namespace of a boot clock",
+		file: "orchestrator/evidence/facts.go",
+		old:  " && hostproc.TimeNS(ns) == hostproc.TimeNS(r.Self.PIDNS)\n",
+		new:  " && hostproc.TimeNS(ns) != \"none\"\n",
+		run:  "TestAgeInAnotherTimeNamespace",
+	},
+	{
 		name: "check-session in a break",
 		file: locks + "/breaking.go",
 		old:  "ops := []consulkv.Op{consulkv.CheckSession(s.Key, s.SessionID()), consulkv.CheckIndex(s.Key, s.Index())}",

@@ -3,9 +3,9 @@
 // of death rests on, so its answers are three-valued: what cannot be known is
 // [Unknown], with the reason, and never "dead".
 //
-// All of it is about one pid namespace on one boot: whoever compares a pid
-// that was recorded elsewhere compares Host, BootID and PIDNS of [Identity]
-// first. Only Linux has the means; elsewhere most answers are Unknown.
+// All of it is about one pid namespace and one time namespace on one boot: whoever
+// compares a pid that was recorded elsewhere compares Host, BootID and PIDNS of
+// [Identity] first. Only Linux has the means; elsewhere most answers are Unknown.
 //
 // It imports the standard library and x/sys. Start with [Self] and [Alive];
 // the processes that a dead holder left behind are the matter of [TreeGone].
@@ -13,6 +13,7 @@ package hostproc
 
 import (
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -63,7 +64,8 @@ type Identity struct {
 	Host string
 	// BootID differs after each boot.
 	BootID string
-	// PIDNS names the pid namespace that PID is a number of.
+	// PIDNS names the pid namespace that PID is a number of and, after a space, the
+	// time namespace that StartTicks is counted in, unless that is the first one.
 	PIDNS string
 	// CGroup is comparable with that of another process, and no more.
 	CGroup     string
@@ -71,6 +73,13 @@ type Identity struct {
 	PID        int
 	StartTicks uint64
 	StartedAt  time.Time
+}
+
+// TimeNS is the time namespace that an Identity's PIDNS names; empty: the first one.
+// The boot clocks and start times of two of them are not comparable.
+func TimeNS(pidNS string) string {
+	_, ns, _ := strings.Cut(pidNS, " ")
+	return ns
 }
 
 // Process is the part of an Identity that names the process on its host.

@@ -38,6 +38,10 @@ func TestMain(m *testing.M) {
 	case "headless":
 		go endLeader()
 		select {} // leaves the leader to the goroutines
+	case "self":
+		id, err := Self()
+		fmt.Printf("%q %d %v\n", id.PIDNS, id.StartTicks, err)
+		os.Stdout.WriteString("ready\n")
 	case "tree-gone":
 		gone, why := TreeGone(os.Getenv("ASK_NONCE"), 0, os.Getenv("ASK_CGROUP"))
 		fmt.Printf("%s: %s\n", gone, why)
@@ -363,5 +367,64 @@ func TestSelf(t *testing.T) {
 	}
 	if after := BootSeconds(); before <= 0 || after < before {
 		t.Errorf("the boot clock went from %f to %f", before, after)
+	}
+}
+
+// unshared starts a process in namespaces of its own, and returns what it says of
+// itself.
+func unshared(t *testing.T, args ...string) (p *proc, pidNS string, ticks uint64, problem string) {
+	t.Helper()
+	args = append(args, "--fork", "--kill-child")
+	if out, err := exec.CommandContext(t.Context(), "unshare", append(args, "true")...).CombinedOutput(); err != nil {
+		t.Skipf("SKIPPED: unshare %s needs its program, root and the kernel's namespaces: %v %s", strings.Join(args, " "), err, out)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.CommandContext(t.Context(), "unshare", append(args, exe)...)
+	c.Env = append(os.Environ(), roleVar+"=self", NonceVar+"=n-unshared")
+	p = startCmd(t, c)
+	line, err := p.out.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscanf(line, "%q %d", &pidNS, &ticks); err != nil {
+		t.Fatalf("it said %q: %v", line, err)
+	}
+	return p.ready(t), pidNS, ticks, line
+}
+
+// In another time namespace the same process has another start time, so that who
+// looks from there would take a living one for dead: its identity is not of here.
+func TestSelfInATimeNamespace(t *testing.T) {
+	here, err := Self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, pidNS, ticks, _ := unshared(t, "--time", "--boottime", "100000")
+	ds, err := Descendants(p.PID)
+	if err != nil || len(ds) != 1 {
+		t.Fatalf("Descendants = %v, %v, want one", ds, err)
+	}
+	if alive, why := Alive(ds[0].PID, ds[0].StartTicks); alive != True {
+		t.Fatalf("it does not live: %s", why)
+	}
+	if alive, why := Alive(ds[0].PID, ticks); alive != False {
+		t.Fatalf("the start time that it has for itself counts here, too: %s", why)
+	}
+	if pidNS == here.PIDNS || !strings.HasPrefix(pidNS, here.PIDNS+" time:[") || TimeNS(pidNS) == TimeNS(here.PIDNS) {
+		t.Errorf("it says that it is in %q, as this process is in %q", pidNS, here.PIDNS)
+	}
+}
+
+// A pid namespace that has no /proc of its own looks at processes of another one by
+// its own numbers.
+func TestSelfWithAForeignProc(t *testing.T) {
+	if _, pidNS, ticks, said := unshared(t, "--pid"); pidNS != "" || ticks != 0 || !strings.Contains(said, "mount /proc anew") {
+		t.Errorf("it takes another process for itself: %s", said)
+	}
+	if _, pidNS, ticks, said := unshared(t, "--pid", "--mount-proc"); pidNS == "" || ticks == 0 || !strings.Contains(said, "<nil>") {
+		t.Errorf("with a /proc of its own: %s", said)
 	}
 }

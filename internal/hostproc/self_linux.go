@@ -2,7 +2,9 @@ package hostproc
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"strconv"
@@ -33,7 +35,18 @@ func Self() (Identity, error) {
 	if err != nil {
 		return Identity{}, fmt.Errorf("pid namespace: %w", err)
 	}
+	timeNS, err := timeNamespace()
+	if err != nil {
+		return Identity{}, err
+	}
+	if timeNS != "" {
+		ns += " " + timeNS
+	}
 	pid := os.Getpid()
+	// A /proc that was mounted in another pid namespace tells of other processes.
+	if l, err := os.Readlink("/proc/self"); err != nil || l != strconv.Itoa(pid) {
+		return Identity{}, fmt.Errorf("/proc is that of another pid namespace, where this process is not number %d: mount /proc anew in this one, as unshare --mount-proc does", pid)
+	}
 	s, err := readStat(pid)
 	if err != nil {
 		return Identity{}, fmt.Errorf("start time of pid %d: %w", pid, err)
@@ -52,8 +65,25 @@ func Self() (Identity, error) {
 	}, nil
 }
 
+// initialTimeNS is the first time namespace's link: PROC_TIME_INIT_INO of the
+// kernel's proc_ns.h.
+const initialTimeNS = "time:[4026531834]"
+
+// timeNamespace names the time namespace of this process; empty: the first one, or
+// the kernel has none.
+func timeNamespace() (string, error) {
+	ns, err := os.Readlink("/proc/self/ns/time")
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || ns == initialTimeNS:
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("time namespace: %w", err)
+	}
+	return ns, nil
+}
+
 // BootSeconds is the time since this host booted, suspended time included. It
-// compares across the processes of one boot.
+// compares across the processes of one boot and one time namespace.
 func BootSeconds() float64 { return bootNow().Seconds() }
 
 func bootNow() time.Duration {

@@ -16,7 +16,7 @@ import (
 const agentService = "aimlock-agent"
 
 // Local reports whether the holder's pid means the same process here: same
-// host, same boot, same pid namespace.
+// host, same boot, same pid and time namespace.
 func (r *Reader) Local(h *records.Holder) bool {
 	return h.Host == r.Self.Host && h.BootID != "" && h.BootID == r.Self.BootID &&
 		h.PIDNS != "" && h.PIDNS == r.Self.PIDNS
@@ -33,6 +33,8 @@ func (r *Reader) HolderAlive(h *records.Holder, p *records.Progress) (hostproc.T
 		return hostproc.Unknown, cmp.Or(hostproc.NeedsLinux(), "the boot id of this host cannot be read")
 	case h.BootID != r.Self.BootID:
 		return hostproc.Unknown, "the holder's record is of another boot, or of another host with the same name"
+	case hostproc.TimeNS(h.PIDNS) != hostproc.TimeNS(r.Self.PIDNS):
+		return hostproc.Unknown, "the holder is in another time namespace of this host, where start times are others"
 	case !r.Local(h):
 		return hostproc.Unknown, "the holder is in another pid namespace of this host"
 	}

@@ -208,10 +208,15 @@ var objects = []struct {
 	{"now", func(_ *Reader, n *factsAsk) map[string]policies.Fact { return policies.Clock(n.now) }},
 }
 
-// sameBoot reports whether the record was written on this host and boot, so
-// that its CLOCK_BOOTTIME can be compared with ours.
-func (r *Reader) sameBoot(bootID string) bool {
-	return bootID != "" && bootID == r.Self.BootID
+// sameClock reports whether what the holder wrote on the boot bootID was written on
+// this one and in this time namespace, so that its CLOCK_BOOTTIME can be compared
+// with ours. Without a holder record it is taken to be in the first time namespace.
+func (r *Reader) sameClock(s *Snapshot, bootID string) bool {
+	ns := ""
+	if s.Holder != nil {
+		ns = s.Holder.PIDNS
+	}
+	return bootID != "" && bootID == r.Self.BootID && hostproc.TimeNS(ns) == hostproc.TimeNS(r.Self.PIDNS)
 }
 
 func (r *Reader) lockFacts(n *factsAsk) map[string]policies.Fact {
@@ -237,7 +242,7 @@ func (r *Reader) lockFacts(n *factsAsk) map[string]policies.Fact {
 // each before it did anything, and each would leave the pause to the next.
 func (r *Reader) heldFor(f *set, s *Snapshot, mem *Memory, now time.Time) {
 	pause := s.Pause()
-	if s.Holder != nil && r.sameBoot(s.Holder.BootID) && s.Holder.AcquiredBoot > 0 {
+	if s.Holder != nil && r.sameClock(s, s.Holder.BootID) && s.Holder.AcquiredBoot > 0 {
 		f.num("held_for", max(0, hostproc.BootSeconds()-s.Holder.AcquiredBoot-pause.Seconds()), srcRecord)
 		return
 	}
@@ -481,7 +486,7 @@ func (r *Reader) progressFacts(n *factsAsk) map[string]policies.Fact {
 		f.unknown("rate", cty.Number, srcMemory, "this observer has not watched it long enough")
 	}
 	d, _, src := r.stood(s, n.mem, "progress", n.now)
-	if r.sameBoot(p.BootID) && p.Boot > 0 {
+	if r.sameClock(s, p.BootID) && p.Boot > 0 {
 		// Same kernel, same clock: the record's own time is exact. It is
 		// never less than what this observer saw.
 		f.num("age", max(0, hostproc.BootSeconds()-p.Boot, d.Seconds()), srcKV)

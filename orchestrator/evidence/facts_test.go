@@ -152,16 +152,18 @@ func TestHolderAlive(t *testing.T) {
 		mod  func(*records.Holder)
 		want want
 	}{
-		"lives":              {func(*records.Holder) {}, want{"holder.alive": true, "holder.local": true}},
-		"is dead":            {func(h *records.Holder) { h.PID, h.StartTicks = dead.PID, dead.StartTicks }, want{"holder.alive": false, "holder.local": true}},
-		"pid was reused":     {func(h *records.Holder) { h.StartTicks-- }, want{"holder.alive": false}},
-		"no start time":      {func(h *records.Holder) { h.StartTicks = 0 }, want{"holder.alive": "?no start time"}},
-		"no pid":             {func(h *records.Holder) { h.PID = 0 }, want{"holder.alive": "?no pid"}},
-		"a pid below 0":      {func(h *records.Holder) { h.PID = -1 }, want{"holder.alive": "?no pid"}},
-		"another host":       {elsewhere, want{"holder.alive": "?is on host elsewhere", "holder.local": false}},
-		"another boot":       {func(h *records.Holder) { h.BootID = "earlier" }, want{"holder.alive": "?another boot", "holder.local": false}},
-		"no boot id":         {func(h *records.Holder) { h.BootID = "" }, want{"holder.alive": "?another boot", "holder.local": false}},
-		"another container":  {func(h *records.Holder) { h.PIDNS = "pid:[1]" }, want{"holder.alive": "?another pid namespace", "holder.local": false}},
+		"lives":             {func(*records.Holder) {}, want{"holder.alive": true, "holder.local": true}},
+		"is dead":           {func(h *records.Holder) { h.PID, h.StartTicks = dead.PID, dead.StartTicks }, want{"holder.alive": false, "holder.local": true}},
+		"pid was reused":    {func(h *records.Holder) { h.StartTicks-- }, want{"holder.alive": false}},
+		"no start time":     {func(h *records.Holder) { h.StartTicks = 0 }, want{"holder.alive": "?no start time"}},
+		"no pid":            {func(h *records.Holder) { h.PID = 0 }, want{"holder.alive": "?no pid"}},
+		"a pid below 0":     {func(h *records.Holder) { h.PID = -1 }, want{"holder.alive": "?no pid"}},
+		"another host":      {elsewhere, want{"holder.alive": "?is on host elsewhere", "holder.local": false}},
+		"another boot":      {func(h *records.Holder) { h.BootID = "earlier" }, want{"holder.alive": "?another boot", "holder.local": false}},
+		"no boot id":        {func(h *records.Holder) { h.BootID = "" }, want{"holder.alive": "?another boot", "holder.local": false}},
+		"another container": {func(h *records.Holder) { h.PIDNS = "pid:[1]" }, want{"holder.alive": "?another pid namespace", "holder.local": false}},
+		"another time namespace": {func(h *records.Holder) { h.PIDNS += " time:[1]"; h.StartTicks-- },
+			want{"holder.alive": "?another time namespace", "holder.local": false}},
 		"no pid namespace":   {func(h *records.Holder) { h.PIDNS = "" }, want{"holder.alive": "?another pid namespace", "holder.local": false}},
 		"dead, another host": {func(h *records.Holder) { h.PID = dead.PID; elsewhere(h) }, want{"holder.alive": "?is on host"}},
 		"dead, its supervisor lives": {func(h *records.Holder) {

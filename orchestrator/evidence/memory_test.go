@@ -175,6 +175,19 @@ func TestAgeOnTheSameBoot(t *testing.T) {
 	want{"progress.age": 30}.check(t, o.at(30*time.Second))
 }
 
+// In another time namespace the boot clock is another one: only what was seen counts.
+func TestAgeInAnotherTimeNamespace(t *testing.T) {
+	t.Parallel()
+	o := newTold(t)
+	o.reader.Self.PIDNS += " time:[1]"
+	o.see(0, picture{index: 7, progress: 8, bootID: o.reader.Self.BootID, boot: hostproc.BootSeconds() - 100})
+	want{"progress.age": 30}.check(t, o.at(30*time.Second))
+
+	w := newWorld(t)
+	w.holdOwn(func(h *records.Holder) { h.AcquiredBoot, h.PIDNS = hostproc.BootSeconds()-100, h.PIDNS+" time:[1]" })
+	want{"lock.held_for": "?nobody here saw it being taken"}.check(t, w.facts(w.read("a")))
+}
+
 func TestRateOfWork(t *testing.T) {
 	t.Parallel()
 	o := newTold(t)
