@@ -56,6 +56,13 @@ var guards = []mutant{
 		run:  "TestAgeInAnotherTimeNamespace",
 	},
 	{
+		name: "the header of a rollout that has begun, where its place in the queue is ended",
+		file: "orchestrator/runner/queue.go",
+		old:  "consulkv.CAS(r.keys.Rollout(w.ID), v, 0)",
+		new:  "consulkv.Set(r.keys.Rollout(w.ID), v)",
+		run:  "TestLateJoiningOfTheQueue",
+	},
+	{
 		name: "check-session in a break",
 		file: locks + "/breaking.go",
 		old:  "ops := []consulkv.Op{consulkv.CheckSession(s.Key, s.SessionID()), consulkv.CheckIndex(s.Key, s.Index())}",

@@ -376,10 +376,19 @@ func (r *Runner) endQueued(ctx context.Context, w *Waiting, end func(*orchestrat
 	if err != nil {
 		return nil, false, err
 	}
-	_, err = send(ctx, consulkv.CheckIndex(r.keys.Queued(w.ID), w.index), consulkv.Set(r.keys.Rollout(w.ID), v), consulkv.Delete(r.keys.Queued(w.ID)))
+	_, err = send(ctx, consulkv.CheckIndex(r.keys.Queued(w.ID), w.index), consulkv.CAS(r.keys.Rollout(w.ID), v, 0), consulkv.Delete(r.keys.Queued(w.ID)))
 	if ref, ok := errors.AsType[*consulkv.Refused](err); ok {
 		if _, about := ref.First(r.keys.Queued(w.ID)); about {
 			return nil, false, nil
+		}
+		if _, begun := ref.First(r.keys.Rollout(w.ID)); begun {
+			// A try to join the queue whose answer was lost came late, and put the
+			// record back. The header that stands is the rollout's own.
+			_, err = send(ctx, consulkv.DeleteCAS(r.keys.Queued(w.ID), w.index))
+			if _, refused := errors.AsType[*consulkv.Refused](err); refused {
+				err = nil
+			}
+			return nil, false, err
 		}
 	}
 	if err != nil && consulkv.Ambiguous(err) {

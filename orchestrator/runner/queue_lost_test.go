@@ -2,10 +2,12 @@ package runner_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -93,6 +95,93 @@ func TestFirstHeaderNeverArrives(t *testing.T) {
 	if n := l.lost.Load(); n < 2 || n > 6 {
 		t.Errorf("it was tried %d times in a second", n)
 	}
+}
+
+// again keeps the first transaction that match picks, and sends it once more when it
+// is asked to. The session that it names is never destroyed.
+type again struct {
+	next  http.RoundTripper
+	match func(body string) bool
+	mu    sync.Mutex
+	kept  *http.Request
+	body  []byte
+}
+
+func (a *again) RoundTrip(req *http.Request) (*http.Response, error) {
+	if id, ok := strings.CutPrefix(req.URL.Path, "/v1/session/destroy/"); ok {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.kept != nil && bytes.Contains(a.body, []byte(id)) {
+			return nil, errors.New("the connection broke")
+		}
+	}
+	if req.Body == nil || req.URL.Path != "/v1/txn" {
+		return a.next.RoundTrip(req)
+	}
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	req.Body = io.NopCloser(bytes.NewReader(body))
+	a.mu.Lock()
+	if a.kept == nil && a.match(string(body)) {
+		a.kept, a.body = req.Clone(context.WithoutCancel(req.Context())), body
+	}
+	a.mu.Unlock()
+	return a.next.RoundTrip(req)
+}
+
+func (a *again) deliver(t *testing.T) {
+	t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.kept == nil {
+		t.Fatal("nothing was kept: the test tests nothing")
+	}
+	a.kept.Body = io.NopCloser(bytes.NewReader(a.body))
+	resp, err := a.next.RoundTrip(a.kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("it did not land: %s", resp.Status)
+	}
+}
+
+// A try to join the queue lands when its rollout has begun, and so has one that
+// supersedes it: what the first one has done stands in its header.
+func TestLateJoiningOfTheQueue(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	plain := f.kv
+	a := &again{match: func(body string) bool { return strings.Contains(body, "/queue/") && strings.Contains(body, `"lock"`) }}
+	kv, err := consulkv.New(consulkv.Config{Address: f.kv.Addr(), Wrap: func(next http.RoundTripper) http.RoundTripper { a.next = next; return a }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.kv = kv
+	first := f.begin(f.input("one", orchestrator.Stage{Name: "canary", Nodes: 1, Bake: time.Hour}, orchestrator.Stage{Name: "rest", Percent: 100}))
+	f.kv = plain
+	f.until("the canary to bake", func() bool {
+		list, err := f.runner().List(t.Context(), runner.Filter{})
+		return err == nil && len(list.Headers) == 1 && list.Headers[0].State == orchestrator.Baking
+	})
+	a.deliver(t)
+	w := f.waiting(1)[0]
+	second := f.ends(f.begin(f.input("two", orchestrator.Stage{Name: "all", Percent: 100})), orchestrator.Succeeded)
+	out := f.ends(first, orchestrator.Superseded)
+	h, err := f.runner().Show(t.Context(), out.ID)
+	switch {
+	case err != nil:
+		t.Fatal(err)
+	case w.ID != out.ID:
+		t.Fatalf("%s is back in the queue, want %s", w.ID, out.ID)
+	case h.Token == 0, h.SupersededBy != second.ID, strings.Contains(h.Reason, "had not begun"),
+		h.Counts != (orchestrator.Counts{orchestrator.ClassApplied: 1, orchestrator.ClassSuperseded: 1}):
+		t.Errorf("what it did is forgotten: %+v", h)
+	}
+	f.waiting(0)
 }
 
 // silent never answers what match picks: it ends with the request's own bound.
