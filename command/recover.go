@@ -176,7 +176,7 @@ func recoveryFound(line func(what, format string, args ...any), out *locksmith.R
 		line("orders", "%s: %d, %s", f.Folder, f.Count, highest)
 	}
 	for _, k := range out.Unreadable {
-		line("unreadable", "%s", text.Printable(k))
+		line("unreadable", "%s: no order, or one of an epoch that is too high to be followed; see -epoch", text.Printable(k))
 	}
 }
 

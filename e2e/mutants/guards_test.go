@@ -63,6 +63,13 @@ var guards = []mutant{
 		run:  "TestLateJoiningOfTheQueue",
 	},
 	{
+		name: "the bound of the epochs that a recovery follows",
+		file: locks + "/recover.go",
+		old:  "o.Epoch-r.out.Before > maxEpochStep",
+		new:  "o.Epoch-r.out.Before > 1<<64-1",
+		run:  "TestRecoverRaisesTheEpoch",
+	},
+	{
 		name: "check-session in a break",
 		file: locks + "/breaking.go",
 		old:  "ops := []consulkv.Op{consulkv.CheckSession(s.Key, s.SessionID()), consulkv.CheckIndex(s.Key, s.Index())}",

@@ -56,7 +56,8 @@ type Recovery struct {
 	Epoch uint64 `json:"epoch"`
 	// Orders are the highest that were found, by where they stand.
 	Orders []FoundOrders `json:"orders"`
-	// Unreadable are keys whose orders could not be read; some of them.
+	// Unreadable are keys whose orders could not be read, or whose epoch is too far
+	// above the one before to be followed; some of them.
 	Unreadable []string `json:"unreadable,omitempty"`
 	// Holds are those that were in force, and what became of each.
 	Holds []VoidedHold `json:"holds"`
@@ -136,7 +137,7 @@ func (c *Client) Recover(ctx context.Context, req RecoverRequest) (*Recovery, er
 	}
 	r.out.Epoch = max(r.highest, r.out.Before)
 	if r.out.Epoch == 1<<64-1 {
-		return r.out, errors.New("an order has the highest epoch that there is: nothing can be above it; find out who wrote it")
+		return r.out, errors.New("the key epoch is the highest number that there is: nothing can be above it; find out who wrote it")
 	}
 	r.out.Epoch = max(r.out.Epoch+1, req.Epoch)
 	if req.DryRun {
@@ -168,7 +169,7 @@ type recovering struct {
 const maxUnreadable = 20
 
 func (r *recovering) unreadable(key string) {
-	if len(r.out.Unreadable) < maxUnreadable {
+	if len(r.out.Unreadable) < maxUnreadable && !slices.Contains(r.out.Unreadable, key) {
 		r.out.Unreadable = append(r.out.Unreadable, key)
 	}
 }
@@ -234,15 +235,21 @@ func (r *recovering) entry(f *FoundOrders, p *api.KVPair) {
 		r.unreadable(p.Key)
 		return
 	}
-	f.add(e.Order)
+	r.add(f, p.Key, e.Order)
 	if e.Refused != nil {
-		f.add(*e.Refused)
+		r.add(f, p.Key, *e.Refused)
 	}
 	f.Count++
 }
 
-func (f *FoundOrders) add(o orchestrator.Order) {
-	if f.Highest.Less(o) {
+// maxEpochStep bounds how far one recovery follows what it finds: what a single node
+// answers must not use up the epochs. A wish may be higher.
+const maxEpochStep = 1 << 32
+
+func (r *recovering) add(f *FoundOrders, key string, o orchestrator.Order) {
+	if o.Epoch > r.out.Before && o.Epoch-r.out.Before > maxEpochStep {
+		r.unreadable(key)
+	} else if f.Highest.Less(o) {
 		f.Highest = o
 	}
 }
@@ -282,7 +289,7 @@ func (r *recovering) rollouts(ctx context.Context) error {
 			continue
 		}
 		found.Count++
-		found.add(orchestrator.Order{Epoch: h.Epoch, Token: h.Token})
+		r.add(&found, key, orchestrator.Order{Epoch: h.Epoch, Token: h.Token})
 		if h.FinishedAt == nil {
 			r.out.Rollouts = append(r.out.Rollouts, OpenRollout{ID: h.ID, Name: h.Name, State: h.State})
 		}
@@ -300,7 +307,7 @@ func (r *recovering) breaks(ctx context.Context) error {
 	for _, key := range names {
 		if epoch, token, _, ok := keys.ParseBreak(key); ok {
 			found.Count++
-			found.add(orchestrator.Order{Epoch: epoch, Token: token})
+			r.add(&found, key, orchestrator.Order{Epoch: epoch, Token: token})
 		}
 	}
 	r.found(found)

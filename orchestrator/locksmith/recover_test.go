@@ -41,6 +41,19 @@ func TestRecoverRaisesTheEpoch(t *testing.T) {
 			o := order(20)
 			w.put(w.keys.Actual("c", "n1"), &records.Actual{Order: order(6), Refused: &o})
 		}, RecoverRequest{}, 21},
+		"one that is unreadable: far too high": {func(w *world) {
+			w.put(w.keys.Epoch(), "4")
+			o := order(1<<64 - 1)
+			w.put(w.keys.Actual("c", "n1"), &records.Actual{Order: order(1<<64 - 2), Refused: &o})
+			w.put(w.keys.Actual("c", "n2"), &records.Actual{Order: order(4 + 1<<32)})
+		}, RecoverRequest{}, 5 + 1<<32},
+		"one that is unreadable: the first that is too high": {func(w *world) {
+			w.put(w.keys.Epoch(), "4")
+			w.put(w.keys.Actual("c", "n1"), &records.Actual{Order: order(5 + 1<<32)})
+		}, RecoverRequest{}, 5},
+		"one that is unreadable: as high as is wished": {func(w *world) {
+			w.put(w.keys.Actual("c", "n1"), &records.Actual{Order: order(1 << 33)})
+		}, RecoverRequest{Epoch: 1<<33 + 1}, 1<<33 + 1},
 		"one that is unreadable": {func(w *world) {
 			w.put(w.keys.Actual("c", "n1"), "x")
 			w.put(w.keys.Actual("c", "n2"), &records.Actual{Order: order(2)})
