@@ -133,6 +133,27 @@ var guards = []mutant{
 		run:  "TestBrakesHoldToTheEnd",
 	},
 	{
+		name: "the look before a step that destroys",
+		file: locks + "/steps.go",
+		old:  "			if err := t.look(ctx); err != nil {\n				return err\n",
+		new:  "			if t.seen = b.c.now(); ctx.Err() != nil {\n				return ctx.Err()\n",
+		run:  "TestNodeThatRecoversIsNotBroken",
+	},
+	{
+		name: "the look after all keys were read",
+		file: locks + "/ending.go",
+		old:  "		// It may read all of Consul's keys: no verdict is to grow old meanwhile.\n		t.leave = b.leaveAlone(ctx, t)\n	}\n	for _, t := range b.targets {\n		if err := t.look(ctx); err != nil {\n			return nil, err\n		}\n	}\n",
+		new:  "		if err := t.look(ctx); err != nil {\n			return nil, err\n		}\n		t.leave = b.leaveAlone(ctx, t)\n	}\n",
+		run:  "TestNodeThatRecoversIsNotBroken",
+	},
+	{
+		name: "the age of the last look",
+		file: locks + "/breaking.go",
+		old:  "age > sightFor",
+		new:  "age < 0",
+		run:  "TestNodeThatRecoversIsNotBroken",
+	},
+	{
 		name: "the budget by CAS",
 		file: locks + "/permit.go",
 		old:  "return consulkv.CAS(key, records.Encode(&rec), permit.budgetIndex), \"\"",

@@ -247,6 +247,13 @@ func (a *attempt) take(ctx context.Context, snaps map[string]*evidence.Snapshot,
 			ops = append(ops, e.outcome)
 		}
 	}
+	for _, n := range a.req.Names {
+		if e := ended[n]; e != nil {
+			if err := e.recent(); err != nil {
+				return nil, 0, err
+			}
+		}
+	}
 	res, err := c.consul.Txn(ctx, append(once(guards), ops...)...)
 	if err != nil {
 		if !consulkv.Ambiguous(err) {

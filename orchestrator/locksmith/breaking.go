@@ -69,6 +69,8 @@ type target struct {
 	// v is the last verdict. Its hold is always the one that the break is
 	// about.
 	v *Verdict
+	// seen is when the last look began.
+	seen instant
 	// rule made it HOT, by its key.
 	rule   string
 	permit *Permit
@@ -87,6 +89,7 @@ type target struct {
 // look observes the lock again, and fails if it is not the same hold, HOT for
 // the same reason or for one that is proved.
 func (t *target) look(ctx context.Context) error {
+	seen := t.obs.c.now()
 	v, err := t.obs.observe(ctx)
 	if err != nil {
 		return err
@@ -99,7 +102,19 @@ func (t *target) look(ctx context.Context) error {
 	if !stillHot(v, t.rule) {
 		return fmt.Errorf("%w: lock %s is %s now", errChanged, t.name, v.State)
 	}
-	t.v = v
+	t.v, t.seen = v, seen
+	return nil
+}
+
+// sightFor is how old the last look at a lock may be when something is sent that it
+// allows. No transaction sees that a node came back since, a check, an allocation or a
+// process: who was stopped in between, or waited for Consul, looks again.
+const sightFor = 15 * time.Second
+
+func (t *target) recent() error {
+	if age := t.obs.c.since(t.seen); age > sightFor {
+		return fmt.Errorf("%w, or may have: the last look at lock %s is %s old, and is repeated", errChanged, t.name, round(age))
+	}
 	return nil
 }
 

@@ -188,37 +188,58 @@ func TestRolloutThatGoesOnIsNotBroken(t *testing.T) {
 }
 
 // What a verdict rests on beside the KV store is looked at once more just before
-// the end: here the health of a node.
+// the end, by whichever step: here the health of a node. Nothing that takes its time
+// comes between, and a look that has grown old is repeated.
 func TestNodeThatRecoversIsNotBroken(t *testing.T) {
 	t.Parallel()
-	run(t, func(t *testing.T, w *world) {
-		serf := func(status string) {
-			check := &api.AgentCheck{Node: "node-1", CheckID: "serfHealth", Name: "Serf Health Status", Status: status}
-			if _, err := w.kv.API().Catalog().Register(&api.CatalogRegistration{Node: "node-1", Address: "127.0.0.1", SkipNodeUpdate: true, Check: check}, nil); err != nil {
-				t.Error(err)
-			}
+	for _, end := range []string{"take", "destroy_session"} {
+		for when, meet := range map[string]func(w *world, do, sleep func()){
+			"before the intent": func(w *world, do, _ func()) { w.net.before(w.intentOf("ops/.lock"), do) },
+			"while all keys are read": func(w *world, do, _ func()) {
+				w.net.before(func(r *http.Request) bool { return r.URL.Path == "/v1/kv/" }, do)
+			},
+			"while the machine sleeps after the last look": func(w *world, do, sleep func()) {
+				w.net.before(w.intentOf("ops/.lock"), func() {
+					w.net.before(txnWith(w.keys.PolicySuspended(), "get-or-empty"), func() { do(); sleep() })
+				})
+			},
+		} {
+			t.Run(end+", "+when, func(t *testing.T) {
+				t.Parallel()
+				run(t, func(t *testing.T, w *world) {
+					serf := func(status string) {
+						check := &api.AgentCheck{Node: "node-1", CheckID: "serfHealth", Name: "Serf Health Status", Status: status}
+						if _, err := w.kv.API().Catalog().Register(&api.CatalogRegistration{Node: "node-1", Address: "127.0.0.1", SkipNodeUpdate: true, Check: check}, nil); err != nil {
+							t.Error(err)
+						}
+					}
+					slept := 0.0
+					c := w.client(withPolicy(t, strings.Replace(strings.Replace(alwaysHot, "session.exists", `node.serf == "failed"`, 1),
+						`approval = "auto"`, "\napproval = \"auto\"\nstep \""+end+"\" {}\n", 1)), func(c *Config) { c.LeaseClock = func() float64 { return bubbleTime() + slept } })
+					w.apply(c)
+					id, _, err := w.kv.API().Session().CreateNoChecks(nil, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					w.lockKey("ops/.lock", id)
+					for _, recovers := range []bool{true, false} {
+						serf(api.HealthCritical)
+						met := false
+						if recovers {
+							meet(w, func() { met = true; serf(api.HealthPassing) }, func() { slept += 3600 })
+						}
+						_, err := c.Break(t.Context(), BreakRequest{Name: "ops/.lock"})
+						if (err == nil) == recovers || met != recovers {
+							t.Fatalf("recovers %v, %v: %v", recovers, met, err)
+						}
+						if p := w.get("ops/.lock"); (p.Session == id) != recovers {
+							t.Fatalf("recovers %v: session %q", recovers, p.Session)
+						}
+					}
+				})
+			})
 		}
-		c := w.client(withPolicy(t, strings.Replace(alwaysHot, "session.exists", `node.serf == "failed"`, 1)))
-		w.apply(c)
-		id, _, err := w.kv.API().Session().CreateNoChecks(nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.lockKey("ops/.lock", id)
-		for _, recovers := range []bool{true, false} {
-			serf(api.HealthCritical)
-			if recovers {
-				w.net.before(w.intentOf("ops/.lock"), func() { serf(api.HealthPassing) })
-			}
-			_, err := c.Break(t.Context(), BreakRequest{Name: "ops/.lock"})
-			if (err == nil) == recovers {
-				t.Fatalf("recovers %v: %v", recovers, err)
-			}
-			if p := w.get("ops/.lock"); (p.Session == id) != recovers {
-				t.Fatalf("recovers %v: session %q", recovers, p.Session)
-			}
-		}
-	})
+	}
 }
 
 // A step that destroys is not run on a holder that came back to life during an

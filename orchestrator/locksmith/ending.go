@@ -27,11 +27,17 @@ type ending struct {
 	outcome consulkv.Op
 	// fence is what the old hold leaves; nil: nothing.
 	fence *records.Fence
+	// recent fails once the look that all this rests on is too old to be acted upon.
+	recent func() error
 }
 
 // endings judges every target once more, asks the brakes once more (the steps
 // may have taken their time), and makes what ends the old holds.
 func (b *breaking) endings(ctx context.Context, outcome, newSession string) (map[string]*ending, error) {
+	for _, t := range b.targets {
+		// It may read all of Consul's keys: no verdict is to grow old meanwhile.
+		t.leave = b.leaveAlone(ctx, t)
+	}
 	for _, t := range b.targets {
 		if err := t.look(ctx); err != nil {
 			return nil, err
@@ -48,7 +54,6 @@ func (b *breaking) endings(ctx context.Context, outcome, newSession string) (map
 			return nil, &NotPermittedError{Lock: t.name, Permit: p}
 		}
 		t.permit = p
-		t.leave = b.leaveAlone(ctx, t)
 		out[t.name] = b.ending(t, outcome, newSession)
 	}
 	return out, nil
@@ -56,7 +61,7 @@ func (b *breaking) endings(ctx context.Context, outcome, newSession string) (map
 
 func (b *breaking) ending(t *target, outcome, newSession string) *ending {
 	s := t.v.Snapshot
-	e := &ending{guards: append(b.guards(t), t.permit.guards...), fence: b.c.leaves(t.v)}
+	e := &ending{guards: append(b.guards(t), t.permit.guards...), fence: b.c.leaves(t.v), recent: t.recent}
 	e.end = flags(consulkv.Unlock(s.Key, t.endedRecord(), s.SessionID()), s)
 	now := time.Now().UTC()
 	rec := t.rec
@@ -214,6 +219,9 @@ func (b *breaking) unlock(ctx context.Context) (*records.Break, error) {
 	ops := append(append(above, once(e.guards)...), e.end)
 	ops = append(ops, b.c.setFence(t.v.Snapshot, e.fence)...)
 	ops = append(ops, consulkv.Delete(b.c.keys.Request(name)), consulkv.Delete(b.c.keys.Approval(name)), e.outcome)
+	if err := e.recent(); err != nil {
+		return nil, err
+	}
 	tctx, span := tracing.Start(b.span.In(ctx), tracing.Take)
 	_, err = b.c.consul.Txn(tctx, ops...)
 	span.Outcome(b.came(err), err != nil)

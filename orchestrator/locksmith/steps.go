@@ -150,6 +150,11 @@ func (b *breaking) ready(ctx context.Context, g *group, st *policies.Step) error
 		if err := b.c.permitted(ctx, g.targets); err != nil {
 			return err
 		}
+		for _, t := range g.targets {
+			if err := t.recent(); err != nil {
+				return err
+			}
+		}
 	}
 	_, err := b.under.above()
 	return err
