@@ -135,16 +135,23 @@ var guards = []mutant{
 	{
 		name: "the look before a step that destroys",
 		file: locks + "/steps.go",
-		old:  "			if err := t.look(ctx); err != nil {\n				return err\n",
-		new:  "			if t.seen = b.c.now(); ctx.Err() != nil {\n				return ctx.Err()\n",
+		old:  "if err := lookAnew(ctx, g.targets); err != nil {",
+		new:  "for _, t := range g.targets {\n			t.seen = b.c.now()\n		}\n		if err := ctx.Err(); err != nil {",
 		run:  "TestNodeThatRecoversIsNotBroken",
 	},
 	{
 		name: "the look after all keys were read",
 		file: locks + "/ending.go",
-		old:  "		// It may read all of Consul's keys: no verdict is to grow old meanwhile.\n		t.leave = b.leaveAlone(ctx, t)\n	}\n	for _, t := range b.targets {\n		if err := t.look(ctx); err != nil {\n			return nil, err\n		}\n	}\n",
-		new:  "		if err := t.look(ctx); err != nil {\n			return nil, err\n		}\n		t.leave = b.leaveAlone(ctx, t)\n	}\n",
+		old:  "	for _, t := range b.targets {\n		// It may read all of Consul's keys: no verdict is to grow old meanwhile.\n		t.leave = b.leaveAlone(ctx, t)\n	}\n	if err := lookAnew(ctx, b.targets); err != nil {\n		return nil, err\n	}\n",
+		new:  "	if err := lookAnew(ctx, b.targets); err != nil {\n		return nil, err\n	}\n	for _, t := range b.targets {\n		t.leave = b.leaveAlone(ctx, t)\n	}\n",
 		run:  "TestNodeThatRecoversIsNotBroken",
+	},
+	{
+		name: "an answer of a plugin for each look",
+		file: locks + "/plugins.go",
+		old:  "o.since = o.c.plugins.AskAnew(ctx, lockOf(s), want)",
+		new:  "o.c.plugins.Ask(ctx, lockOf(s), want)",
+		run:  "TestOneAnswerOfAPluginIsOneObservation",
 	},
 	{
 		name: "the age of the last look",

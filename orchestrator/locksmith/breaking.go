@@ -106,6 +106,24 @@ func (t *target) look(ctx context.Context) error {
 	return nil
 }
 
+// lookAnew looks at all targets for the last time before something is done to them.
+func lookAnew(ctx context.Context, targets []*target) error {
+	askAnew(ctx, targets)
+	for _, t := range targets {
+		if err := t.look(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// askAnew asks the plugins of all targets, before any is looked at: they take their time.
+func askAnew(ctx context.Context, targets []*target) {
+	for _, t := range targets {
+		t.obs.askAnew(ctx, t.v.Snapshot)
+	}
+}
+
 // sightFor is how old the last look at a lock may be when something is sent that it
 // allows. No transaction sees that a node came back since, a check, an allocation or a
 // process: who was stopped in between, or waited for Consul, looks again.
@@ -177,6 +195,7 @@ func (c *Client) confirm(ctx context.Context, targets []*target) error {
 		if err := sleep(ctx, every); err != nil {
 			return err
 		}
+		askAnew(ctx, targets)
 		for _, t := range targets {
 			v, err := t.obs.observe(ctx)
 			switch {

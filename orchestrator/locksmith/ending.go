@@ -38,10 +38,8 @@ func (b *breaking) endings(ctx context.Context, outcome, newSession string) (map
 		// It may read all of Consul's keys: no verdict is to grow old meanwhile.
 		t.leave = b.leaveAlone(ctx, t)
 	}
-	for _, t := range b.targets {
-		if err := t.look(ctx); err != nil {
-			return nil, err
-		}
+	if err := lookAnew(ctx, b.targets); err != nil {
+		return nil, err
 	}
 	out := map[string]*ending{}
 	for _, t := range b.targets {

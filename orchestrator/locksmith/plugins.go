@@ -18,9 +18,12 @@ import (
 type Plugins interface {
 	// Ask asks for facts of a hold, and waits for them within seconds.
 	Ask(ctx context.Context, l *plugin.Lock, want map[string][]string)
+	// AskAnew asks whatever was said before, waits for the answers within half a minute,
+	// and returns when it began.
+	AskAnew(ctx context.Context, l *plugin.Lock, want map[string][]string) (since time.Time)
 	// Facts tells at once what is known, each plugin's under "plugin.NAME", and has
-	// what is old asked for.
-	Facts(l *plugin.Lock, want map[string][]string, now time.Time) policies.Facts
+	// what is old asked for. What was asked before since is not known.
+	Facts(l *plugin.Lock, want map[string][]string, since, now time.Time) policies.Facts
 	// Break does a step. An error is a failed step.
 	Break(ctx context.Context, name string, config json.RawMessage, r *plugin.BreakRequest) (detail string, err error)
 }
@@ -58,6 +61,18 @@ func (o *Observer) askPlugins(ctx context.Context, s *evidence.Snapshot) {
 	}
 }
 
+// askAnew has the plugins asked that the lock's policy reads, for who is about to break
+// it: one answer is one observation, and none that is kept counts from here on.
+func (o *Observer) askAnew(ctx context.Context, s *evidence.Snapshot) {
+	if o.c.plugins == nil || !s.Held() {
+		return
+	}
+	p := o.c.set.For(policies.LockID{Name: s.Name, Key: s.Key, Own: s.Own})
+	if want := p.PluginFacts(); len(want) > 0 {
+		o.since = o.c.plugins.AskAnew(ctx, lockOf(s), want)
+	}
+}
+
 // pluginFacts adds what plugins say of a hold to the facts of a verdict. It does not
 // wait: a plugin that takes its time is in nobody's way.
 func (o *Observer) pluginFacts(v *Verdict) {
@@ -65,7 +80,7 @@ func (o *Observer) pluginFacts(v *Verdict) {
 		return
 	}
 	if want := v.Policy.PluginFacts(); len(want) > 0 {
-		maps.Copy(v.Facts, o.c.plugins.Facts(lockOf(v.Snapshot), want, v.At))
+		maps.Copy(v.Facts, o.c.plugins.Facts(lockOf(v.Snapshot), want, o.since, v.At))
 	}
 }
 

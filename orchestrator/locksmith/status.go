@@ -58,6 +58,8 @@ type Observer struct {
 	// lent is what a locksmith saw of the cluster, where cluster is nil.
 	lent  *evidence.Cluster
 	start time.Time
+	// since is when the plugins were asked anew: no older answer counts.
+	since time.Time
 	// slots observe those of a semaphore, by their keys.
 	slots map[string]*Observer
 }

@@ -141,10 +141,8 @@ func (b *breaking) ready(ctx context.Context, g *group, st *policies.Step) error
 				return err
 			}
 		}
-		for _, t := range g.targets {
-			if err := t.look(ctx); err != nil {
-				return err
-			}
+		if err := lookAnew(ctx, g.targets); err != nil {
+			return err
 		}
 		// The intent has paid for these holds: the budget lets them pass.
 		if err := b.c.permitted(ctx, g.targets); err != nil {

@@ -23,6 +23,8 @@ import (
 const (
 	// askFor is what somebody who looks at one lock waits for answers.
 	askFor = 5 * time.Second
+	// anewFor is what somebody waits who is about to break one.
+	anewFor = 30 * time.Second
 	// An answer counts for staleAfter intervals; from one interval on it is asked again.
 	staleAfter = 3
 	// maxAnswers are kept of one plugin, and maxAsked are asked for at once: the
@@ -75,16 +77,49 @@ func (h *Host) Ask(ctx context.Context, l *plugin.Lock, want map[string][]string
 	}
 }
 
+// AskAnew asks evidence plugins about a hold, whatever they have said before, and waits
+// for the answers, half a minute at most. It returns when it began: by that Facts tells
+// answers to this question from older ones. It may be called from several goroutines.
+func (h *Host) AskAnew(ctx context.Context, l *plugin.Lock, want map[string][]string) (since time.Time) {
+	since = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, anewFor)
+	defer cancel()
+	var wg sync.WaitGroup
+	for name := range want {
+		p, err := h.Plugin(name)
+		if err != nil {
+			continue
+		}
+		wg.Go(func() {
+			// The first wait may be for the answer to a question of before.
+			for range 2 {
+				c := p.refreshSince(l, since)
+				if c == nil {
+					return
+				}
+				select {
+				case <-c:
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return since
+}
+
 // Facts are what evidence plugins said of a hold: the facts of each under the object
 // "plugin.NAME". It does not wait: what is old or was never asked for is asked for
-// meanwhile, and what is not known is unknown.
-func (h *Host) Facts(l *plugin.Lock, want map[string][]string, now time.Time) policies.Facts {
+// meanwhile, and what is not known is unknown. An answer to a question from before since
+// counts for nothing.
+func (h *Host) Facts(l *plugin.Lock, want map[string][]string, since, now time.Time) policies.Facts {
 	out := make(policies.Facts, len(want))
 	for name, facts := range want {
 		p, err := h.Plugin(name)
 		if err == nil {
 			p.refresh(l, p.spec.Interval)
-			out["plugin."+name] = p.factsOf(l, facts, now)
+			out["plugin."+name] = p.factsOf(l, facts, since, now)
 			continue
 		}
 		object := make(map[string]policies.Fact, len(facts))
@@ -99,6 +134,11 @@ func (h *Host) Facts(l *plugin.Lock, want map[string][]string, now time.Time) po
 // refresh asks in the background for an answer that is older than a while. It returns
 // what is closed when the answer is there; nil: there is nothing to wait for.
 func (p *Plugin) refresh(l *plugin.Lock, old time.Duration) chan struct{} {
+	return p.refreshSince(l, p.now().Add(-old).Add(1))
+}
+
+// refreshSince is refresh for an answer to a question from before since.
+func (p *Plugin) refreshSince(l *plugin.Lock, since time.Time) chan struct{} {
 	a := &p.answers
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -114,7 +154,7 @@ func (p *Plugin) refresh(l *plugin.Lock, old time.Duration) chan struct{} {
 	switch {
 	case e.asking != nil:
 		return e.asking
-	case !e.at.IsZero() && p.now().Sub(e.at) < old, a.asked >= maxAsked:
+	case !e.at.IsZero() && !e.at.Before(since), a.asked >= maxAsked:
 		return nil
 	}
 	done := make(chan struct{})
@@ -172,7 +212,7 @@ func (p *Plugin) observe(l *plugin.Lock, e *answer) {
 }
 
 // factsOf makes facts of what is known of a hold.
-func (p *Plugin) factsOf(l *plugin.Lock, want []string, now time.Time) map[string]policies.Fact {
+func (p *Plugin) factsOf(l *plugin.Lock, want []string, since, now time.Time) map[string]policies.Fact {
 	p.mu.Lock()
 	info := p.info
 	p.mu.Unlock()
@@ -195,6 +235,8 @@ func (p *Plugin) factsOf(l *plugin.Lock, want []string, now time.Time) map[strin
 		why = text.Clip(text.Printable(e.err.Error()), maxWhy)
 	case e.at.IsZero():
 		why = "plugin " + p.spec.Name + " has not answered yet"
+	case e.at.Before(since):
+		why = "plugin " + p.spec.Name + " has not answered again yet"
 	case age > staleAfter*p.spec.Interval+p.spec.Timeout:
 		why = fmt.Sprintf("the last answer of plugin %s is %s old", p.spec.Name, age.Round(time.Second))
 	}

@@ -25,10 +25,10 @@ var calls = map[plugin.Kind]func(context.Context, testing.TB, *Host) string{
 		now := time.Now()
 		// On a machine with much to do the answer takes longer than anybody waits.
 		h.Ask(ctx, l, want)
-		f := h.Facts(l, want, now)["plugin.p"]["on_call"]
+		f := h.Facts(l, want, time.Time{}, now)["plugin.p"]["on_call"]
 		for strings.HasSuffix(f.Why, "has not answered yet") && ctx.Err() == nil {
 			h.Ask(ctx, l, want)
-			f = h.Facts(l, want, now)["plugin.p"]["on_call"]
+			f = h.Facts(l, want, time.Time{}, now)["plugin.p"]["on_call"]
 		}
 		switch {
 		case !f.Value.IsKnown() && f.Why == "":
