@@ -182,6 +182,13 @@ var guards = []mutant{
 		run:  "TestQuiesceSurvivesCrashes",
 	},
 	{
+		name: "what was found owed and is not served yet outlives a clean release",
+		file: locks + "/hold.go",
+		old:  "		if !owing[n] {\n",
+		new:  "		if !owing[n] || n != \"\" {\n",
+		run:  "TestGivingUpKeepsWhatIsOwed",
+	},
+	{
 		name: "the name of the hold before under a quiesce that was raised",
 		file: locks + "/ending.go",
 		old:  "		f.Session, f.Token = s.Fence.Session, s.Fence.Token\n",

@@ -35,6 +35,8 @@ type attempt struct {
 	nonce    string
 	accessor string
 	recs     map[string]records.Holder
+	// owing are the locks under which its last transaction found something owed.
+	owing map[string]bool
 }
 
 func (r *Request) sessionName() string {
@@ -229,6 +231,7 @@ func (a *attempt) take(ctx context.Context, snaps map[string]*evidence.Snapshot,
 	ops = append(ops, consulkv.GetOrEmpty(epochKey), consulkv.GetOrEmpty(pen))
 	now, boot := time.Now().UTC(), c.boot()
 	fences, owe := a.fences(snaps, ended)
+	a.owing = map[string]bool{}
 	for i, n := range a.req.Names {
 		s, e, fence := snaps[n], ended[n], fences[i]
 		if e != nil {
@@ -238,7 +241,7 @@ func (a *attempt) take(ctx context.Context, snaps map[string]*evidence.Snapshot,
 		rec.AcquiredAt, rec.AcquiredBoot, rec.Pause = now, boot, max(0, owe-free).Seconds()
 		a.recs[n] = rec
 		ops = append(ops, flags(consulkv.Lock(s.Key, records.Encode(&rec), a.sess.id), s))
-		if fence == nil {
+		if a.owing[n] = fence != nil; fence == nil {
 			fence = leaving(&rec, now)
 		}
 		ops = append(ops, c.setFence(s, fence)...)
@@ -327,7 +330,7 @@ func once(guards []consulkv.Op) []consulkv.Op {
 
 // taken makes the hold of an acquisition that stands.
 func (a *attempt) taken(ctx context.Context, snaps map[string]*evidence.Snapshot, token uint64, epoch []byte, pen uint64) (*Hold, error) {
-	h := &Hold{c: a.c, sess: a.sess, names: a.req.Names, record: a.recs, flags: map[string]uint64{}, token: token, pen: pen, span: a.req.span}
+	h := &Hold{c: a.c, sess: a.sess, names: a.req.Names, record: a.recs, flags: map[string]uint64{}, token: token, pen: pen, owing: a.owing, span: a.req.span}
 	for _, n := range h.names {
 		if p := snaps[n].Pair; p != nil {
 			h.flags[n] = p.Flags

@@ -45,8 +45,9 @@ type Hold struct {
 	mu        sync.Mutex
 	requested *records.Request
 	released  bool
-	// served: nothing is owed any more that this hold found owed.
-	served    bool
+	// owing are the locks of which this hold found something owed that it has not
+	// served yet.
+	owing     map[string]bool
 	processes []records.Process
 	// pen is the index of the key that every write rests on, and doubt is
 	// whether a write under it has no known outcome; see write.go.
@@ -286,7 +287,7 @@ func (h *Hold) serve(ctx context.Context, owe time.Duration) error {
 func (h *Hold) setServed() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.served = true
+	h.owing = nil
 }
 
 // releasePatience bounds a release beside the lease.
@@ -332,7 +333,7 @@ func (h *Hold) unlock(ctx context.Context) error {
 	now := time.Now().UTC()
 	ops := append([]consulkv.Op{}, h.guards...)
 	h.mu.Lock()
-	served := h.served
+	owing := h.owing
 	h.mu.Unlock()
 	for _, n := range h.names {
 		r := h.record[n]
@@ -340,7 +341,7 @@ func (h *Hold) unlock(ctx context.Context) error {
 		unlock := consulkv.Unlock(h.c.keys.Lock(n), records.Encode(&r), h.sess.id)
 		unlock.Flags = h.flags[n]
 		ops = append(ops, unlock, consulkv.Delete(h.c.keys.Request(n)), consulkv.Delete(h.c.keys.Approval(n)))
-		if served {
+		if !owing[n] {
 			// This hold leaves nothing. A breaker may have put more there, for
 			// the case that its steps, and not this, end the hold.
 			ops = append(ops, consulkv.Delete(h.c.keys.Fence(n)))

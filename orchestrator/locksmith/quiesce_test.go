@@ -310,6 +310,38 @@ func TestGivingUpKeepsWhatIsOwed(t *testing.T) {
 	})
 }
 
+// Who gives up a hold under which nothing was done leaves no pause of its own: neither
+// where it found nothing owed, nor under the locks beside one that owes.
+func TestGivingUpLeavesNothingOfItsOwn(t *testing.T) {
+	t.Parallel()
+	t.Run("it cannot read the epoch", func(t *testing.T) {
+		t.Parallel()
+		run(t, func(t *testing.T, w *world) {
+			w.put(w.keys.Epoch(), "x")
+			if _, err := w.client(asElsewhere).Acquire(t.Context(), unfenced("a")); err == nil {
+				t.Fatal("there is no epoch")
+			}
+			w.delete(w.keys.Epoch())
+			w.owes(w.client(), 0)
+		})
+	})
+	t.Run("another lock owes", func(t *testing.T) {
+		t.Parallel()
+		run(t, func(t *testing.T, w *world) {
+			w.acquire(w.client(asElsewhere), unfenced("a")).Abandon(t.Context())
+			cooled()
+			p := w.acquiring(w.client(asElsewhere), unfenced("a", "b"))
+			p.waits(5 * time.Second)
+			p.cancel()
+			<-p.done
+			if w.get(w.keys.Fence("b")) != nil {
+				t.Errorf("b owes %s", w.value(w.keys.Fence("b")))
+			}
+			w.owes(w.client(), 15*time.Second)
+		})
+	})
+}
+
 // What is owed is read from records that anybody with key:write may write.
 func TestAbsurdFences(t *testing.T) {
 	t.Parallel()

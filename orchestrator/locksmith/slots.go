@@ -32,7 +32,10 @@ const MaxSlots = 256
 //
 // Invariant: all attempts of one call have one session, and one transaction is
 // under way at a time; after one that may stand although it was not seen to, that
-// session ends before another slot is tried. So no call ever holds two slots.
+// session ends before another slot is tried. So no call ever works under two slots.
+// Where Consul does not answer the request that ends the session, it ends by its check
+// or TTL, since nobody keeps it alive any more: a transaction that lands late can have a
+// slot for as long, under which nobody works.
 func (c *Client) AcquireAny(ctx context.Context, req Request) (*Hold, error) {
 	if err := c.normalise(&req, MaxSlots); err != nil {
 		return nil, err

@@ -53,7 +53,9 @@ func TestSlotsDifferAtTheSameMoment(t *testing.T) {
 		}, func() {
 			first = w.choose(w.client(), semaphore(5))
 		})
-		_, err := w.client().AcquireAny(t.Context(), semaphore(2))
+		second := semaphore(2)
+		second.Quiesce = DefaultQuiesce
+		_, err := w.client().AcquireAny(t.Context(), second)
 		differ, ok := errors.AsType[*SlotsError](err)
 		if !ok || first == nil {
 			// The first took the very slot that the second was after: then it is
@@ -62,6 +64,11 @@ func TestSlotsDifferAtTheSameMoment(t *testing.T) {
 		}
 		if differ.Theirs != 5 {
 			t.Errorf("%+v", differ)
+		}
+		for _, n := range second.Names {
+			if w.get(w.keys.Fence(n)) != nil {
+				t.Errorf("%s, which was given back, owes %s", n, w.value(w.keys.Fence(n)))
+			}
 		}
 		w.stillHolds(first)
 		w.release(first)

@@ -388,7 +388,9 @@ func (w *waiter) take(ctx context.Context, verdicts []*Verdict) (*Hold, time.Dur
 
 // outcome sorts the error of an acquiring transaction. After an ambiguous one
 // that does not stand, the session is destroyed, so that a request that is
-// still on its way cannot take the lock later.
+// still on its way cannot take the lock later. Where Consul does not answer that
+// either, it can: then the lock is held, and nobody works under it, until the
+// session ends by its check or TTL, since nobody keeps it alive any more.
 func (w *waiter) outcome(ctx context.Context, err error) error {
 	ref, refused := isRefused(err)
 	switch {
@@ -427,7 +429,6 @@ func (w *waiter) snapshots(verdicts []*Verdict) map[string]*evidence.Snapshot {
 func (w *waiter) settle(ctx context.Context, h *Hold, owe, free time.Duration) (*Hold, error) {
 	w.att = nil
 	if owe <= 0 {
-		h.setServed()
 		return h, nil
 	}
 	rest := max(0, owe-free)
