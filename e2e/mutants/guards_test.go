@@ -70,6 +70,13 @@ var guards = []mutant{
 		run:  "TestRecoverRaisesTheEpoch",
 	},
 	{
+		name: "the index of a check that flaps unseen",
+		file: "orchestrator/evidence/memory.go",
+		old:  "			v = checkMark(c)\n",
+		new:  "			v = c.Status\n",
+		run:  "TestAgeOfACheckThatFlapsUnseen",
+	},
+	{
 		name: "check-session in a break",
 		file: locks + "/breaking.go",
 		old:  "ops := []consulkv.Op{consulkv.CheckSession(s.Key, s.SessionID()), consulkv.CheckIndex(s.Key, s.Index())}",

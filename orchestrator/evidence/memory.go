@@ -75,8 +75,13 @@ func (m *Memory) Observe(s *Snapshot, r *Reader) {
 		m.note("rollout", version(s.Deps[r.Keys.Rollout(s.Holder.RolloutID)]), s.ReadAt, false)
 	}
 	if id, c := s.checkOf(); c != nil {
-		// A check that left its status and came back has another index.
-		m.note("check "+id, c.Status, s.ReadAt, false).mark = checkMark(c)
+		// A check that left its status and came back between two looks has another
+		// index. While it passes each new output gives it one, too.
+		v := c.Status
+		if v != api.HealthPassing {
+			v = checkMark(c)
+		}
+		m.note("check "+id, v, s.ReadAt, false).mark = checkMark(c)
 	}
 	m.lookedAt, m.delay = s.ReadAt, -1
 	if s.Session != nil {

@@ -36,7 +36,9 @@ type picture struct {
 	progress uint64
 	done     int64
 	check    string
-	rollout  uint64
+	// checkIndex is the check's.
+	checkIndex uint64
+	rollout    uint64
 	// at and boot are what the holder's clocks say.
 	at     time.Time
 	boot   float64
@@ -62,7 +64,7 @@ func (o *told) see(after time.Duration, p picture) {
 		s.Rollout = &evidence.RolloutHead{ID: "r", State: "succeeded"}
 	}
 	if p.check != "" {
-		s.Checks = api.HealthChecks{{CheckID: "c", Status: p.check}}
+		s.Checks = api.HealthChecks{{CheckID: "c", Status: p.check, ModifyIndex: p.checkIndex}}
 	}
 	o.mem.Observe(s, o.reader)
 	o.last = s
@@ -129,6 +131,21 @@ func TestAgeOfACheckThatFlaps(t *testing.T) {
 	o.see(100*time.Second, picture{index: 7, check: "passing"})
 	o.see(200*time.Second, picture{index: 7, check: "critical"})
 	want{"check.status": "critical", "check.age": 5}.check(t, o.at(205*time.Second))
+}
+
+// Nor may it flap while nobody looks: it is at another index then. That of one that
+// passes moves with its output.
+func TestAgeOfACheckThatFlapsUnseen(t *testing.T) {
+	t.Parallel()
+	o := newTold(t)
+	o.see(0, picture{index: 7, check: "critical", checkIndex: 8})
+	o.see(100*time.Second, picture{index: 7, check: "critical", checkIndex: 8})
+	atLeast(t, o.at(105*time.Second), "check.age", 105)
+	o.see(200*time.Second, picture{index: 7, check: "critical", checkIndex: 12})
+	want{"check.age": 5}.check(t, o.at(205*time.Second))
+	o.see(300*time.Second, picture{index: 7, check: "passing", checkIndex: 13})
+	o.see(400*time.Second, picture{index: 7, check: "passing", checkIndex: 14})
+	want{"check.age": 105}.check(t, o.at(405*time.Second))
 }
 
 // A holder elsewhere whose clocks are wrong by years, either way, looks no
