@@ -222,7 +222,7 @@ func TestPlan(t *testing.T) {
 			}
 		})
 	}
-	if len(kinds) != 22 {
+	if len(kinds) != 24 {
 		t.Fatalf("%d kinds of events in 500 plans: %v", len(kinds), kinds)
 	}
 }
