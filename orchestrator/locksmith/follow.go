@@ -108,11 +108,6 @@ type followedLock struct {
 // no blocking query for it.
 const coolingAgain = 5 * time.Second
 
-// settleWithin bounds how long all locks of one batch together are read again. Nothing
-// else is told meanwhile, so that no verdict comes before one on an earlier read: a
-// Consul that does not answer must not keep the ages of all locks from being told.
-const settleWithin = 2 * time.Second
-
 // take judges what a sweep brought.
 func (r *followed) take(ctx context.Context, batch []*evidence.Snapshot) {
 	var changed []*Verdict
@@ -129,8 +124,6 @@ func (r *followed) take(ctx context.Context, batch []*evidence.Snapshot) {
 		free = append(free, s)
 	}
 	cooling := r.c.coolingOf(ctx, free)
-	settle, cancel := context.WithTimeout(ctx, settleWithin)
-	defer cancel()
 	for _, s := range free {
 		l := r.locks[s.Key]
 		if l == nil {
@@ -138,7 +131,7 @@ func (r *followed) take(ctx context.Context, batch []*evidence.Snapshot) {
 			r.locks[s.Key] = l
 		}
 		l.s, l.cool = s, cooling[s.Key]
-		changed = append(changed, r.judge(settle, l, time.Now()))
+		changed = append(changed, r.judge(ctx, l, time.Now()))
 		if s.Pair == nil {
 			delete(r.locks, s.Key)
 		}
@@ -146,13 +139,14 @@ func (r *followed) take(ctx context.Context, batch []*evidence.Snapshot) {
 	r.f.Tell(changed)
 }
 
-// judge judges a lock. While settle lasts, one that has become HOT is read again first.
-func (r *followed) judge(settle context.Context, l *followedLock, now time.Time) *Verdict {
+// judge judges a lock. One that has become HOT is read again first. Nothing else is told
+// meanwhile: while Consul does not answer, no clock runs on in what is shown.
+func (r *followed) judge(ctx context.Context, l *followedLock, now time.Time) *Verdict {
 	v := l.obs.Judge(l.s, now)
 	if l.settled.Owes(r.c, v) {
 		// Where Consul does not answer, what was known counts. The error is the source's
 		// to tell: it reads the same.
-		if again, err := l.obs.Settle(settle, v); err == nil {
+		if again, err := l.obs.Settle(ctx, v); err == nil {
 			v, l.s = again, again.Snapshot
 		}
 	}
@@ -189,12 +183,10 @@ func (r *followed) due(ctx context.Context, now time.Time) []*Verdict {
 		}
 	}
 	cooling := r.c.coolingOf(ctx, cool)
-	settle, cancel := context.WithTimeout(ctx, settleWithin)
-	defer cancel()
 	out := make([]*Verdict, len(list))
 	for i, l := range list {
 		l.cool = l.cool && cooling[l.s.Key]
-		out[i] = r.judge(settle, l, now)
+		out[i] = r.judge(ctx, l, now)
 	}
 	return out
 }

@@ -2,7 +2,6 @@ package locksmith
 
 import (
 	"context"
-	"net/http"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -95,35 +94,6 @@ func TestFollowedReleaseIsNotHot(t *testing.T) {
 		}
 		if got := told()["dead"]; !slices.Contains(got, Hot) {
 			t.Errorf("a lock whose holder died: %q", got)
-		}
-	})
-}
-
-// mute is a Consul that never answers.
-type mute struct{}
-
-func (mute) RoundTrip(req *http.Request) (*http.Response, error) {
-	<-req.Context().Done()
-	return nil, req.Context().Err()
-}
-
-// Where Consul does not answer, what was known is told soon, however many locks it is.
-func TestFollowedHotWithoutConsul(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		names, c := []string{"a", "b", "c"}, w.client()
-		var read []*evidence.Snapshot
-		for _, n := range names {
-			w.acquire(w.client(asDead), one(n))
-			read = append(read, w.read(c, n))
-		}
-		w.net.to(mute{})
-		told, done := w.follow(c, read...)
-		defer done()
-		time.Sleep(settleWithin + time.Second)
-		for _, n := range names {
-			if got := told()[n]; !slices.Contains(got, Hot) {
-				t.Errorf("%s: %q", n, got)
-			}
 		}
 	})
 }
