@@ -26,29 +26,38 @@ func (r *Reader) Local(h *records.Holder) bool {
 // holder and every further one that it recorded. It is Unknown for a holder of
 // another host, another pid namespace, or where /proc refuses to be read.
 func (r *Reader) HolderAlive(h *records.Holder, p *records.Progress) (hostproc.Tri, string) {
+	state, why, _ := r.Living(h, p)
+	return state, why
+}
+
+// Living is HolderAlive with the processes that were seen alive. There is one at
+// least if it is True: each process is looked at once, and the answer is of that
+// look.
+func (r *Reader) Living(h *records.Holder, p *records.Progress) (state hostproc.Tri, why string, living []records.Process) {
 	switch {
 	case h.Host != r.Self.Host:
-		return hostproc.Unknown, "the holder is on host " + shown(h.Host) + " and this is " + r.Self.Host
+		return hostproc.Unknown, "the holder is on host " + shown(h.Host) + " and this is " + r.Self.Host, nil
 	case r.Self.BootID == "":
-		return hostproc.Unknown, cmp.Or(hostproc.NeedsLinux(), "the boot id of this host cannot be read")
+		return hostproc.Unknown, cmp.Or(hostproc.NeedsLinux(), "the boot id of this host cannot be read"), nil
 	case h.BootID != r.Self.BootID:
-		return hostproc.Unknown, "the holder's record is of another boot, or of another host with the same name"
+		return hostproc.Unknown, "the holder's record is of another boot, or of another host with the same name", nil
 	case hostproc.TimeNS(h.PIDNS) != hostproc.TimeNS(r.Self.PIDNS):
-		return hostproc.Unknown, "the holder is in another time namespace of this host, where start times are others"
+		return hostproc.Unknown, "the holder is in another time namespace of this host, where start times are others", nil
 	case !r.Local(h):
-		return hostproc.Unknown, "the holder is in another pid namespace of this host"
+		return hostproc.Unknown, "the holder is in another pid namespace of this host", nil
 	}
-	result, reason := hostproc.False, ""
 	for _, proc := range Processes(h, p) {
-		alive, why := hostproc.Alive(proc.PID, proc.StartTicks)
-		if alive == hostproc.True {
-			return alive, why
-		}
-		if alive == hostproc.Unknown {
-			result, reason = alive, why
+		switch alive, reason := hostproc.Alive(proc.PID, proc.StartTicks); alive {
+		case hostproc.True:
+			living = append(living, proc)
+		case hostproc.Unknown:
+			state, why = alive, reason
 		}
 	}
-	return result, reason
+	if len(living) > 0 {
+		return hostproc.True, "", living
+	}
+	return state, why, nil
 }
 
 // Processes are all that a hold has recorded: the holder first.

@@ -2,6 +2,8 @@ package evidence_test
 
 import (
 	"fmt"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -182,6 +184,41 @@ func TestHolderAlive(t *testing.T) {
 			w.holdOwn(tc.mod)
 			tc.want.check(t, w.facts(w.read("a")))
 		})
+	}
+}
+
+// A hold lives by those of its processes that are named, and who waits for their end
+// waits for one at least: also where one ends while they are looked at.
+func TestLiving(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dead, self := deadProcess(t), records.Process{PID: w.self.PID, StartTicks: w.self.StartTicks}
+	h := w.record("s")
+	h.PID, h.StartTicks, h.Processes = dead.PID, dead.StartTicks, []records.Process{{PID: self.PID}}
+	if state, why, living := w.reader.Living(&h, nil); state != hostproc.Unknown || why == "" || len(living) != 0 {
+		t.Errorf("where one is dead and of another nothing is known it is %v: %s, %v", state, why, living)
+	}
+	if state, _, living := w.reader.Living(&h, &records.Progress{Processes: []records.Process{self}}); state != hostproc.True || !slices.Equal(living, []records.Process{self}) {
+		t.Errorf("where only this one lives it is %v: %v", state, living)
+	}
+	for range 20 {
+		cmd := exec.CommandContext(t.Context(), "sleep", "600")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		p, err := hostproc.Lookup(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Processes = []records.Process{records.Process(p)}
+		go func() { _ = cmd.Process.Kill() }()
+		for state := hostproc.True; state == hostproc.True; {
+			var living []records.Process
+			if state, _, living = w.reader.Living(&h, nil); (state == hostproc.True) != (len(living) == 1) {
+				t.Fatalf("it is %v, and %v live", state, living)
+			}
+		}
+		_ = cmd.Wait()
 	}
 }
 

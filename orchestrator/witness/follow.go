@@ -194,16 +194,13 @@ func (f *follower) witness(ctx context.Context, l *look) (alive []records.Proces
 		f.hold, f.since = hold, time.Now()
 	}
 	o := f.seeing(l)
-	procs := o.Processes
-	switch state, why := f.w.reader.HolderAlive(l.holder, l.progress); state {
+	// What is waited for is what this look saw alive: with a second look a process that
+	// ends between the two would be waited for by nobody.
+	state, why, alive := f.w.reader.Living(l.holder, l.progress)
+	switch state {
 	case hostproc.True:
 		yes := true
 		o.Alive = &yes
-		for _, p := range procs {
-			if a, _ := hostproc.Alive(p.PID, p.StartTicks); a == hostproc.True {
-				alive = append(alive, p)
-			}
-		}
 	case hostproc.False:
 		no := false
 		o.Alive = &no
