@@ -260,7 +260,9 @@ try {
   await late.locator("tbody tr", { hasText: "kept" }).waitFor();
   const before = [await ages(page), await ages(late)].join(" and ");
   await new Promise((r) => setTimeout(r, 2500));
-  check([await ages(page), await ages(late)].join(" and ") === before, "no clock runs on: " + before);
+  const after = [await ages(page), await ages(late)].join(" and ");
+  check(after === before, "no clock runs on: " + before + ", then " + after);
+  check(await ages(page) === await ages(late), "and all pages show one age: " + after);
   check(await linkText(late) === "Consul does not answer", "nor does one that is opened now call itself live");
   await late.close();
   await looks("locks-away");

@@ -23,6 +23,7 @@ func TestConsulGoesAway(t *testing.T) {
 		if s := lastSummary(t, v); !s.Ready || s.AwaySince != nil {
 			t.Errorf("it says %+v", s)
 		}
+		before := len(v.events("locks"))
 		went := time.Now()
 		w.net.down.Store(true)
 		pass(3 * time.Minute)
@@ -37,12 +38,14 @@ func TestConsulGoesAway(t *testing.T) {
 		if got := fmt.Sprint(locksOf(t, v)); got != "map[aimlock/locks/other:HELD]" {
 			t.Errorf("what was seen last is not shown: %s", got)
 		}
-		// Who comes now is told for how long it was held when that was known last: its age
-		// has grown since, as the lock is judged again and again.
+		// Who comes now is told for how long it was held when that was known last, though
+		// the lock is judged again and again, and who was there is told the same, whatever
+		// its own clock had come to.
 		late := w.open("view=locks")
 		pass(10 * time.Second)
-		if ago := agoOf(t, late); ago > -time.Minute || ago < -4*time.Minute {
-			t.Errorf("while Consul is away, the age is put right by %s", ago)
+		was, now := v.events("locks"), late.events("locks")
+		if len(was) == before || len(now) != 1 || was[len(was)-1] != now[0] {
+			t.Errorf("one viewer is told\n%s\nand another\n%s", was[before:], now)
 		}
 		w.net.down.Store(false)
 		pass(3 * time.Minute)
@@ -87,7 +90,7 @@ func TestConsulIsAwayFromTheStart(t *testing.T) {
 func TestRefusalIsAnAnswer(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t.Context(), Config{Policies: &policies.Set{}})
-	b.troubles, b.away = map[string]string{}, map[string]time.Time{}
+	b.troubles, b.away = map[string]string{}, map[string]bool{}
 	b.trouble("nodes", &consulkv.Error{Kind: consulkv.Denied, Err: errors.New("403")})
 	if s := b.summary(time.Now()); len(s.Troubles) != 1 || s.AwaySince != nil {
 		t.Errorf("it says %+v", s)
@@ -109,6 +112,33 @@ func lastSummary(t *testing.T, v *viewer) summary {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// Consul is away from when the first part was not answered, until all are answered.
+func TestAwayFromTheFirstPart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBoard(t.Context(), Config{Policies: &policies.Set{}})
+		b.troubles, b.away = map[string]string{}, map[string]bool{}
+		gone := &consulkv.Error{Kind: consulkv.Unreachable, Err: errors.New("refused")}
+		b.trouble("sessions", gone)
+		first := time.Now()
+		pass(time.Second)
+		b.trouble("nodes", gone)
+		b.trouble("sessions", nil)
+		if got := b.awaySince(); !got.Equal(first) {
+			t.Errorf("it is away since %s in place of %s: ages that stood still jump", got, first)
+		}
+		b.trouble("nodes", nil)
+		if got := b.awaySince(); !got.IsZero() {
+			t.Errorf("it is away since %s", got)
+		}
+		pass(time.Second)
+		b.trouble("sessions", gone)
+		if got := b.awaySince(); !got.Equal(time.Now()) {
+			t.Errorf("when it goes away again that is since %s", got)
+		}
+	})
 }
 
 // agoOf is by what the age of the only lock of a viewer is put right, as told last.

@@ -54,8 +54,10 @@ type board struct {
 	lastRev  uint64
 	counts   map[string]int
 	troubles map[string]string // what cannot be read, by part
-	// away is since when it is known that Consul does not answer, by part.
-	away map[string]time.Time
+	// away are the parts of which Consul does not answer, and awayAt is since when
+	// that is known of any; it stays until all of them are answered again.
+	away   map[string]bool
+	awayAt time.Time
 	// ready: the first sweep came. quiet counts how often Follow told of nothing
 	// before that.
 	ready bool
@@ -79,7 +81,7 @@ type looker struct{ wake chan struct{} }
 
 type lockRow struct {
 	st *locksmith.Status
-	// at is when it was judged.
+	// at is when it was held for as long as st says.
 	at time.Time
 	// v is nil where there are too many to keep all.
 	v *locksmith.Verdict
@@ -142,7 +144,8 @@ func (b *board) begin() {
 	ctx, cancel := context.WithCancel(b.ctx)
 	b.stop = cancel
 	b.free, b.lastFree = map[string]*freeRow{}, nil
-	b.locks, b.counts, b.troubles, b.away = map[string]*lockRow{}, map[string]int{}, map[string]string{}, map[string]time.Time{}
+	b.locks, b.counts, b.troubles = map[string]*lockRow{}, map[string]int{}, map[string]string{}
+	b.away, b.awayAt = map[string]bool{}, time.Time{}
 	b.still = map[string]time.Time{}
 	b.ready, b.listed, b.rollouts, b.quiet, b.brake = false, false, nil, 0, brake{}
 	b.wg.Go(func() {
@@ -199,10 +202,12 @@ func (b *board) trouble(part string, err error) {
 	} else {
 		b.troubles[part] = err.Error()
 	}
-	if _, before := b.away[part]; !unanswered(err) {
+	if !unanswered(err) {
 		delete(b.away, part)
-	} else if !before {
-		b.away[part] = time.Now()
+	} else if len(b.away) == 0 {
+		b.away[part], b.awayAt = true, time.Now()
+	} else {
+		b.away[part] = true
 	}
 	b.tell()
 }
@@ -219,13 +224,10 @@ func unanswered(err error) bool {
 // awaySince is when it became known that Consul does not answer, zero while it does:
 // what is shown was read before. The caller has the mutex.
 func (b *board) awaySince() time.Time {
-	var first time.Time
-	for _, t := range b.away {
-		if first.IsZero() || t.Before(first) {
-			first = t
-		}
+	if len(b.away) == 0 {
+		return time.Time{}
 	}
-	return first
+	return b.awayAt
 }
 
 // brake is whether all automatic breaking is suspended.
@@ -305,6 +307,10 @@ func (b *board) take(v *locksmith.Verdict) bool {
 	row := &lockRow{st: st, at: v.At, sign: sign(st)}
 	if rec := v.Snapshot.Holder; rec != nil && st.Session != nil {
 		row.rollout = rec.RolloutID
+	}
+	if len(b.away) > 0 && old != nil && old.st.Token != nil && st.Token != nil && *old.st.Token == *st.Token {
+		// Nothing was read since: all viewers are told the very same age.
+		st.HeldFor, row.at = old.st.HeldFor, old.at
 	}
 	if len(b.locks) < keptVerdicts || old != nil && old.v != nil {
 		row.v = v

@@ -174,7 +174,7 @@ func TestWhoDrivesIsNotGuessed(t *testing.T) {
 	}
 }
 
-// Who drives many rollouts costs Consul not a request more than who drives one.
+// Who drives many rollouts costs Consul no more than who drives one.
 func TestWhoDrivesCostsNothing(t *testing.T) {
 	t.Parallel()
 	cost := func(n int) (sent int64) {
@@ -198,7 +198,9 @@ func TestWhoDrivesCostsNothing(t *testing.T) {
 		})
 		return sent
 	}
-	if one, many := cost(1), cost(30); many > one {
+	// When the last of the queries falls due differs by one or two; a request for
+	// each rollout would be 29 more.
+	if one, many := cost(1), cost(30); many > one+10 {
 		t.Errorf("ten minutes of one cost %d requests, and of 30 %d", one, many)
 	}
 }

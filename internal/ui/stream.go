@@ -192,8 +192,9 @@ func (st *stream) write(b []byte) error {
 // sendRows sends the locks that changed.
 func (st *stream) sendRows() error {
 	away := st.s.board.isAway()
-	if st.away && !away {
-		// Their ages stood still.
+	if st.away != away {
+		// All viewers are shown the ages of one moment while Consul is away, and as
+		// of now once it is back.
 		for key := range st.rows {
 			st.rows[key] = 0
 		}
