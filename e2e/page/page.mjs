@@ -252,8 +252,9 @@ try {
   await ask("stop consul");
   await page.locator("#troubles p").first().waitFor({ timeout: 120_000 });
   check(await row("kept").count() === 1, "what was seen last is still shown");
-  check(/^Consul does not answer\..* read before \d{4}-.* UTC,/.test(await page.locator("#troubles p").first().innerText()), "it says when what it shows was read");
-  check(await linkText(page) === "Consul does not answer", "it does not call itself live");
+  const trouble = await page.locator("#troubles p").first().innerText();
+  check(/^Consul does not answer\..* read before \d{4}-.* UTC,/.test(trouble), "it says when what it shows was read: " + trouble);
+  check(await linkText(page) === "Consul does not answer", "it does not call itself live: " + (await linkText(page)));
   const ages = async (at) => (await at.locator("tbody td.n").allInnerTexts()).join();
   const late = await context.newPage();
   await late.goto(url);

@@ -95,9 +95,12 @@ func TestRefusalIsAnAnswer(t *testing.T) {
 	if s := b.summary(time.Now()); len(s.Troubles) != 1 || s.AwaySince != nil {
 		t.Errorf("it says %+v", s)
 	}
-	b.trouble("nodes", &consulkv.Error{Kind: consulkv.NoLeader, Err: errors.New("500")})
-	if s := b.summary(time.Now()); len(s.Troubles) != 1 || s.AwaySince == nil {
-		t.Errorf("it says %+v", s)
+	for _, kind := range []consulkv.Kind{consulkv.NoLeader, consulkv.ServerError, consulkv.Broken} {
+		b.trouble("nodes", nil)
+		b.trouble("nodes", &consulkv.Error{Kind: kind, Err: errors.New("500")})
+		if s := b.summary(time.Now()); len(s.Troubles) != 1 || s.AwaySince == nil {
+			t.Errorf("%s: it says %+v", kind, s)
+		}
 	}
 }
 

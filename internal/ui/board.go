@@ -202,20 +202,27 @@ func (b *board) trouble(part string, err error) {
 	} else {
 		b.troubles[part] = err.Error()
 	}
-	if !unanswered(err) {
-		delete(b.away, part)
-	} else if len(b.away) == 0 {
-		b.away[part], b.awayAt = true, time.Now()
-	} else {
-		b.away[part] = true
-	}
+	b.answered(part, err)
 	b.tell()
 }
 
-// unanswered reports whether Consul did not serve at all, unlike one that refuses.
+// answered notes whether Consul serves a part. The caller has the mutex.
+func (b *board) answered(part string, err error) {
+	if !unanswered(err) {
+		delete(b.away, part)
+		return
+	}
+	if len(b.away) == 0 {
+		b.awayAt = time.Now()
+	}
+	b.away[part] = true
+}
+
+// unanswered reports whether Consul did not serve at all, unlike one that refuses. One
+// that is going down says so by a 5xx.
 func unanswered(err error) bool {
 	switch consulkv.KindOf(err) {
-	case consulkv.Unreachable, consulkv.Broken, consulkv.NoLeader:
+	case consulkv.Unreachable, consulkv.Broken, consulkv.NoLeader, consulkv.ServerError:
 		return true
 	}
 	return false
@@ -229,6 +236,9 @@ func (b *board) awaySince() time.Time {
 	}
 	return b.awayAt
 }
+
+// partBrake is the switch of all automatic breaking, among the parts that are away.
+const partBrake = "brake"
 
 // brake is whether all automatic breaking is suspended.
 type brake struct {
@@ -251,6 +261,7 @@ func (b *board) switched(ctx context.Context) {
 			return
 		}
 		b.mu.Lock()
+		b.answered(partBrake, err)
 		if err != nil {
 			b.brake.why = err.Error() // what was seen last stays
 		} else {
