@@ -144,6 +144,29 @@ func TestAwayFromTheFirstPart(t *testing.T) {
 	})
 }
 
+// Where the switch of all breaking is the first that cannot be read, that says that
+// Consul is away, too.
+func TestBrakeIsAwayFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.net.down.Store(true)
+		b := newBoard(t.Context(), w.page.cfg)
+		b.away = map[string]bool{}
+		done := make(chan struct{})
+		go func() { defer close(done); b.switched(t.Context()) }()
+		pass(time.Minute)
+		if s := b.summary(time.Now()); len(s.Troubles) != 1 || s.AwaySince == nil {
+			t.Errorf("without Consul it says %+v", s)
+		}
+		w.net.down.Store(false)
+		<-done
+		if s := b.summary(time.Now()); len(s.Troubles) != 0 || s.AwaySince != nil {
+			t.Errorf("when it is back it says %+v", s)
+		}
+	})
+}
+
 // agoOf is by what the age of the only lock of a viewer is put right, as told last.
 func agoOf(t *testing.T, v *viewer) time.Duration {
 	t.Helper()
