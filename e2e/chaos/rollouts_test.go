@@ -188,7 +188,7 @@ func (w *world) driverEnded(d *driver) {
 }
 
 // wayOn is what a rollout that is paused names as the way on.
-var wayOn = regexp.MustCompile("`aimlock (rollout resume -pause [0-9]+ [^ `]+)`")
+var wayOn = regexp.MustCompile("`aimlock (rollout resume -pause [0-9]+ [^`]+)`")
 
 // orderOf has an operator read what a rollout says that is paused, since all nodes of
 // its first stage were away, and do it.
