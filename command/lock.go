@@ -366,15 +366,21 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 	return v, st, nil
 }
 
-// hintApplied tells whoever judges a held lock by policies of which none matches it
-// that one of those that are applied may.
+// hintApplied tells whoever judges a held lock by other policies than those that are
+// applied so, unless it is HOT: then the refusal to break it says it.
 func (m *Meta) hintApplied(ctx context.Context, c *locksmith.Client, v *locksmith.Verdict) {
-	if v.Policy != nil || !v.Snapshot.Held() {
+	if v.State == locksmith.Hot || !v.Snapshot.Held() {
 		return
 	}
-	if others := c.OthersApplied(ctx); others != "" {
-		m.Notef("Hint: %s: `%s`. One of the applied ones may match %s.\n", others, m.given.Looking("policy show", "-active")+" > applied.hcl", text.Printable(v.Snapshot.Name))
+	others := c.OthersApplied(ctx)
+	if others == "" {
+		return
 	}
+	may := "One of the applied ones may match %s."
+	if v.Policy != nil {
+		may = "The applied ones may judge %s otherwise."
+	}
+	m.Notef("Hint: %s: `%s`. "+may+"\n", others, m.given.Looking("policy show", "-active")+" > applied.hcl", text.Printable(v.Snapshot.Name))
 }
 
 // outlook is a verdict as it is shown, with what happens next: of a HOT lock, whether

@@ -176,8 +176,8 @@ func (c *Client) NotInForce(ctx context.Context, v *Verdict) (string, error) {
 	return c.inForce(v, active), nil
 }
 
-// OthersApplied says that other policies than the client's are applied, one of which
-// may match a lock that none of the client's does; "" if that is not so, or not known.
+// OthersApplied says that other policies than the client's are applied, which may judge
+// otherwise; "" if that is not so, or not known.
 func (c *Client) OthersApplied(ctx context.Context) string {
 	active, err := c.consul.Get(ctx, c.keys.PolicyActive())
 	if err != nil || active == nil {
