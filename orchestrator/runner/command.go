@@ -129,7 +129,7 @@ func (r *Runner) awaitTaken(ctx context.Context, o Order, head *orchestrator.Hea
 	taken := func(h *orchestrator.Header) bool {
 		return seenBy(h) >= n || h.FinishedAt != nil
 	}
-	for range 3 {
+	for deadline := time.Now().Add(3 * obeyWithin); time.Now().Before(deadline); {
 		driven, err := r.driven(ctx, head)
 		if err != nil {
 			return nil, err
@@ -148,14 +148,29 @@ func (r *Runner) awaitTaken(ctx context.Context, o Order, head *orchestrator.Hea
 		if head, err = r.header(ctx, o.ID); err != nil || taken(head) {
 			return head, err
 		}
-		if driven, err = r.driven(ctx, head); err != nil {
+		if err := r.heldElsewhere(ctx, o.ID, ref); err != nil {
 			return nil, err
 		}
-		if !driven {
-			return nil, notTaken(o.ID, ref)
+		pause(ctx, 100*time.Millisecond)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
 		}
 	}
 	return nil, fmt.Errorf("rollout %s: %w: its orchestrator holds the lock and does not take it; it stands, and whoever drives the rollout next takes it", o.ID, ErrNotTaken)
+}
+
+// heldElsewhere is the error of a command that found the lock refused, unless the lock
+// was held for this very rollout: whoever drove it takes the command, or has let the
+// lock go in the meantime.
+func (r *Runner) heldElsewhere(ctx context.Context, id string, ref *locksmith.RefusedError) error {
+	if ref.Status.State == locksmith.Cooling {
+		return notTaken(id, ref)
+	}
+	p, err := r.consul.Get(ctx, ref.Status.Key)
+	if err != nil || p == nil || p.Session == "" || heldFor(p, id) {
+		return err
+	}
+	return notTaken(id, ref)
 }
 
 // notTaken is for a lock that is held for something else than the rollout.
@@ -173,8 +188,13 @@ func (r *Runner) driven(ctx context.Context, h *orchestrator.Header) (bool, erro
 	if err != nil || p == nil || p.Session == "" {
 		return false, err
 	}
+	return heldFor(p, h.ID), nil
+}
+
+// heldFor reports whether the record of a held lock names this rollout.
+func heldFor(lock *api.KVPair, id string) bool {
 	var rec records.Holder
-	return records.Decode(p.Key, p.Value, &rec) == nil && rec.RolloutID == h.ID, nil
+	return records.Decode(lock.Key, lock.Value, &rec) == nil && rec.RolloutID == id
 }
 
 // Undriven says that nobody drives a rollout that is at work, and what goes on with it:
@@ -298,10 +318,11 @@ func (r *Runner) takeFirst(ctx context.Context, head *orchestrator.Header, c *co
 	if !busy {
 		return err
 	}
-	if driven, err = r.driven(ctx, head); err != nil || driven {
-		return err
+	err = r.heldElsewhere(ctx, head.ID, ref)
+	if errors.Is(err, ErrNotTaken) {
+		return fmt.Errorf("%w (it is %s by %s)", err, c.Verb, c.By)
 	}
-	return fmt.Errorf("%w (it is %s by %s)", notTaken(head.ID, ref), c.Verb, c.By)
+	return err
 }
 
 // awaitHeader follows a rollout's header until cond holds, at most d; then it
