@@ -99,9 +99,9 @@ func (r *Runner) Command(ctx context.Context, o Order) (*orchestrator.Header, er
 	if o.Pause == 0 {
 		o.Pause = head.Pauses
 	}
-	n, err := r.writeCommand(ctx, o)
+	head, n, err := r.writeCommand(ctx, o)
 	if err != nil {
-		return nil, err
+		return head, err
 	}
 	head, err = r.awaitTaken(ctx, o, head, n)
 	if err != nil {
@@ -246,8 +246,10 @@ func result(h *orchestrator.Header) string {
 }
 
 // writeCommand writes the next command once the one before it was taken: no
-// command is ever overwritten, so of two operators neither loses a word.
-func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
+// command is ever overwritten, so of two operators neither loses a word. It returns
+// the rollout that it was written to, and its number; of a rollout that ends while the
+// command waits for its turn the error wraps ErrEnded, and the header is returned too.
+func (r *Runner) writeCommand(ctx context.Context, o Order) (*orchestrator.Header, uint64, error) {
 	key := r.commandKey(o.ID)
 	deadline := time.Now().Add(2 * obeyWithin)
 	rec := commandRecord{Version: records.Version, Verb: o.Verb, Nodes: o.Nodes, Stage: o.Stage, Rollout: o.rollout, By: r.by, Who: r.who(ctx), Reason: o.Reason, At: time.Now().UTC(), Nonce: fate.Text(ctx, "command")}
@@ -257,31 +259,33 @@ func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
 	for {
 		p, err := r.consul.Get(ctx, key)
 		if err != nil {
-			return 0, err
+			return nil, 0, err
 		}
 		head, err := r.header(ctx, o.ID)
 		if err != nil {
-			return 0, err
+			return nil, 0, err
 		}
 		var last commandRecord
 		index := uint64(0)
 		if p != nil {
 			index = p.ModifyIndex
 			if err := records.Decode(key, p.Value, &last); err != nil {
-				return 0, err
+				return nil, 0, err
 			}
 		}
 		switch {
 		case last.Nonce == rec.Nonce:
-			return last.N, nil // written by a try whose answer was lost
+			return head, last.N, nil // written by a try whose answer was lost
+		case head.FinishedAt != nil:
+			return head, 0, ended(head)
 		case last.N <= seenBy(head):
 			rec.N = seenBy(head) + 1
 			ok, err := r.consul.CAS(ctx, key, records.Encode(&rec), index)
 			if err != nil && !consulkv.Ambiguous(err) {
-				return 0, err
+				return nil, 0, err
 			}
 			if ok {
-				return rec.N, nil
+				return head, rec.N, nil
 			}
 		default:
 			err := r.takeFirst(ctx, head, &last)
@@ -290,18 +294,18 @@ func (r *Runner) writeCommand(ctx context.Context, o Order) (uint64, error) {
 				// Nothing else can be done with it any more.
 				rec.N = last.N + 1
 				if ok, err := r.consul.CAS(ctx, key, records.Encode(&rec), index); err == nil && ok {
-					return rec.N, nil
+					return head, rec.N, nil
 				}
 			case err != nil:
-				return 0, err
+				return nil, 0, err
 			}
 		}
 		if !time.Now().Before(deadline) {
-			return 0, fmt.Errorf("rollout %s: %w: the one before it (%s by %s) is not taken either", o.ID, ErrNotTaken, last.Verb, last.By)
+			return nil, 0, fmt.Errorf("rollout %s: %w: the one before it (%s by %s) is not taken either", o.ID, ErrNotTaken, last.Verb, last.By)
 		}
 		pause(ctx, 100*time.Millisecond)
 		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
+			return nil, 0, context.Cause(ctx)
 		}
 	}
 }

@@ -421,68 +421,6 @@ func TestCommandComesFirst(t *testing.T) {
 	}
 }
 
-// Another operator's command holds the lock for the very same rollout, and has let it
-// go by the time that this one looks who holds it: the lock was for nothing else, and
-// the command is taken; so is one that stood before it.
-func TestCommandWhileAnotherLetsGo(t *testing.T) {
-	t.Parallel()
-	for _, stood := range []bool{false, true} {
-		t.Run(fmt.Sprintf("one stood before it: %v", stood), func(t *testing.T) {
-			t.Parallel()
-			f := newFleet(t, 3)
-			bake := canary
-			bake.Bake = time.Hour
-			out, err := f.runner().Tick(t.Context(), f.input("one", bake, rest))
-			if err != nil || out.Header.State != orchestrator.Baking {
-				t.Fatalf("%+v %v", out, err)
-			}
-			if stood {
-				h, err := f.locks().Acquire(t.Context(), locksmith.Request{Names: []string{config}})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, err := f.runner().Command(t.Context(), runner.Order{ID: out.ID, Verb: orchestrator.Skip, Nodes: []string{"n3"}}); !errors.Is(err, runner.ErrNotTaken) {
-					t.Fatalf("%v", err)
-				}
-				if err := h.Release(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-			}
-			late := &letsGo{Locker: runner.Locksmith(f.locks()), other: runner.Locksmith(f.locks()), id: out.ID}
-			r := runner.New(runner.Config{Consul: f.kv, Prefix: prefix, Locks: late, By: "tester"})
-			head, err := r.Command(t.Context(), runner.Order{ID: out.ID, Verb: orchestrator.Pause})
-			if err != nil || head.State != orchestrator.Paused || !head.Command.OK || late.refused != 1 {
-				t.Fatalf("%+v %v, refused %d times", head, err, late.refused)
-			}
-		})
-	}
-}
-
-// letsGo gives the first who asks a refusal by somebody who drives the same rollout,
-// and who has let the lock go when the refusal arrives.
-type letsGo struct {
-	runner.Locker
-	other   runner.Locker
-	id      string
-	refused int
-}
-
-func (l *letsGo) Acquire(ctx context.Context, req locksmith.Request) (runner.Hold, error) {
-	if l.refused > 0 {
-		return l.Locker.Acquire(ctx, req)
-	}
-	h, err := l.other.Acquire(ctx, locksmith.Request{Names: req.Names, RolloutID: l.id})
-	if err != nil {
-		return nil, err
-	}
-	got, err := l.Locker.Acquire(ctx, req)
-	if err == nil {
-		return got, errors.New("the lock was given to two")
-	}
-	l.refused++
-	return nil, errors.Join(err, h.Release(ctx))
-}
-
 // secondStage hands out holds that die at the second transaction with orders.
 type secondStage struct{ runner.Locker }
 

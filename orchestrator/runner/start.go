@@ -226,7 +226,10 @@ func (r *Runner) makeRoom(ctx context.Context, old *orchestrator.Header, by stri
 	if err != nil || !driven {
 		return false, err
 	}
-	_, err = r.writeCommand(ctx, Order{ID: old.ID, Verb: orchestrator.MakeRoom, rollout: by, Reason: "rollout " + by + " takes its place"})
+	_, _, err = r.writeCommand(ctx, Order{ID: old.ID, Verb: orchestrator.MakeRoom, rollout: by, Reason: "rollout " + by + " takes its place"})
+	if errors.Is(err, ErrEnded) {
+		return false, nil
+	}
 	return err == nil, err
 }
 
