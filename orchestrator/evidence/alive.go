@@ -26,38 +26,49 @@ func (r *Reader) Local(h *records.Holder) bool {
 // holder and every further one that it recorded. It is Unknown for a holder of
 // another host, another pid namespace, or where /proc refuses to be read.
 func (r *Reader) HolderAlive(h *records.Holder, p *records.Progress) (hostproc.Tri, string) {
-	state, why, _ := r.Living(h, p)
-	return state, why
+	return r.look(h, p, func(records.Process) bool { return false })
 }
 
 // Living is HolderAlive with the processes that were seen alive. There is one at
 // least if it is True: each process is looked at once, and the answer is of that
 // look.
 func (r *Reader) Living(h *records.Holder, p *records.Progress) (state hostproc.Tri, why string, living []records.Process) {
+	state, why = r.look(h, p, func(proc records.Process) bool {
+		living = append(living, proc)
+		return true
+	})
+	return state, why, living
+}
+
+// look looks at the processes of a hold, and gives more each one that lives until it
+// wants no more of them.
+func (r *Reader) look(h *records.Holder, p *records.Progress, more func(records.Process) bool) (state hostproc.Tri, why string) {
 	switch {
 	case h.Host != r.Self.Host:
-		return hostproc.Unknown, "the holder is on host " + shown(h.Host) + " and this is " + r.Self.Host, nil
+		return hostproc.Unknown, "the holder is on host " + shown(h.Host) + " and this is " + r.Self.Host
 	case r.Self.BootID == "":
-		return hostproc.Unknown, cmp.Or(hostproc.NeedsLinux(), "the boot id of this host cannot be read"), nil
+		return hostproc.Unknown, cmp.Or(hostproc.NeedsLinux(), "the boot id of this host cannot be read")
 	case h.BootID != r.Self.BootID:
-		return hostproc.Unknown, "the holder's record is of another boot, or of another host with the same name", nil
+		return hostproc.Unknown, "the holder's record is of another boot, or of another host with the same name"
 	case hostproc.TimeNS(h.PIDNS) != hostproc.TimeNS(r.Self.PIDNS):
-		return hostproc.Unknown, "the holder is in another time namespace of this host, where start times are others", nil
+		return hostproc.Unknown, "the holder is in another time namespace of this host, where start times are others"
 	case !r.Local(h):
-		return hostproc.Unknown, "the holder is in another pid namespace of this host", nil
+		return hostproc.Unknown, "the holder is in another pid namespace of this host"
 	}
+	state = hostproc.False
 	for _, proc := range Processes(h, p) {
-		switch alive, reason := hostproc.Alive(proc.PID, proc.StartTicks); alive {
-		case hostproc.True:
-			living = append(living, proc)
-		case hostproc.Unknown:
+		alive, reason := hostproc.Alive(proc.PID, proc.StartTicks)
+		switch {
+		case alive == hostproc.True:
+			state, why = alive, reason
+			if !more(proc) {
+				return state, why
+			}
+		case alive == hostproc.Unknown && state != hostproc.True:
 			state, why = alive, reason
 		}
 	}
-	if len(living) > 0 {
-		return hostproc.True, "", living
-	}
-	return state, why, nil
+	return state, why
 }
 
 // Processes are all that a hold has recorded: the holder first.

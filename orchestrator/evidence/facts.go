@@ -510,6 +510,11 @@ func (r *Reader) rolloutFacts(n *factsAsk) map[string]policies.Fact {
 	case s.Rollout == nil:
 		f := unknowns("rollout", srcKV, s.ReadAt, s.RolloutWhy, n.names)
 		f.str("id", s.Holder.RolloutID, srcRecord)
+		if s.ServesPause() {
+			// The record comes after the pause: it has not begun.
+			f.boolean("finished", false, srcKV)
+			f.null("finished_ago", cty.Number, srcKV)
+		}
 		return f.facts
 	}
 	f := n.set("rollout")

@@ -93,6 +93,14 @@ type Snapshot struct {
 // Held reports whether a session holds the lock.
 func (s *Snapshot) Held() bool { return s.Pair != nil && s.Pair.Session != "" }
 
+// ServesPause reports whether the holder still waits for what an earlier one may have
+// running: it has done nothing under the lock yet. The end of the wait takes the record
+// away.
+func (s *Snapshot) ServesPause() bool {
+	return s.Held() && s.Holder != nil && s.Holder.Session == s.SessionID() &&
+		s.Fence != nil && s.Fence.Owed > 0 && s.Fence.Session != s.SessionID()
+}
+
 // SessionID is the holding session, or "".
 func (s *Snapshot) SessionID() string {
 	if s.Pair == nil {
