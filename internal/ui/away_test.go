@@ -90,7 +90,7 @@ func TestConsulIsAwayFromTheStart(t *testing.T) {
 func TestRefusalIsAnAnswer(t *testing.T) {
 	t.Parallel()
 	b := newBoard(t.Context(), Config{Policies: &policies.Set{}})
-	b.troubles, b.away = map[string]string{}, map[string]bool{}
+	b.troubles, b.away = map[string]string{}, map[string]struct{}{}
 	b.trouble("nodes", &consulkv.Error{Kind: consulkv.Denied, Err: errors.New("403")})
 	if s := b.summary(time.Now()); len(s.Troubles) != 1 || s.AwaySince != nil {
 		t.Errorf("it says %+v", s)
@@ -122,7 +122,7 @@ func TestAwayFromTheFirstPart(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBoard(t.Context(), Config{Policies: &policies.Set{}})
-		b.troubles, b.away = map[string]string{}, map[string]bool{}
+		b.troubles, b.away = map[string]string{}, map[string]struct{}{}
 		gone := &consulkv.Error{Kind: consulkv.Unreachable, Err: errors.New("refused")}
 		b.trouble("sessions", gone)
 		first := time.Now()
@@ -152,7 +152,7 @@ func TestBrakeIsAwayFirst(t *testing.T) {
 		w := newWorld(t)
 		w.net.down.Store(true)
 		b := newBoard(t.Context(), w.page.cfg)
-		b.away = map[string]bool{}
+		b.away = map[string]struct{}{}
 		done := make(chan struct{})
 		go func() { defer close(done); b.switched(t.Context()) }()
 		pass(time.Minute)

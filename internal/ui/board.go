@@ -56,7 +56,7 @@ type board struct {
 	troubles map[string]string // what cannot be read, by part
 	// away are the parts of which Consul does not answer, and awayAt is since when
 	// that is known of any; it stays until all of them are answered again.
-	away   map[string]bool
+	away   map[string]struct{}
 	awayAt time.Time
 	// ready: the first sweep came. quiet counts how often Follow told of nothing
 	// before that.
@@ -145,7 +145,7 @@ func (b *board) begin() {
 	b.stop = cancel
 	b.free, b.lastFree = map[string]*freeRow{}, nil
 	b.locks, b.counts, b.troubles = map[string]*lockRow{}, map[string]int{}, map[string]string{}
-	b.away, b.awayAt = map[string]bool{}, time.Time{}
+	b.away, b.awayAt = map[string]struct{}{}, time.Time{}
 	b.still = map[string]time.Time{}
 	b.ready, b.listed, b.rollouts, b.quiet, b.brake = false, false, nil, 0, brake{}
 	b.wg.Go(func() {
@@ -215,11 +215,12 @@ func (b *board) answered(part string, err error) {
 	if len(b.away) == 0 {
 		b.awayAt = time.Now()
 	}
-	b.away[part] = true
+	b.away[part] = struct{}{}
 }
 
-// unanswered reports whether Consul did not serve at all, unlike one that refuses. One
-// that is going down says so by a 5xx.
+// unanswered reports whether Consul did not serve at all, unlike one that refuses. A
+// 5xx is that too: a client agent answers so whose server went away ("rpc error making
+// call: EOF").
 func unanswered(err error) bool {
 	switch consulkv.KindOf(err) {
 	case consulkv.Unreachable, consulkv.Broken, consulkv.NoLeader, consulkv.ServerError:
@@ -320,7 +321,7 @@ func (b *board) take(v *locksmith.Verdict) bool {
 		row.rollout = rec.RolloutID
 	}
 	if len(b.away) > 0 && old != nil && old.st.Token != nil && st.Token != nil && *old.st.Token == *st.Token {
-		// Nothing was read since: all viewers are told the very same age.
+		// All viewers are told the very same age, also where not all parts are away.
 		st.HeldFor, row.at = old.st.HeldFor, old.at
 	}
 	if len(b.locks) < keptVerdicts || old != nil && old.v != nil {

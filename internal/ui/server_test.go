@@ -37,11 +37,12 @@ type world struct {
 	tokens []string
 }
 
-// counted counts the requests to Consul that were sent, and those that wait for
-// a change.
+// counted counts the requests to Consul that were sent, those of them that ask at
+// once, and those that wait for a change now.
 type counted struct {
 	next    http.RoundTripper
 	sent    atomic.Int64
+	asked   atomic.Int64
 	waiting atomic.Int64
 	down    atomic.Bool
 }
@@ -54,6 +55,8 @@ func (c *counted) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Query().Get("index") != "" {
 		c.waiting.Add(1)
 		defer c.waiting.Add(-1)
+	} else {
+		c.asked.Add(1)
 	}
 	return c.next.RoundTrip(req)
 }
