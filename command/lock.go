@@ -366,8 +366,8 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 	return v, st, nil
 }
 
-// hintApplied tells whoever judges a held lock by other policies than those that are
-// applied so, unless it is HOT: then the refusal to break it says it.
+// hintApplied says where other policies are applied than a held lock is judged by here.
+// Of a HOT lock the refusal to break it says so.
 func (m *Meta) hintApplied(ctx context.Context, c *locksmith.Client, v *locksmith.Verdict) {
 	if v.State == locksmith.Hot || !v.Snapshot.Held() {
 		return

@@ -132,7 +132,8 @@ func (cl *Cluster) followSessions(ctx context.Context, c *consulkv.Client) {
 			cl.forgetSessions(errSessionsHidden)
 		case len(list.entries) == 0:
 			// To a token without session:read Consul shows none, and says
-			// so only in newer versions.
+			// so only in newer versions. A server that is shut down answers
+			// those who wait with none, too (seen of 1.14.11).
 			cl.forgetSessions(errNoSessions)
 		case w.Index() == 0:
 			// Restored from a snapshot: what is missing now says nothing of
