@@ -257,7 +257,7 @@ func (h *Hold) Progress(ctx context.Context, done, total int64, unit, note strin
 }
 
 // serve waits for the whole of a quiesce that is owed, holding the lock, and
-// clears it by a fenced write.
+// clears it by a fenced write. Where the answer to that is lost, what stands is read.
 func (h *Hold) serve(ctx context.Context, owe time.Duration) error {
 	t := time.NewTimer(min(owe, MaxQuiesce))
 	defer t.Stop()
@@ -268,20 +268,47 @@ func (h *Hold) serve(ctx context.Context, owe time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	ops := make([]consulkv.Op, len(h.names))
-	for i, n := range h.names {
-		key, rec := h.c.keys.Fence(n), h.record[n]
-		if f := leaving(&rec, time.Now()); f != nil {
-			ops[i] = consulkv.Set(key, records.Encode(f))
-		} else {
-			ops[i] = consulkv.Delete(key)
+	for {
+		ops, err := h.clearing(ctx)
+		if err != nil {
+			return err
+		}
+		if len(ops) > 0 {
+			_, err = h.Txn(ctx, ops...)
+		}
+		if _, raised := isRefused(err); !raised && !consulkv.Ambiguous(err) {
+			if err == nil {
+				h.setServed()
+			}
+			return err
 		}
 	}
-	if _, err := h.Txn(ctx, ops...); err != nil {
-		return err
+}
+
+// clearing are the writes that put what this hold itself leaves in the place of what
+// it has served. What a breaker has raised since the lock was taken stays, for the case
+// that its steps, and not this hold, end the hold; a clean release takes it away.
+func (h *Hold) clearing(ctx context.Context) (ops []consulkv.Op, err error) {
+	for _, n := range h.names {
+		key, rec := h.c.keys.Fence(n), h.record[n]
+		p, err := h.c.consul.Get(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		index := uint64(0)
+		if p != nil {
+			index = p.ModifyIndex
+		}
+		if index > h.token {
+			continue
+		}
+		if f := leaving(&rec, time.Now()); f != nil {
+			ops = append(ops, consulkv.CAS(key, records.Encode(f), index))
+		} else if index != 0 {
+			ops = append(ops, consulkv.DeleteCAS(key, index))
+		}
 	}
-	h.setServed()
-	return nil
+	return ops, nil
 }
 
 func (h *Hold) setServed() {

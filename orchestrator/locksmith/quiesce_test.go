@@ -122,6 +122,44 @@ func TestQuiesceSurvivesCrashes(t *testing.T) {
 	})
 }
 
+// A breaker raises what is owed while the holder waits, and ends the hold by a step
+// only after the holder has served what it found: what the policy put on top is left.
+func TestQuiesceRaisedWhileItIsServed(t *testing.T) {
+	t.Parallel()
+	for name, req := range map[string]Request{"a hold that leaves nothing": one("a"), "one that leaves its own": unfenced("a")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				c := w.client(asElsewhere)
+				w.acquire(c, unfenced("a")).Abandon(t.Context())
+				cooled()
+				p := w.acquiring(c, req)
+				p.waits(10 * time.Second)
+				raised := w.fence("a")
+				raised.Owed, raised.Why = 60, "the holder was broken"
+				w.put(w.keys.Fence("a"), &raised)
+				<-p.done
+				if p.err != nil || w.fence("a") != raised {
+					t.Fatalf("%v, and there stands %+v", p.err, w.fence("a"))
+				}
+				w.destroy(p.hold.sess.id)
+				cooled()
+				w.release(w.owes(w.client(), 60*time.Second))
+
+				// Where no step ends it after all, a clean release leaves nothing.
+				w.acquire(c, unfenced("a")).Abandon(t.Context())
+				cooled()
+				p = w.acquiring(c, req)
+				p.waits(10 * time.Second)
+				w.put(w.keys.Fence("a"), &raised)
+				<-p.done
+				w.release(p.hold)
+				w.owes(w.client(), 0)
+			})
+		})
+	}
+}
+
 // A hold that was broken leaves its quiesce too, and a successor that crashes in
 // it hands it on.
 func TestQuiesceAfterABreakAndACrash(t *testing.T) {
