@@ -432,7 +432,7 @@ func TestLateClearingOfTheFence(t *testing.T) {
 		old := w.acquire(w.client(asElsewhere), unfenced("a"))
 		w.destroy(old.Session())
 		time.Sleep(20 * time.Second)
-		w.late.Keep(func(r *http.Request) bool { return txnWith("set", w.keys.Fence("a"))(r) && !txnWith("lock")(r) })
+		w.late.Keep(func(r *http.Request) bool { return txnWith("cas", w.keys.Fence("a"))(r) })
 		h := w.acquire(w.client(), unfenced("a"))
 		owed := &records.Fence{Version: 1, Owed: 15, Why: "a step that may end the hold"}
 		w.put(w.keys.Fence("a"), owed)
