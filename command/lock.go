@@ -110,7 +110,10 @@ func statusLines(st *locksmith.Status, why, margin string) string {
 	for _, e := range decidingEvidence(st) {
 		line("evidence", "%s", e)
 	}
-	if st.Owed > 0 {
+	switch {
+	case st.Serves:
+		line("owed", "a pause of %s, which the holder serves before it does anything", showSeconds(st.Owed))
+	case st.Owed > 0:
 		line("owed", "a pause of %s by the next holder", showSeconds(st.Owed))
 	}
 	if st.Silence != nil {

@@ -120,13 +120,18 @@ func TestFactsWhereMuchCannotBeHad(t *testing.T) {
 func TestRolloutBeforeItBegins(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	owed := records.Fence{Version: 1, Owed: 15, Why: "Consul was restored", Session: "an earlier one"}
+	w.put(prefix.Fence("a"), &owed)
 	id := w.holdOwn(func(h *records.Holder) { h.RolloutID = "r9" })
-	w.put(prefix.Fence("a"), &records.Fence{Version: 1, Owed: 15, Why: "Consul was restored", Session: "an earlier one"})
 	s := w.read("a")
 	want{"rollout.id": "r9", "rollout.finished": false, "rollout.finished_ago": "null", "rollout.state": "?has no record"}.check(t, w.facts(s))
 	asTheSchema(t, "waiting", w.facts(s))
-	// It owes itself: somebody who breaks it has said so, and what it did is not known.
-	w.put(prefix.Fence("a"), &records.Fence{Version: 1, Owed: 15, Why: "it is broken", Session: id})
+	// Raised by somebody who breaks it: it may be at work by now.
+	owed.Owed = 60
+	w.put(prefix.Fence("a"), &owed)
+	want{"rollout.finished": "?has no record"}.check(t, w.facts(w.read("a")))
+	// What it will leave itself.
+	w.put(prefix.Fence("a"), &records.Fence{Version: 1, Owed: 15, Why: "it did not release", Session: id})
 	want{"rollout.finished": "?has no record", "rollout.finished_ago": "?has no record"}.check(t, w.facts(w.read("a")))
 	if _, err := w.kv.API().KV().Delete(prefix.Fence("a"), nil); err != nil {
 		t.Fatal(err)

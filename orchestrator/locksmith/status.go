@@ -254,6 +254,8 @@ type Status struct {
 	Pending []string `json:"pending,omitempty"`
 	// Owed is the quiesce in seconds that the next holder serves.
 	Owed float64 `json:"quiesce_owed,omitempty"`
+	// Serves is that the present holder serves it now.
+	Serves bool `json:"-"`
 	// DelayLeft is what is left of Consul's lock-delay, when known.
 	DelayLeft *float64 `json:"delay_left,omitempty"`
 	// Semaphore is there for a lock of several slots, SlotOf for one of them.
@@ -305,7 +307,7 @@ func (c *Client) Status(v *Verdict) *Status {
 		st.Policy = v.Policy.Name
 	}
 	if owed, _ := c.owed(s); owed != nil {
-		st.Owed = owed.Owed
+		st.Owed, st.Serves = owed.Owed, s.ServesPause()
 	}
 	if s.Silence.Stands(v.At) {
 		st.Silence = s.Silence

@@ -247,7 +247,7 @@
       const facts = [["Held for", age], ["Holder", holderText(l) || "nobody"], [l.session ? "Rollout" : "Last rollout", l.rollout ? el("dd", {}, rolloutLink(l.rollout)) : null], ["User", l.holder && l.holder.user], ["Token", l.token], ["Session", l.session],
         ["Progress", p && p.total !== null && p.total !== undefined ? p.done + " of " + p.total + (p.unit ? " " + p.unit : "") + (p.age !== null ? ", last written " + span(p.age) + " before this was read" : "") : null],
         ["Policy", l.policy || "none matches: it has no rules"], ["Key", l.key],
-        ["Pause owed by the next holder", l.quiesce_owed ? span(l.quiesce_owed) : null],
+        ["Pause owed", l.quiesce_owed ? span(l.quiesce_owed) : null],
         ["Allocation", l.allocation ? l.allocation.id + ", job " + l.allocation.job : null]];
       put(rest,
         el("dl", {}, facts.filter(([, v]) => v !== null && v !== undefined && v !== "").map(([k, v]) => el("div", {}, el("dt", {}, k), v instanceof Node ? v : el("dd", {}, String(v))))),
