@@ -268,20 +268,25 @@ func (h *Hold) serve(ctx context.Context, owe time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	delay, deadline := 50*time.Millisecond, time.Now().Add(h.c.consul.RetryFor())
 	for {
 		ops, err := h.clearing(ctx)
-		if err != nil {
-			return err
-		}
-		if len(ops) > 0 {
+		if err == nil && len(ops) > 0 {
 			_, err = h.Txn(ctx, ops...)
 		}
-		if _, raised := isRefused(err); !raised && !consulkv.Ambiguous(err) {
-			if err == nil {
-				h.setServed()
-			}
+		_, changed := isRefused(err)
+		kind, ours := errors.AsType[*consulkv.Error](err)
+		switch {
+		case err == nil:
+			h.setServed()
+			return nil
+		case !changed && (!ours || !kind.Temporary()), time.Now().After(deadline):
 			return err
 		}
+		if err := sleep(ctx, delay); err != nil {
+			return err
+		}
+		delay = min(2*delay, time.Second)
 	}
 }
 

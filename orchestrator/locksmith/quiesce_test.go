@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/consul/api"
 
 	"github.com/aim-control/aimlock/internal/consulkv"
+	"github.com/aim-control/aimlock/internal/devconsul"
 	"github.com/aim-control/aimlock/internal/hostproc"
 	"github.com/aim-control/aimlock/internal/records"
 )
@@ -158,6 +161,28 @@ func TestQuiesceRaisedWhileItIsServed(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A hold that is lost as its pause ends, and learns it by its own write, gives up.
+func TestQuiesceOfAHoldThatIsLost(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		h := w.acquire(w.client(), unfenced("a"))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var asked atomic.Int64
+		w.faults.Add(devconsul.Fault{Status: 500, Match: func(r *http.Request) bool {
+			if path("/v1/kv/"+w.keys.Fence("a"))(r) && asked.Add(1) > 100 {
+				cancel()
+			}
+			return r.URL.Query().Has("index")
+		}})
+		p, _ := w.holder("a")
+		w.put(p.Key, append(p.Value, ' '))
+		if err := h.serve(ctx, 0); !errors.Is(err, ErrLost) {
+			t.Fatalf("%v, after %d looks", err, asked.Load())
+		}
+	})
 }
 
 // A hold that was broken leaves its quiesce too, and a successor that crashes in
