@@ -369,21 +369,21 @@ func watched(ctx context.Context, m *Meta, c *locksmith.Client, name string, now
 	return v, st, nil
 }
 
-// hintApplied says where other policies are applied than a held lock is judged by here.
-// Of a HOT lock the refusal to break it says so.
-func (m *Meta) hintApplied(ctx context.Context, c *locksmith.Client, v *locksmith.Verdict) {
+// hintApplied says where other policies are applied than a held lock is judged by here;
+// "" if none are. Of a HOT lock the refusal to break it says so.
+func (m *Meta) hintApplied(ctx context.Context, c *locksmith.Client, v *locksmith.Verdict) string {
 	if v.State == locksmith.Hot || !v.Snapshot.Held() {
-		return
+		return ""
 	}
 	others := c.OthersApplied(ctx)
 	if others == "" {
-		return
+		return ""
 	}
 	may := "One of the applied ones may match %s."
 	if v.Policy != nil {
 		may = "The applied ones may judge %s otherwise."
 	}
-	m.Notef("Hint: %s: `%s`. "+may+"\n", others, m.given.Looking("policy show", "-active")+" > applied.hcl", text.Printable(v.Snapshot.Name))
+	return fmt.Sprintf("Hint: %s: `%s`. "+may+"\n", others, m.given.Looking("policy show", "-active")+" > applied.hcl", text.Printable(v.Snapshot.Name))
 }
 
 // outlook is a verdict as it is shown, with what happens next: of a HOT lock, whether

@@ -36,10 +36,15 @@ be broken now (approval, budget, freeze, other policies applied) is exit code 5.
 		Run: m.onLock(func(ctx context.Context, c *locksmith.Client, name string) error {
 			out, err := c.Break(ctx, locksmith.BreakRequest{Name: name, DryRun: dryRun, Force: force, Notify: m.notices()})
 			if errors.Is(err, locksmith.ErrNotHeld) {
+				state := out.Verdict.State
 				if m.JSON {
-					return m.PrintJSON(breakView{Lock: name, State: locksmith.Free})
+					return m.PrintJSON(breakView{Lock: name, State: state, DryRun: dryRun})
 				}
-				m.Printf("%s: nobody holds it; there is nothing to break\n", name)
+				cooling := ""
+				if state == locksmith.Cooling {
+					cooling = ", and it is " + state
+				}
+				m.Printf("%s: nobody holds it%s; there is nothing to break\n", name, cooling)
 				return nil
 			}
 			if err != nil && m.JSON {
@@ -49,6 +54,9 @@ be broken now (approval, budget, freeze, other policies applied) is exit code 5.
 			}
 			if not, ok := errors.AsType[*locksmith.NotPermittedError](err); ok && out != nil {
 				return refused(ExitLockHot, notPermittedText(not, c.Status(out.Verdict)))
+			}
+			if ref, ok := errors.AsType[*locksmith.RefusedError](err); ok && out != nil && !ref.Hot {
+				return refused(ExitLockBusy, refusalText(ref.Status, ref.Why)+m.hintApplied(ctx, c, out.Verdict))
 			}
 			if err != nil {
 				return lockError(err)

@@ -76,7 +76,7 @@ func (m *Meta) explainLock(ctx context.Context, c *locksmith.Client, name, dir s
 	if err != nil {
 		return err
 	}
-	m.hintApplied(ctx, c, v)
+	m.Notef("%s", m.hintApplied(ctx, c, v))
 	story, err := m.story(ctx, c, v, dir)
 	if err != nil {
 		return err

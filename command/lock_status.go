@@ -38,7 +38,7 @@ It changes nothing and exits 0 whatever the lock's state is.`,
 			if err != nil {
 				return err
 			}
-			m.hintApplied(ctx, c, v)
+			m.Notef("%s", m.hintApplied(ctx, c, v))
 			if m.JSON {
 				return m.PrintJSON(withEvidence(st))
 			}
