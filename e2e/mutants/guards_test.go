@@ -196,6 +196,13 @@ var guards = []mutant{
 		run:  "TestGivingUpKeepsWhatIsOwed",
 	},
 	{
+		name: "what was raised while an earlier quiesce is served",
+		file: locks + "/hold.go",
+		old:  "		if index > h.token {\n",
+		new:  "		if index == 1<<64-1 {\n",
+		run:  "TestQuiesceRaisedWhileItIsServed",
+	},
+	{
 		name: "the name of the hold before under a quiesce that was raised",
 		file: locks + "/ending.go",
 		old:  "		f.Session, f.Token = s.Fence.Session, s.Fence.Token\n",
