@@ -62,7 +62,8 @@ type Snapshot struct {
 	Rollout     *RolloutHead
 	RolloutWhy  string
 	Fence       *records.Fence
-	fenceIndex  uint64
+	// FenceIndex is the ModifyIndex of that record.
+	FenceIndex uint64
 	// FenceErr: what quiesce is owed cannot be read, so that nobody may take
 	// or break the lock.
 	FenceErr error
@@ -99,7 +100,7 @@ func (s *Snapshot) Held() bool { return s.Pair != nil && s.Pair.Session != "" }
 // away. One that was written since the lock was taken is for the next holder.
 func (s *Snapshot) ServesPause() bool {
 	return s.Held() && s.Holder != nil && s.Holder.Session == s.SessionID() &&
-		s.Fence != nil && s.Fence.Owed > 0 && s.Fence.Session != s.SessionID() && s.fenceIndex <= s.Index()
+		s.Fence != nil && s.Fence.Owed > 0 && s.Fence.Session != s.SessionID() && s.FenceIndex <= s.Index()
 }
 
 // SessionID is the holding session, or "".
@@ -321,7 +322,7 @@ func (s *Snapshot) takeOwn(ks []string, find func(key string) *api.KVPair) {
 		if err := records.Decode(ks[1], b, &f); err != nil {
 			s.FenceErr = fmt.Errorf("%w: it says what quiesce is owed; put it right or delete it by hand", err)
 		} else {
-			s.Fence, s.fenceIndex = &f, s.Deps[ks[1]]
+			s.Fence, s.FenceIndex = &f, s.Deps[ks[1]]
 		}
 	}
 	if b := value(2); b != nil {
