@@ -511,9 +511,9 @@ func EstimateText(e orchestrator.Estimate, a *orchestrator.Answers) string {
 	}
 	switch {
 	case e.Gates == 1:
-		of = append(of, "1 gate for as long as it asks")
+		of = append(of, "1 gate takes its own time")
 	case e.Gates > 1:
-		of = append(of, fmt.Sprintf("%d gates for as long as they ask", e.Gates))
+		of = append(of, fmt.Sprintf("%d gates take their own time", e.Gates))
 	}
 	if e.Manual > 0 {
 		of = append(of, "then an operator's promote")
