@@ -118,17 +118,23 @@ func processorTime(b *testing.B, pid int) time.Duration {
 // memory is a line of /proc/PID/status in MB.
 func memory(b *testing.B, pid int, name string) float64 {
 	b.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	mb, err := status(pid, name)
 	if err != nil {
 		b.Fatal(err)
+	}
+	return mb
+}
+
+// status is one of the sizes in /proc/PID/status, in MB.
+func status(pid int, name string) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
 	}
 	m := regexp.MustCompile(`(?m)^` + name + `:\s+(\d+) kB$`).FindSubmatch(text)
 	if m == nil {
-		b.Fatalf("no %s in the status of process %d", name, pid)
+		return 0, fmt.Errorf("no %s in the status of process %d", name, pid)
 	}
 	kb, err := strconv.Atoi(string(m[1]))
-	if err != nil {
-		b.Fatal(err)
-	}
-	return float64(kb) / 1024
+	return float64(kb) / 1024, err
 }

@@ -209,17 +209,6 @@ func (p *Process) CPU() time.Duration {
 	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
 }
 
-// PeakRSS is the most memory that the ended process had resident, in KiB.
-func (p *Process) PeakRSS() int64 {
-	p.t.Helper()
-	<-p.done
-	u, ok := p.cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	if !ok {
-		p.t.Fatalf("no resource usage of %s", p.spec.Name)
-	}
-	return u.Maxrss
-}
-
 // Stdout is what it has written to stdout so far.
 func (p *Process) Stdout() string { return read(p.stdout) }
 
