@@ -37,7 +37,7 @@ func BenchmarkWatches(b *testing.B) {
 
 func watches(b *testing.B, n int) {
 	c := harness.StartConsul(b, harness.WithHCL(manyWatches))
-	w := newWatchers(b, c)
+	w := newWatchers(b, c, 2*n)
 	root := scalePrefix.ConfigsRoot()
 	w.put(root+"seed", "1")
 	own := make([]string, n)
@@ -83,7 +83,7 @@ func BenchmarkSnapshot(b *testing.B) {
 	for _, n := range []int{1000, 10000} {
 		b.Run(fmt.Sprintf("nodes-%d", n), func(b *testing.B) {
 			f := newScaleFleet(b, n)
-			w := newWatchers(b, f.consul)
+			w := newWatchers(b, f.consul, 1)
 			o := orchestrator.Order{Epoch: 1, Token: 12345, Seq: 3}
 			for i := range configs {
 				config := fmt.Sprintf("app-%d.conf", i)
@@ -137,14 +137,17 @@ type watchers struct {
 	answers atomic.Int64
 }
 
-func newWatchers(b *testing.B, c *harness.Consul) *watchers {
+// newWatchers makes room for so many queries at once, and no more: a transport without
+// a bound dials another connection for a query that then goes over one that has become
+// idle, and keeps both.
+func newWatchers(b *testing.B, c *harness.Consul, atOnce int) *watchers {
 	b.Helper()
 	kv, err := consulkv.New(consulkv.Config{Address: c.Addr})
 	if err != nil {
 		b.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &watchers{b: b, addr: c.Addr, kv: kv, ctx: ctx, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100_000}}}
+	w := &watchers{b: b, addr: c.Addr, kv: kv, ctx: ctx, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: atOnce, MaxConnsPerHost: atOnce}}}
 	b.Cleanup(func() {
 		cancel()
 		w.wg.Wait()

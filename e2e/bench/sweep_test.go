@@ -94,21 +94,20 @@ func BenchmarkSweep(b *testing.B) {
 	fill(b, c.Client(), n)
 	sweep(fmt.Sprintf("among-%d", n), "")
 	b.Run(fmt.Sprintf("lock-list-among-%d", n), func(b *testing.B) {
-		before := cpu(syscall.RUSAGE_CHILDREN)
+		var used time.Duration
+		var peak float64
 		for b.Loop() {
-			out := harness.Output(b, limit, harness.Spec{Path: harness.Aimlock.Path(b), Args: []string{"lock", "list", "-json"}, Env: c.Env()})
+			p := harness.Start(b, harness.Spec{Path: harness.Aimlock.Path(b), Args: []string{"lock", "list", "-json"}, Env: c.Env()})
+			mb := peakOf(p)
+			code := p.Wait(limit)
 			var list []json.RawMessage
-			if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != sweepLocks {
-				b.Fatal(len(list), err)
+			if err := json.Unmarshal([]byte(p.Stdout()), &list); code != 0 || err != nil || len(list) != sweepLocks {
+				b.Fatal(code, len(list), err, p.Stderr())
 			}
+			used, peak = used+p.CPU(), max(peak, <-mb)
 		}
-		b.ReportMetric(float64((cpu(syscall.RUSAGE_CHILDREN)-before).Milliseconds())/float64(b.N), "cpu-ms/op")
-		var u syscall.Rusage
-		if err := syscall.Getrusage(syscall.RUSAGE_CHILDREN, &u); err != nil {
-			b.Fatal(err)
-		}
-		// Of all children so far, the Consul left out, which still runs.
-		b.ReportMetric(float64(u.Maxrss)/1024, "peak-MiB")
+		b.ReportMetric(float64(used.Milliseconds())/float64(b.N), "cpu-ms/op")
+		b.ReportMetric(peak, "peak-MiB")
 	})
 }
 
