@@ -203,6 +203,13 @@ var guards = []mutant{
 		run:  "TestQuiesceRaisedWhileItIsServed",
 	},
 	{
+		name: "the index of what is owed, as the end of a quiesce takes it away",
+		file: locks + "/hold.go",
+		old:  "ops = append(ops, consulkv.DeleteCAS(key, index))",
+		new:  "ops = append(ops, consulkv.Delete(key))",
+		run:  "TestQuiesceRaisedAsItEnds",
+	},
+	{
 		name: "the name of the hold before under a quiesce that was raised",
 		file: locks + "/ending.go",
 		old:  "		f.Session, f.Token = s.Fence.Session, s.Fence.Token\n",

@@ -163,6 +163,40 @@ func TestQuiesceRaisedWhileItIsServed(t *testing.T) {
 	}
 }
 
+// The breaker raises it between the holder's last look and its write.
+func TestQuiesceRaisedAsItEnds(t *testing.T) {
+	t.Parallel()
+	for name, req := range map[string]Request{"a hold that leaves nothing": one("a"), "one that leaves its own": unfenced("a")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				c, key := w.client(asElsewhere), w.keys.Fence("a")
+				w.acquire(c, unfenced("a")).Abandon(t.Context())
+				cooled()
+				p := w.acquiring(c, req)
+				p.waits(10 * time.Second)
+				raised := w.fence("a")
+				raised.Owed, raised.Why = 60, "the holder was broken"
+				var done atomic.Bool
+				w.late.Keep(func(r *http.Request) bool {
+					ends := false
+					for _, verb := range []string{"cas", "delete-cas", "set", "delete"} {
+						ends = ends || txnWith(verb, key)(r)
+					}
+					if ends && done.CompareAndSwap(false, true) {
+						w.put(key, &raised)
+					}
+					return false
+				})
+				<-p.done
+				if p.err != nil || !done.Load() || w.fence("a") != raised {
+					t.Fatalf("%v, and there stands %+v", p.err, w.fence("a"))
+				}
+			})
+		})
+	}
+}
+
 // A hold that is lost as its pause ends, and learns it by its own write, gives up.
 func TestQuiesceOfAHoldThatIsLost(t *testing.T) {
 	t.Parallel()

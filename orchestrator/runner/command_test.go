@@ -13,6 +13,33 @@ import (
 	"github.com/aim-control/aimlock/orchestrator/runner"
 )
 
+// bakes begins a rollout that nobody drives while its first stage bakes for long.
+func (f *fleet) bakes() (id string) {
+	f.t.Helper()
+	bake := canary
+	bake.Bake = time.Hour
+	out, err := f.runner().Tick(f.t.Context(), f.input("one", bake, rest))
+	if err != nil || out.Header.State != orchestrator.Baking {
+		f.t.Fatalf("%+v %v", out, err)
+	}
+	return out.ID
+}
+
+// stands gives a rollout a command that nobody takes.
+func (f *fleet) stands(id string) {
+	f.t.Helper()
+	h, err := f.locks().Acquire(f.t.Context(), locksmith.Request{Names: []string{config}})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if _, err := f.runner().Command(f.t.Context(), runner.Order{ID: id, Verb: orchestrator.Skip, Nodes: []string{"n3"}}); !errors.Is(err, runner.ErrNotTaken) {
+		f.t.Fatalf("%v", err)
+	}
+	if err := h.Release(f.t.Context()); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 // Another operator's command holds the lock for the very same rollout, and has let it
 // go by the time that this one looks who holds it: the lock was for nothing else, and
 // the command is taken; so is one that stood before it.
@@ -22,27 +49,13 @@ func TestCommandWhileAnotherLetsGo(t *testing.T) {
 		t.Run(fmt.Sprintf("one stood before it: %v", stood), func(t *testing.T) {
 			t.Parallel()
 			f := newFleet(t, 3)
-			bake := canary
-			bake.Bake = time.Hour
-			out, err := f.runner().Tick(t.Context(), f.input("one", bake, rest))
-			if err != nil || out.Header.State != orchestrator.Baking {
-				t.Fatalf("%+v %v", out, err)
-			}
+			id := f.bakes()
 			if stood {
-				h, err := f.locks().Acquire(t.Context(), locksmith.Request{Names: []string{config}})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, err := f.runner().Command(t.Context(), runner.Order{ID: out.ID, Verb: orchestrator.Skip, Nodes: []string{"n3"}}); !errors.Is(err, runner.ErrNotTaken) {
-					t.Fatalf("%v", err)
-				}
-				if err := h.Release(t.Context()); err != nil {
-					t.Fatal(err)
-				}
+				f.stands(id)
 			}
-			late := &letsGo{Locker: runner.Locksmith(f.locks()), other: runner.Locksmith(f.locks()), id: out.ID}
+			late := &letsGo{Locker: runner.Locksmith(f.locks()), other: runner.Locksmith(f.locks()), id: id}
 			r := runner.New(runner.Config{Consul: f.kv, Prefix: prefix, Locks: late, By: "tester"})
-			head, err := r.Command(t.Context(), runner.Order{ID: out.ID, Verb: orchestrator.Pause})
+			head, err := r.Command(t.Context(), runner.Order{ID: id, Verb: orchestrator.Pause})
 			if err != nil || head.State != orchestrator.Paused || !head.Command.OK || late.refused != 1 {
 				t.Fatalf("%+v %v, refused %d times", head, err, late.refused)
 			}
@@ -55,25 +68,11 @@ func TestCommandWhileAnotherLetsGo(t *testing.T) {
 func TestCommandBehindOneThatCameTooLate(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
-	bake := canary
-	bake.Bake = time.Hour
-	out, err := f.runner().Tick(t.Context(), f.input("one", bake, rest))
-	if err != nil || out.Header.State != orchestrator.Baking {
-		t.Fatalf("%+v %v", out, err)
-	}
-	h, err := f.locks().Acquire(t.Context(), locksmith.Request{Names: []string{config}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.runner().Command(t.Context(), runner.Order{ID: out.ID, Verb: orchestrator.Skip, Nodes: []string{"n3"}}); !errors.Is(err, runner.ErrNotTaken) {
-		t.Fatalf("%v", err)
-	}
-	if err := h.Release(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	id := f.bakes()
+	f.stands(id)
 	ends := &endsAtLock{Locker: runner.Locksmith(f.locks()), end: func() {
 		var head orchestrator.Header
-		p, err := f.kv.Get(t.Context(), prefix.Rollout(out.ID))
+		p, err := f.kv.Get(t.Context(), prefix.Rollout(id))
 		if err != nil || p == nil {
 			t.Fatalf("%v %v", p, err)
 		}
@@ -81,11 +80,11 @@ func TestCommandBehindOneThatCameTooLate(t *testing.T) {
 			t.Fatal(err)
 		}
 		head.End(orchestrator.Succeeded, "", time.Now())
-		f.put(prefix.Rollout(out.ID), &head)
+		f.put(prefix.Rollout(id), &head)
 	}}
 	r := runner.New(runner.Config{Consul: f.kv, Prefix: prefix, Locks: ends, By: "tester"})
 	began := time.Now()
-	head, err := r.Command(t.Context(), runner.Order{ID: out.ID, Verb: orchestrator.Pause})
+	head, err := r.Command(t.Context(), runner.Order{ID: id, Verb: orchestrator.Pause})
 	if !errors.Is(err, runner.ErrEnded) || errors.Is(err, runner.ErrNotTaken) || head == nil || head.State != orchestrator.Succeeded {
 		t.Fatalf("after %s: %+v %v", time.Since(began), head, err)
 	}
