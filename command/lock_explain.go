@@ -181,7 +181,7 @@ func evidenceText(st *locksmith.Status) string {
 	var b strings.Builder
 	b.WriteString("\nEvidence:\n")
 	for _, e := range st.Evidence {
-		value := string(e.Value)
+		value := text.Number(string(e.Value))
 		if !e.Known {
 			value = "unknown: " + e.Why
 		}
