@@ -129,14 +129,26 @@ func (w *world) killServers() func() {
 	}
 }
 
-// rollingRestart is what an upgrade does: each server leaves gracefully, and the
-// next one follows when it is back.
+// stopTimeout is how long a server may take to end before it is killed, as systemd does
+// it. Consul 1.14.11, told to end within a second of its start, can wait for its Raft
+// for ever.
+const stopTimeout = 20 * time.Second
+
+// rollingRestart is what an upgrade does: each server is told to end, and the next one
+// follows when it is back.
 func (w *world) rollingRestart() func() {
 	for _, m := range w.servers {
 		w.note("consul of %s is restarted", m.name)
 		m.consulDown = true
 		m.consul.Signal(syscall.SIGTERM)
-		w.until(recovery, "consul of "+m.name+" ends", func() bool { return ended(m.consul.Process) })
+		kill := time.Now().Add(stopTimeout)
+		w.until(recovery, "consul of "+m.name+" ends", func() bool {
+			if !ended(m.consul.Process) && time.Now().After(kill) {
+				w.note("consul of %s does not end, and is killed", m.name)
+				m.consul.Kill()
+			}
+			return ended(m.consul.Process)
+		})
 		m.consul.Relaunch()
 		m.consulDown = false
 		w.until(recovery, "the servers are well", w.serversWell)
