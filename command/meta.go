@@ -171,7 +171,7 @@ func (m *Meta) warnOpen(groups group) {
 		return
 	}
 	if groups&groupPolicy != 0 {
-		paths = append(paths, m.PolicyPaths...)
+		paths = append(paths, slices.DeleteFunc(slices.Clone(m.PolicyPaths), func(p string) bool { return strings.HasPrefix(p, policies.BuiltinPrefix) })...)
 	}
 	for _, p := range paths {
 		if why := securefile.Writable(p); why != "" {

@@ -288,6 +288,21 @@ func TestPreviewComparesWithWhatChanges(t *testing.T) {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	shows(in, "one")
+	// A Consul that began anew: the nodes say what they have, and that is the plan's own.
+	kv, prefix := f.kv.API().KV(), keys.Prefix(keys.DefaultPrefix)
+	sum := out.Header.Configs[0].SHA256
+	content, _, err := kv.List(prefix.Config(config, sum), nil)
+	if err != nil || len(content) != 1 {
+		t.Fatalf("%v, %v", content, err)
+	}
+	if _, err := kv.DeleteTree(prefix.Config(config, sum), nil); err != nil {
+		t.Fatal(err)
+	}
+	shows(in, "one")
+	shows(f.input("two", most, rest), "")
+	if _, err := kv.Put(content[0], nil); err != nil {
+		t.Fatal(err)
+	}
 	in = f.input("two", most, rest)
 	if out, err := r.Tick(t.Context(), in); err != nil || out.Header.State != orchestrator.Baking {
 		t.Fatalf("%+v, %v", out, err)

@@ -232,7 +232,7 @@ func (r *Runner) Preview(ctx context.Context, in Input) (*Preview, error) {
 	if p.Renderings, err = r.renderings(ctx, p.Plan, j.contents); err != nil {
 		return nil, err
 	}
-	return p, r.compare(ctx, p)
+	return p, r.compare(ctx, p, in.Contents)
 }
 
 // foreseeOthers says what becomes of the rollouts that a new one finds unfinished, or
@@ -256,8 +256,9 @@ func (r *Runner) foreseeOthers(ctx context.Context, in *Input, j *job, p *Previe
 	return err
 }
 
-// compare finds what the plan's nodes have now.
-func (r *Runner) compare(ctx context.Context, p *Preview) error {
+// compare finds what the plan's nodes have now. contents are of the plan's configs that
+// are no templates.
+func (r *Runner) compare(ctx context.Context, p *Preview, contents map[string][]byte) error {
 	index := p.Plan.Index()
 	for ci, c := range p.Plan.Spec.Configs {
 		list, err := r.scan(ctx, readAnswers, r.keys.ActualAll(c.Name), every)
@@ -304,15 +305,13 @@ func (r *Runner) compare(ctx context.Context, p *Preview) error {
 		if most == "" || sums[most] == "" {
 			continue
 		}
-		parts, err := r.consul.List(ctx, r.keys.Config(c.Name, sums[most]))
-		if err != nil {
-			return err
+		content := contents[c.Name]
+		if template || sums[most] != c.SHA256 || content == nil {
+			if content, err = r.content(ctx, c.Name, sums[most]); err != nil {
+				return err
+			}
 		}
-		var content []byte
-		for _, kv := range parts {
-			content = slices.Concat(content, kv.Value)
-		}
-		if len(parts) > 0 {
+		if content != nil {
 			p.Now[c.Name] = content
 		}
 	}
