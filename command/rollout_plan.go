@@ -321,6 +321,47 @@ const stageWidth = 12
 // maxNodesShown bounds the names that one stage shows.
 const maxNodesShown = 12
 
+// touched reports whether the rollout gives any order. One of what all nodes have already
+// watches nothing: it neither bakes nor waits.
+func (v *planView) touched() bool {
+	for _, s := range v.Stages {
+		if s.Unchanged < len(s.Nodes) {
+			return true
+		}
+	}
+	return false
+}
+
+// unchangedText says how many nodes of a stage get no order.
+func (s *planStage) unchangedText() string {
+	switch {
+	case s.Unchanged == 0:
+		return ""
+	case s.Unchanged == len(s.Nodes) && s.Unchanged > 1:
+		return ", all have it already and get no order"
+	case s.Unchanged == len(s.Nodes):
+		return ", has it already and gets no order"
+	case s.Unchanged == 1:
+		return ", 1 of them has it already and gets no order"
+	}
+	return fmt.Sprintf(", %d of them have it already and get no order", s.Unchanged)
+}
+
+// watchedText says what a stage waits for once its nodes have it.
+func (s *planStage) watchedText() string {
+	text := ""
+	if s.Bake > 0 {
+		text += ", bakes " + showSeconds(s.Bake)
+	}
+	if len(s.Gates) > 0 {
+		text += ", gates " + strings.Join(s.Gates, ", ")
+	}
+	if s.Promote == orchestrator.PromoteManual {
+		text += ", waits for an operator's promote"
+	}
+	return text
+}
+
 func (v *planView) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Rollout %s: %s in %s\n", v.Name, text.Count(v.Total, "node"), text.Count(len(v.Stages), "stage"))
@@ -340,7 +381,7 @@ func (v *planView) text() string {
 	}
 	b.WriteString(v.Fleet.text())
 	b.WriteString("\nStages:\n")
-	done, width := 0, stageWidth
+	done, width, touched := 0, stageWidth, v.touched()
 	for _, s := range v.Stages {
 		width = max(width, utf8.RuneCountInString(s.Name))
 	}
@@ -351,20 +392,12 @@ func (v *planView) text() string {
 			continue
 		}
 		fmt.Fprintf(&b, "  %-*s %s, which makes %d of %d", width, s.Name, text.Count(len(s.Nodes), "node"), done, v.Total)
-		if s.Unchanged > 0 {
-			fmt.Fprintf(&b, ", %d of them have it already and get no order", s.Unchanged)
-		}
+		b.WriteString(s.unchangedText())
 		if s.MaxParallel > 0 {
 			fmt.Fprintf(&b, ", %d at a time", s.MaxParallel)
 		}
-		if s.Bake > 0 {
-			fmt.Fprintf(&b, ", bakes %s", showSeconds(s.Bake))
-		}
-		if len(s.Gates) > 0 {
-			fmt.Fprintf(&b, ", gates %s", strings.Join(s.Gates, ", "))
-		}
-		if s.Promote == orchestrator.PromoteManual {
-			b.WriteString(", waits for an operator's promote")
+		if touched {
+			b.WriteString(s.watchedText())
 		}
 		b.WriteByte('\n')
 		if len(s.Nodes) > 0 {
