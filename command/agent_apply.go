@@ -157,7 +157,7 @@ func (m *Meta) reportApplied(rs []agent.Result, err error) error {
 		return err
 	}
 	if failed.Report.Output != "" {
-		m.Notef("%s\n", failed.Report.Output)
+		_, _ = fmt.Fprintln(m.stderr, failed.Report.Output)
 	}
 	return exitf(ExitFailed, "%s: revision %s was not applied: %s", failed.Config, failed.Report.Revision, failed.Report.Error)
 }

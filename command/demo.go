@@ -50,7 +50,7 @@ proof that a killed process is dead does.`,
 			if dir, err = filepath.Abs(dir); err != nil {
 				return err
 			}
-			return demo.Run(ctx, demo.Config{Exe: exe, Dir: dir, Keep: keep, Out: m.Stdout, Log: m.Log})
+			return demo.Run(ctx, demo.Config{Exe: exe, Dir: dir, Keep: keep, Out: folding{m.Stdout}, Log: m.Log})
 		},
 	}
 }

@@ -89,9 +89,9 @@ func (m *Meta) doctor(ctx context.Context, cfg doctor.Config) error {
 			bad++
 		}
 		if !m.JSON {
-			m.Printf("%-8s %-13s %s\n", f.Result, f.Check, strings.TrimSpace(text.Printable(f.Detail)))
+			m.tellWords(fmt.Sprintf("%-8s %-13s %s\n", f.Result, f.Check, strings.TrimSpace(text.Printable(f.Detail))))
 			if f.Mend != "" {
-				m.Printf("%-8s %-13s to mend: %s\n", "", "", text.Printable(f.Mend))
+				m.tellWords(fmt.Sprintf("%-8s %-13s to mend: %s\n", "", "", text.Printable(f.Mend)))
 			}
 		}
 	})

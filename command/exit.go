@@ -102,7 +102,7 @@ func report(ctx context.Context, w io.Writer, err error) int {
 	if ee, ok := errors.AsType[*ExitError](err); ok {
 		switch {
 		case ee.Text != "":
-			_, _ = io.WriteString(w, strings.TrimRight(ee.Text, "\n")+"\n")
+			_, _ = io.WriteString(w, foldedFor(w, strings.TrimRight(ee.Text, "\n")+"\n"))
 		case ee.Err != nil:
 			printError(w, err)
 		}
@@ -119,6 +119,12 @@ func report(ctx context.Context, w io.Writer, err error) int {
 	return ExitFailed
 }
 
+// printError folds what is one line: of several each may be as wide as what it shows, as
+// the lines of a policy are.
 func printError(w io.Writer, err error) {
-	_, _ = fmt.Fprintf(w, "Error: %s\n", strings.TrimRight(err.Error(), "\n"))
+	line := fmt.Sprintf("Error: %s\n", strings.TrimRight(err.Error(), "\n"))
+	if strings.Count(line, "\n") == 1 {
+		line = foldedFor(w, line)
+	}
+	_, _ = io.WriteString(w, line)
 }

@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"strings"
 
-	"github.com/charmbracelet/x/ansi"
-
 	"github.com/aim-control/aimlock/internal/journal"
 	"github.com/aim-control/aimlock/internal/text"
 	"github.com/aim-control/aimlock/orchestrator/locksmith"
@@ -84,8 +82,7 @@ func (m *Meta) explainLock(ctx context.Context, c *locksmith.Client, name, dir s
 	if m.JSON {
 		return m.PrintJSON(explainView{withEvidence(st), orNull(story.Cause), append([]locksmith.Event{}, story.Events...)})
 	}
-	width, _ := Terminal(m.Stdout)
-	m.tell("%s", storyText(v, st, story, width))
+	m.tellWords(storyText(v, st, story))
 	return nil
 }
 
@@ -99,12 +96,10 @@ func (m *Meta) explainText(ctx context.Context, c *locksmith.Client, name, dir s
 	if err != nil {
 		return "", err
 	}
-	return storyText(v, st, story, 0), nil
+	return storyText(v, st, story), nil
 }
 
-// storyText is a lock's story. Its timeline is wrapped to width; 0: it is not, for who
-// wraps all of it.
-func storyText(v *locksmith.Verdict, st *locksmith.Status, story *locksmith.Story, width int) string {
+func storyText(v *locksmith.Verdict, st *locksmith.Status, story *locksmith.Story) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n", st.Name, st.State)
 	if story.Cause != "" {
@@ -113,7 +108,7 @@ func storyText(v *locksmith.Verdict, st *locksmith.Status, story *locksmith.Stor
 	b.WriteString(statusLines(st, "", "  "))
 	b.WriteString(rulesText(v))
 	b.WriteString(evidenceText(st))
-	b.WriteString(timelineText(story.Events, width))
+	b.WriteString(timelineText(story.Events))
 	return b.String()
 }
 
@@ -193,7 +188,7 @@ func evidenceText(st *locksmith.Status) string {
 // maxEvents bounds how much of a story is told to people; -json has all of it.
 const maxEvents = 100
 
-func timelineText(line []locksmith.Event, width int) string {
+func timelineText(line []locksmith.Event) string {
 	if len(line) == 0 {
 		return ""
 	}
@@ -208,25 +203,7 @@ func timelineText(line []locksmith.Event, width int) string {
 		if e.Detail != "" {
 			what += ": " + e.Detail
 		}
-		b.WriteString(hanging("  "+e.When()+"  ", fmt.Sprintf("%s  [%s]", what, e.Clock), width))
+		fmt.Fprintf(&b, "  %s  %s  [%s]\n", e.When(), what, e.Clock)
 	}
 	return b.String()
-}
-
-// leastHanging is the least room that text is wrapped to.
-const leastHanging = 20
-
-// hanging puts text behind head, and its further lines below it; at width 0 there are
-// none.
-func hanging(head, words string, width int) string {
-	indent := ansi.StringWidth(head)
-	if width > 0 && width-indent < leastHanging {
-		indent = 4
-		head += "\n" + strings.Repeat(" ", indent)
-	}
-	if width > 0 {
-		lines := ansi.Wrap(words, max(leastHanging, width-indent), "")
-		words = strings.ReplaceAll(lines, "\n", "\n"+strings.Repeat(" ", indent))
-	}
-	return head + words + "\n"
 }

@@ -29,7 +29,7 @@ func (m *Meta) explainFile(ctx context.Context, path string) error {
 	if m.JSON {
 		return m.PrintJSON(r)
 	}
-	m.tell("%s", fileText(r))
+	m.tellWords(fileText(r))
 	return nil
 }
 

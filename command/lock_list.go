@@ -95,7 +95,7 @@ It changes nothing and exits 0 whatever the locks' states are.`,
 				return m.PrintJSON(list)
 			}
 			if suspended != nil {
-				m.tell("All automatic breaking is suspended %s\n", suspensionText(suspended))
+				m.tellWords(fmt.Sprintf("All automatic breaking is suspended %s\n", suspensionText(suspended)))
 			}
 			slices.Sort(cooling)
 			return m.lockTable(list, cooling, hidden)

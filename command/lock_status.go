@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"flag"
+	"fmt"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/records"
@@ -42,7 +43,7 @@ It changes nothing and exits 0 whatever the lock's state is.`,
 			if m.JSON {
 				return m.PrintJSON(withEvidence(st))
 			}
-			m.tell("%s: %s\n%s", st.Name, st.State, statusLines(st, "", "  "))
+			m.tellWords(fmt.Sprintf("%s: %s\n%s", st.Name, st.State, statusLines(st, "", "  ")))
 			return nil
 		}),
 	}

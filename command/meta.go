@@ -233,9 +233,10 @@ func asciiLines(lines string, utf8, screen bool) string {
 	return strings.Join(all, "\n")
 }
 
-// Notef writes to Stderr what is not the result: progress, warnings, hints.
+// Notef writes to Stderr what is not the result: progress, warnings, hints. On a
+// terminal it is folded.
 func (m *Meta) Notef(format string, args ...any) {
-	_, _ = fmt.Fprintf(m.stderr, format, args...)
+	_, _ = io.WriteString(m.stderr, foldedFor(m.Stderr, fmt.Sprintf(format, args...)))
 }
 
 // PrintJSON writes v to Stdout as indented JSON. Text stays as it is: <, > and

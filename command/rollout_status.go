@@ -61,7 +61,7 @@ It changes nothing and exits 0 whatever the state is.`,
 				v.Events, v.Drifted, v.DriftedTotal, v.Nodes = events, some, all, namesByClass(apart)
 				return m.PrintJSON(v.withLocks(locks))
 			}
-			m.tell("%s", rolloutText(h)+nodesText(apart, h))
+			m.tellWords(rolloutText(h) + nodesText(apart, h))
 			if h.FinishedAt == nil && h.PlanChunks > 0 {
 				plan, err := r.PlanOf(ctx, h)
 				if err == nil {

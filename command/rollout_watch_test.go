@@ -203,13 +203,6 @@ func TestWordsAreNotCut(t *testing.T) {
 	if lines := w.noteLines(); len(lines) != 2 || len([]rune(lines[1])) > 20 {
 		t.Errorf("%q", lines)
 	}
-	const status = "r-1: succeeded\n  nodes     5 in all, 4 applied, 1 unreachable\n"
-	if got, want := wordLines(status, 40), "r-1: succeeded\n  nodes     5 in all, 4 applied, 1\n            unreachable\n"; got != want {
-		t.Errorf("%q, want %q", got, want)
-	}
-	if got := wordLines(status, 80); got != status {
-		t.Errorf("%q", got)
-	}
 }
 
 // Of one that has ended it is said where to look: on what took its place, and how the

@@ -241,44 +241,6 @@ func (s *screen) noteLines() []string {
 	return lines
 }
 
-// tellWords prints lines on stdout. On a terminal, those that are wider are broken at
-// their blanks, in line with the values of "rollout status".
-func (m *Meta) tellWords(lines string) {
-	width, ok := Terminal(m.Stdout)
-	if !ok {
-		m.tell("%s", lines)
-		return
-	}
-	m.tell("%s", wordLines(lines, width))
-}
-
-// statusMargin is how far the values of "rollout status" stand from the margin.
-const statusMargin = 12
-
-func wordLines(lines string, width int) string {
-	var b strings.Builder
-	for l := range strings.Lines(lines) {
-		l = strings.TrimRight(l, "\n")
-		cells := []rune(l)
-		if ansi.StringWidth(l) <= width || width < 2*statusMargin || len(cells) <= statusMargin {
-			b.WriteString(l + "\n")
-			continue
-		}
-		label, margin := string(cells[:statusMargin]), strings.Repeat(" ", statusMargin)
-		rest := string(cells[statusMargin:])
-		if !strings.HasSuffix(label, " ") {
-			label, margin, rest = "", "", l
-		}
-		for i, part := range board.Lines(rest, width-len(margin)) {
-			if i > 0 {
-				label = margin
-			}
-			b.WriteString(label + part + "\n")
-		}
-	}
-	return b.String()
-}
-
 // asking runs what a key asks for beside the view, with a bound.
 func asking(ctx context.Context, do func(context.Context) tea.Msg) tea.Cmd {
 	return func() tea.Msg {

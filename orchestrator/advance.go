@@ -101,6 +101,9 @@ func (s *State) announce() {
 	have := ""
 	if n := s.plan.UnchangedIn(s.stage); n > 0 {
 		have = fmt.Sprintf(", of which %d need nothing: they have this already", n)
+		if n == 1 {
+			have = ", of which 1 needs nothing: it has this already"
+		}
 	}
 	s.tell(TellStage, -1, "stage %q: %s of %d%s", s.plan.Spec.Stages[s.stage].Name, which, len(s.nodes), have)
 }

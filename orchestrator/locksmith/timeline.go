@@ -84,11 +84,12 @@ func (e *Event) When() string {
 func (e *Event) of() uint64 { return cmp.Or(e.Token, e.hold) }
 
 // Phases of a hold: whatever the clocks say, it is taken before anything else
-// happens to it, and is over after all that.
+// happens to it, is ended after all that, and who saw its end saw it after that.
 const (
 	phaseTaken = iota
 	phaseHeld
 	phaseEnded
+	phaseOver
 )
 
 // Sources of events.
@@ -288,6 +289,9 @@ func (t *storyteller) breakRecord(key string, b *records.Break) {
 	if b.Outcome == records.OutcomeTaken || b.Outcome == records.OutcomeUnlocked || b.Outcome == records.OutcomeEnded {
 		end.phase = phaseEnded
 		t.known[fmt.Sprintf("over %d", b.Token)] = true
+	}
+	if b.Outcome == records.OutcomeReleased {
+		end.phase = phaseOver
 	}
 	if h := b.Holder; h != nil {
 		end.letGo = printable(h.User + "@" + h.Host)
