@@ -217,7 +217,12 @@ func (v verb) AutocompleteArgs() complete.Predictor {
 	if v.Complete == nil {
 		return complete.PredictNothing
 	}
-	return v.predictor(v.Complete)
+	return v.predictor(func(ctx context.Context, c *command, done []string, typed string) []string {
+		if c.MaxArgs >= 0 && len(done) >= c.MaxArgs {
+			return nil
+		}
+		return v.Complete(ctx, c, done, typed)
+	})
 }
 
 // AutocompleteFlags are the command's flags and what their values may be.

@@ -43,11 +43,11 @@ func (m *Meta) printRollout(ctx context.Context, r *runner.Runner, out *runner.O
 		v.Drifted, v.DriftedTotal = some, all
 		return m.PrintJSON(v)
 	}
-	m.Printf("%s%s", rolloutText(h), afterEnd(h, m.given.Judging, false))
+	m.tellWords(rolloutText(h) + afterEnd(h, m.given.Judging, false))
 	if note != "" {
-		m.Printf("  %-9s %s\n", "note", note)
+		m.tellWords(fmt.Sprintf("  %-9s %s\n", "note", note))
 	}
-	m.Printf("%s", driftedText(some, all))
+	m.tellWords(driftedText(some, all))
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -27,28 +28,73 @@ type progress struct {
 	hidden func() bool
 	// woken has a SIGCONT.
 	woken chan os.Signal
-	// giveBack ends the detour of stderr; nil: there is none.
+	// giveBack ends the detour of stderr and the redrawing; nil: there is none.
 	giveBack func()
+	// spec says how long a stage bakes.
+	spec *orchestrator.Spec
 
 	mu    sync.Mutex
-	bars  []string // as they stand, or stood before a line was written
-	drawn int      // lines of the bars on the screen
+	h     *orchestrator.Header // nil: there is nothing to show
+	bars  []string             // as they stand, or stood before a line was written
+	drawn int                  // lines of the bars on the screen
 	last  string
 	lastT time.Time
 }
 
 // progress makes the display of a command; it writes to Stderr. It must be closed.
-func (m *Meta) progress() *progress {
+func (m *Meta) progress(spec *orchestrator.Spec) *progress {
 	width, ok := Terminal(m.Stderr)
 	p := &progress{
-		w: m.Stderr, live: ok && m.Env("TERM") != "dumb", hidden: m.inBackground, woken: make(chan os.Signal, 1),
+		w: m.Stderr, spec: spec, live: ok && m.Env("TERM") != "dumb", hidden: m.inBackground, woken: make(chan os.Signal, 1),
 		screen: board.Screen{Width: width - 1, Color: m.Color(m.Stderr), UTF8: m.UTF8()},
 	}
 	if p.live {
 		signal.Notify(p.woken, syscall.SIGCONT)
-		p.giveBack = m.stderr.divert(p)
+		back := m.stderr.divert(p)
+		ended := make(chan struct{})
+		var clock sync.WaitGroup
+		clock.Go(func() { p.everySecond(ended) })
+		p.giveBack = func() {
+			close(ended)
+			clock.Wait()
+			back()
+		}
 	}
 	return p
+}
+
+// everySecond draws the bars anew while they stand, since what is left of a bake is in
+// them, until ended is closed.
+func (p *progress) everySecond(ended <-chan struct{}) {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-t.C:
+			p.redraw()
+		}
+	}
+}
+
+func (p *progress) redraw() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.h == nil || p.hidden() {
+		return
+	}
+	if bars := p.render(); !slices.Equal(bars, p.bars) {
+		p.bars = bars
+		p.draw()
+	}
+}
+
+// render are the bars of what was last told.
+func (p *progress) render() []string {
+	now := time.Now()
+	headline := "  " + text.Printable(board.Headline(p.h, now))
+	return append(board.Bars(p.h, p.spec, now, p.screen), text.Clip(headline, max(10, p.screen.Width-4)))
 }
 
 // plainEvery is the least time between two lines of mere numbers.
@@ -67,10 +113,11 @@ func (p *progress) tell(ev runner.Progress) {
 	h := &ev.Header
 	switch {
 	case p.live && h.Total == 0:
-		p.bars = nil // it is not planned yet: nothing moves
+		p.h, p.bars = nil, nil // it is not planned yet: nothing moves
 		return
 	case p.live:
-		p.bars = append(board.Bars(h, p.screen), text.Clip("  "+text.Printable(board.Headline(h, time.Now())), max(10, p.screen.Width-4)))
+		p.h = h
+		p.bars = p.render()
 		p.draw()
 		return
 	}
@@ -128,7 +175,7 @@ func (p *progress) draw() {
 func (p *progress) close() {
 	p.mu.Lock()
 	p.erase()
-	p.bars = nil
+	p.h, p.bars = nil, nil
 	back := p.giveBack
 	p.giveBack = nil
 	p.mu.Unlock()

@@ -98,7 +98,7 @@ func (m *Meta) runRollout(ctx context.Context, path, listen string, detailed, le
 	if err != nil {
 		return err
 	}
-	show := m.progress()
+	show := m.progress(&in.Spec)
 	defer show.close()
 	numbers := metrics.NewRollout()
 	r, err := m.runner(func(ev runner.Progress) {
@@ -170,7 +170,7 @@ func (m *Meta) busy(out *runner.Outcome, detailed bool) error {
 			return err
 		}
 	} else {
-		m.Printf("%s\n%s", out.Note, statusLines(out.Busy, "", "  "))
+		m.tellWords(fmt.Sprintf("%s\n%s", out.Note, statusLines(out.Busy, "", "  ")))
 	}
 	switch {
 	case detailed && out.Busy.State == locksmith.Hot:

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"flag"
+	"fmt"
 	"time"
 
 	"github.com/aim-control/aimlock/internal/board"
@@ -72,11 +73,11 @@ It changes nothing and exits 0 whatever the state is.`,
 					if _, ok := undriven(h, locks); ok {
 						left += ", once somebody drives it again"
 					}
-					m.Printf("  %-9s %s\n", "left", left)
+					m.tellWords(fmt.Sprintf("  %-9s %s\n", "left", left))
 				}
 			}
-			m.Printf("%s", afterEnd(h, m.given.Judging, true))
-			m.Printf("%s%s", locksText(h, locks, m.startAgain()), driftedText(some, all))
+			m.tellWords(afterEnd(h, m.given.Judging, true))
+			m.tellWords(locksText(h, locks, m.startAgain()) + driftedText(some, all))
 			for _, e := range events {
 				if e.Text != "" {
 					m.Printf("  %s  %-8s %s\n", e.At.UTC().Format("2006-01-02 15:04:05"), text.Printable(e.Kind), eventText(&e))

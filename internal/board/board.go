@@ -92,9 +92,9 @@ func Render(m Model, s Screen) []string {
 }
 
 // Bars draws the stages alone.
-func Bars(h *orchestrator.Header, s Screen) []string {
+func Bars(h *orchestrator.Header, spec *orchestrator.Spec, now time.Time, s Screen) []string {
 	s.Width = max(s.Width, 10)
-	p := &painter{s: s, m: &Model{Header: h}, h: h}
+	p := &painter{s: s, m: &Model{Header: h, Spec: spec, Now: now}, h: h}
 	return p.stages()
 }
 
@@ -352,6 +352,7 @@ func (p *painter) stageNote(i int) string {
 		case st.Promote != "":
 			return "awaits promote"
 		}
+		return "baked"
 	}
 	return "bakes"
 }

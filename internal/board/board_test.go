@@ -326,9 +326,31 @@ func TestStageCountsWhoApplied(t *testing.T) {
 		hs.Name = "all"
 		number := strings.Replace(want[:6], " of ", "/", 1)
 		h := &orchestrator.Header{State: orchestrator.Running, Stages: []orchestrator.HeaderStage{hs}, Total: 1}
-		if bar := strings.Join(Bars(h, Screen{Width: 60}), "\n"); !strings.Contains(bar, " "+number) || strings.Contains(bar, "#") != (number == "1/1") {
+		if bar := strings.Join(Bars(h, nil, time.Time{}, Screen{Width: 60}), "\n"); !strings.Contains(bar, " "+number) || strings.Contains(bar, "#") != (number == "1/1") {
 			t.Errorf("%s: %q", want, bar)
 		}
+	}
+}
+
+// A stage tells how long it still bakes, so far as that is known, and that it has.
+func TestBakingBar(t *testing.T) {
+	t.Parallel()
+	since := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	h := &orchestrator.Header{
+		State: orchestrator.Baking, BakingSince: &since, Total: 1, Stage: "all",
+		Stages: []orchestrator.HeaderStage{{Name: "all", End: 1, Done: 1}},
+	}
+	spec := &orchestrator.Spec{Stages: []orchestrator.Stage{{Name: "all", Bake: 10 * time.Second}}}
+	bar := func(spec *orchestrator.Spec, after time.Duration) string {
+		return strings.Join(Bars(h, spec, since.Add(after), Screen{Width: 60}), "\n")
+	}
+	for after, want := range map[time.Duration]string{0: "  bakes 10s", 7 * time.Second: "  bakes 3s", 10 * time.Second: "  baked", time.Hour: "  baked"} {
+		if got := bar(spec, after); !strings.HasSuffix(got, want) {
+			t.Errorf("after %s: %q, want %q", after, got, want)
+		}
+	}
+	if got := bar(nil, time.Second); !strings.HasSuffix(got, "  bakes") {
+		t.Errorf("where nothing is known: %q", got)
 	}
 }
 
@@ -406,7 +428,7 @@ func TestWaitingHasNoBars(t *testing.T) {
 	if got, want := Headline(h, now), "waiting, and has not begun"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	if got := Bars(h, Screen{Width: 80}); len(got) > 0 {
+	if got := Bars(h, nil, time.Time{}, Screen{Width: 80}); len(got) > 0 {
 		t.Errorf("%q", got)
 	}
 }
