@@ -142,7 +142,7 @@ func (p *progress) Write(b []byte) (int, error) {
 // line writes one line above the bars.
 func (p *progress) line(s string) {
 	p.erase()
-	_, _ = fmt.Fprintln(p.w, s)
+	_, _ = fmt.Fprintln(p.w, foldedFor(p.w, s))
 }
 
 func (p *progress) erase() {

@@ -101,7 +101,7 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 		}
 		if undriven != left {
 			if left = undriven; left {
-				m.tell("%s  %s\n", time.Now().UTC().Format("15:04:05"), runner.Undriven(m.startAgain()))
+				m.tellWords(fmt.Sprintf("%s  %s\n", time.Now().UTC().Format("15:04:05"), runner.Undriven(m.startAgain())))
 			} else {
 				last = "" // the numbers are told anew when it goes on
 			}
@@ -115,12 +115,12 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 		}
 		for _, e := range events {
 			if e.Text != "" {
-				m.tell("%s  %s\n", e.At.UTC().Format("15:04:05"), eventText(&e))
+				m.tellWords(fmt.Sprintf("%s  %s\n", e.At.UTC().Format("15:04:05"), eventText(&e)))
 			}
 		}
 		if line := board.Headline(h, time.Now()); line != last {
 			last = line
-			m.tell("%s  %s\n", time.Now().UTC().Format("15:04:05"), text.Printable(line))
+			m.tellWords(fmt.Sprintf("%s  %s\n", time.Now().UTC().Format("15:04:05"), text.Printable(line)))
 		}
 		return true
 	})
@@ -128,7 +128,7 @@ func (m *Meta) watchPlain(ctx context.Context, r *runner.Runner, id string) erro
 		return rolloutError(err)
 	}
 	if !m.JSON {
-		m.tell("%s%s", rolloutText(end), afterEnd(end, m.given.Judging, late))
+		m.tellWords(rolloutText(end) + afterEnd(end, m.given.Judging, late))
 	}
 	return nil
 }
