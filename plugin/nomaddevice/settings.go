@@ -1,6 +1,8 @@
 package nomaddevice
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,9 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vmihailenco/msgpack/v5"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
-	"github.com/zclconf/go-cty/cty/msgpack"
+	ctyjson "github.com/zclconf/go-cty/cty/json"
 
 	"github.com/aim-control/aimlock/internal/keys"
 	"github.com/aim-control/aimlock/plugin/nomaddevice/nomadpb"
@@ -217,6 +220,10 @@ func Defaults() Settings {
 // kinds are the types of hclspec that are used.
 var kinds = map[string]cty.Type{"string": cty.String, "bool": cty.Bool, "number": cty.Number, "list(string)": cty.List(cty.String)}
 
+// maxEncoded bounds the settings as Nomad sends them, in bytes, and so how deep they are
+// nested.
+const maxEncoded = 64 << 10
+
 // decode reads the settings out of the MessagePack of Nomad. What is left out or
 // null has its default. All that is wrong is told at once.
 func decode(b []byte) (Settings, error) {
@@ -224,11 +231,10 @@ func decode(b []byte) (Settings, error) {
 	if len(b) == 0 {
 		return s, nil
 	}
-	kind, err := msgpack.ImpliedType(b)
-	if err != nil {
-		return s, fmt.Errorf("the settings are not MessagePack: %w", err)
+	if len(b) > maxEncoded {
+		return s, fmt.Errorf("the settings are %d bytes, more than %d", len(b), maxEncoded)
 	}
-	v, err := msgpack.Unmarshal(b, kind)
+	v, err := decoded(b)
 	if err != nil {
 		return s, fmt.Errorf("the settings are not MessagePack: %w", err)
 	}
@@ -245,6 +251,27 @@ func decode(b []byte) (Settings, error) {
 		s.StateDir = defaultStateDir
 	}
 	return s, nil
+}
+
+// decoded takes the way over JSON: where cty reads MessagePack itself, it makes room for
+// as many elements as are announced, and panics at a number that is none.
+func decoded(b []byte) (cty.Value, error) {
+	r := bytes.NewReader(b)
+	all, err := msgpack.NewDecoder(r).DecodeInterface()
+	if err != nil {
+		return cty.NilVal, err
+	}
+	if r.Len() > 0 {
+		return cty.NilVal, fmt.Errorf("%d bytes follow", r.Len())
+	}
+	if b, err = json.Marshal(all); err != nil {
+		return cty.NilVal, err
+	}
+	kind, err := ctyjson.ImpliedType(b)
+	if err != nil {
+		return cty.NilVal, err
+	}
+	return ctyjson.Unmarshal(b, kind)
 }
 
 func (s *Settings) take(v cty.Value, under string, known map[string]setting, wrong *[]string) {

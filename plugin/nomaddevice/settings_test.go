@@ -1,6 +1,7 @@
 package nomaddevice
 
 import (
+	"bytes"
 	"reflect"
 	"strings"
 	"testing"
@@ -109,6 +110,26 @@ func TestSettingsRefused(t *testing.T) {
 }
 
 // FuzzSettings: whatever comes, settings that pass are within their bounds.
+// Bytes that announce more than there is, or are nested as deep as they may be, cost
+// what they are long.
+func TestSettingsThatAnnounceMuch(t *testing.T) {
+	t.Parallel()
+	for name, b := range map[string][]byte{
+		"a list of thousands of millions": {0xdd, 0xff, 0xff, 0xff, 0xff, 0x01},
+		"a map of thousands of millions":  {0xdf, 0xff, 0xff, 0xff, 0xff, 0xa1, 'a', 0x01},
+		"a text of thousands of millions": {0xdb, 0xff, 0xff, 0xff, 0xff, 'a'},
+		"a number that is none":           {0x81, 0xa5, 's', 'l', 'o', 't', 's', 0xca, 0x7f, 0xff, '0', '0'},
+		"lists in lists":                  append(bytes.Repeat([]byte{0x91}, maxEncoded-1), 0xc0),
+		"lists in lists without an end":   bytes.Repeat([]byte{0x91}, maxEncoded),
+		"maps in maps":                    append(bytes.Repeat([]byte{0x81, 0xa1, 'a'}, maxEncoded/3), 0xc0),
+		"too long":                        append([]byte{0xdc, 0xff, 0xff}, make([]byte, maxEncoded)...),
+	} {
+		if s, err := decode(b); err == nil {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+}
+
 func FuzzSettings(f *testing.F) {
 	f.Add(encode(f, map[string]cty.Value{"slots": cty.NumberIntVal(4), "configs": list("a"), "consul": cty.ObjectVal(map[string]cty.Value{"address": cty.StringVal("c")})}))
 	f.Add([]byte{0xc1})
