@@ -36,8 +36,9 @@ const (
 
 // folded breaks lines that are wider than width at their blanks, and has each go on in
 // line with what stands behind its label. What stands in backquotes is there to be
-// copied: it is never broken, and where it alone is too wide the terminal breaks it. At
-// width 0 nothing is broken.
+// copied: it is never broken, and where it alone is too wide the terminal breaks it. So it
+// does with a line `ERROR: NAME: STATE`, which programs look for. At width 0 nothing is
+// broken.
 func folded(lines string, width int) string {
 	if width <= 0 {
 		return lines
@@ -46,7 +47,7 @@ func folded(lines string, width int) string {
 	for line := range strings.Lines(lines) {
 		words, end := strings.CutSuffix(line, "\n")
 		head, margin := labelOf([]rune(words), width)
-		if ansi.StringWidth(words) <= width || width-margin < leastFolded {
+		if ansi.StringWidth(words) <= width || width-margin < leastFolded || strings.HasPrefix(words, "ERROR: ") {
 			b.WriteString(line)
 			continue
 		}
