@@ -93,8 +93,8 @@ func labelOf(line []rune, width int) (head string, margin int) {
 		head = string(line[:label])
 		return head, ansi.StringWidth(head)
 	}
-	if shallow := 2; width-indent-2 < leastFolded && indent > shallow {
-		indent = shallow // it stands too far in for words to be folded there
+	if width-indent-2 < leastFolded {
+		indent = min(indent, 2) // it stands too far in for words to be folded there
 	}
 	return string(line[:indent]), indent + 2
 }

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/aim-control/aimlock/internal/board"
 	"github.com/aim-control/aimlock/orchestrator"
@@ -107,4 +110,38 @@ func TestBarsLeaveNothing(t *testing.T) {
 	if out.String() != "one\n" {
 		t.Errorf("in a pipe: %q", out.String())
 	}
+}
+
+// What is left of a bake counts down though nothing else happens, and not over what
+// somebody else types.
+func TestBarsCountABakeDown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g, ended := &glass{}, make(chan struct{})
+		var hidden atomic.Bool
+		spec := &orchestrator.Spec{Stages: []orchestrator.Stage{{Name: "all", Bake: 10 * time.Second}}}
+		p := &progress{w: g, live: true, spec: spec, screen: board.Screen{Width: 60}, hidden: hidden.Load, woken: make(chan os.Signal, 1)}
+		since := time.Now()
+		p.tell(runner.Progress{Header: orchestrator.Header{
+			State: orchestrator.Baking, BakingSince: &since, Stage: "all", Total: 1, Stages: []orchestrator.HeaderStage{{Name: "all", End: 1, Done: 1}},
+		}})
+		go p.everySecond(ended)
+		shows := func(after time.Duration, want string) {
+			t.Helper()
+			time.Sleep(after)
+			synctest.Wait()
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if got := g.String(); !strings.Contains(got, want) || strings.Count(got, "> all") != 1 {
+				t.Errorf("on the screen stands\n%s\nwant %q", got, want)
+			}
+		}
+		shows(0, "bakes 10s")
+		shows(3500*time.Millisecond, "bakes 7s")
+		hidden.Store(true)
+		shows(2*time.Second, "bakes 7s")
+		hidden.Store(false)
+		shows(6*time.Second, "baked")
+		close(ended)
+	})
 }
